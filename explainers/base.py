@@ -1,0 +1,167 @@
+"""What an explainer is: an attribution (a map per sample) or a scan (a fold over a data set)."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from torch import Tensor
+
+    from explainers.network import Network
+    from explainers.targets import Target
+    from explainers.trace import Trace
+
+Kind = Literal["attribution", "scan"]
+State = dict[str, "Tensor"]
+"""One element of a scan's monoid: flat, tensors only, so that safetensors can hold it."""
+
+Result = dict[str, Any]
+"""What a scan finalises to: names to tensors, or to further such mappings."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Passes through the network per explained sample; the planner multiplies and adds them."""
+
+    forward: float = 0.0
+    """Forward passes that cannot be shared with other explainers of the same batch."""
+    backward: float = 0.0
+    """Backward passes (of any rule table) to the input."""
+    steps: int = 0
+    """Optimiser steps."""
+
+    def __add__(self, other: Cost) -> Cost:
+        return Cost(
+            self.forward + other.forward,
+            self.backward + other.backward,
+            self.steps + other.steps,
+        )
+
+
+@dataclass(frozen=True)
+class Explained:
+    """Relevance with whatever a method finds beside it."""
+
+    relevance: Tensor
+    """The map, ``(batch, ...)``."""
+    arrays: Mapping[str, Tensor] = field(default_factory=dict)
+    """Further arrays per sample, ``(batch, ...)`` each: standard errors, convergence deltas."""
+    tables: Mapping[str, list[dict[str, Any]]] = field(default_factory=dict)
+    """Rows per sample; each row has a field ``row``, the sample's position in the batch."""
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Who the rows of a batch are."""
+
+    index: Tensor
+    """Position in the manifest, int64, ``(batch,)``; unique within a data set."""
+    label: Tensor
+    """Class index, int64, ``(batch,)``; -1 where it is not known."""
+
+
+class Explainer(ABC):
+    """What attributions and scans share: a name, a cost and declared requirements.
+
+    Subclasses are frozen dataclasses: their fields are the hyper-parameters.
+    """
+
+    name: ClassVar[str] = ""
+    kind: ClassVar[Kind]
+    requires: ClassVar[frozenset[str]] = frozenset()
+    """Rule tables (``gradient``, ``lrp``) and facts (``labels``, ``masks``) it has to have."""
+    tasks: ClassVar[frozenset[str]] = frozenset({"image", "tabular"})
+    needs: ClassVar[Mapping[str, str]] = {}
+    """Parameter to the scan method whose finalised result it takes."""
+    stochastic: ClassVar[bool] = False
+
+    @property
+    @abstractmethod
+    def cost(self) -> Cost:
+        """Passes per sample."""
+
+    def check(self, network: Network) -> None:  # noqa: B027 - most explainers accept any network
+        """Refuse a network that this explainer cannot serve, before any sample is read.
+
+        Raises
+        ------
+        LookupError
+            If a named layer does not exist.
+        NotImplementedError
+            If an operator has no rule in the tables that are required.
+        ValueError
+            If parameters and network do not fit.
+        """
+
+
+class Attribution(Explainer):
+    """A map per sample."""
+
+    kind: ClassVar[Kind] = "attribution"
+
+    def dims(self, input_shape: tuple[int, ...]) -> tuple[str, ...]:
+        """Names of the map's dimensions after ``sample``, for one input of this shape."""
+        if len(input_shape) == 3:
+            return ("channel", "height", "width")
+        return tuple(f"feature_{axis}" for axis in range(len(input_shape)))
+
+    @abstractmethod
+    def relevance(self, trace: Trace, target: Target) -> Tensor | Explained:
+        """Relevance of each input value to the target, shaped as the inputs."""
+
+
+class Scan(Explainer):
+    """A fold over the data set whose states form a commutative monoid."""
+
+    kind: ClassVar[Kind] = "scan"
+
+    @abstractmethod
+    def init(self) -> State:
+        """Return the neutral element."""
+
+    @abstractmethod
+    def update(self, state: State, trace: Trace, samples: Samples) -> State:
+        """Return the state with one batch added."""
+
+    @abstractmethod
+    def merge(self, left: State, right: State) -> State:
+        """Return the state of both parts; ``left`` comes first in shard order."""
+
+    @abstractmethod
+    def finalise(self, state: State) -> Result:
+        """Return the result of a complete fold."""
+
+    def fold(self, batches: Iterable[tuple[Trace, Samples]]) -> State:
+        """Return the state of one shard; the worker calls this once per shard and round."""
+        state = self.init()
+        for trace, samples in batches:
+            state = self.update(state, trace, samples)
+        return state
+
+    def rounds(self, results: Mapping[str, Result]) -> Round | None:
+        """Return the next round, or None when all are done.
+
+        Parameters
+        ----------
+        results
+            Finalised results of the rounds so far, by round name, in order; empty at first.
+        """
+        return None if results else Round("all", self)
+
+    def conclude(self, results: Mapping[str, Result]) -> Result:
+        """Return the scan's result from those of its rounds; by default their union."""
+        return {name: value for result in results.values() for name, value in result.items()}
+
+
+@dataclass(frozen=True)
+class Round:
+    """One pass of a scan over the data set."""
+
+    name: str
+    """Names the pass: ``<scan>.<name>``."""
+    scan: Scan
+    """What folds this round; it carries what earlier rounds decided, and is pickled to workers."""

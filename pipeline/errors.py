@@ -1,0 +1,68 @@
+"""What can go wrong in a run: each error says what to do and which exit code it means."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class XpipeError(Exception):
+    """Base of all errors that a user is meant to read.
+
+    Parameters
+    ----------
+    what
+        What was got and what was expected, lower case.
+    fix
+        What to do about it.
+    """
+
+    exit_code: ClassVar[int] = 1
+
+    def __init__(self, what: str, *, fix: str = "") -> None:
+        super().__init__(what)
+        self.what = what
+        self.fix = fix
+
+    def __str__(self) -> str:
+        return f"{self.what}\n  to fix: {self.fix}" if self.fix else self.what
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (_rebuild, (type(self), self.what, self.fix))
+
+
+def _rebuild(kind: type[XpipeError], what: str, fix: str) -> XpipeError:
+    return kind(what, fix=fix)
+
+
+class ConfigError(XpipeError, ValueError):
+    """The run file, or an override, does not say something that can be run."""
+
+    exit_code = 3
+
+
+class PlanError(XpipeError, ValueError):
+    """The run file is well-formed, but model, data or explainers do not fit each other."""
+
+    exit_code = 3
+
+
+class RunConflictError(XpipeError, RuntimeError):
+    """The folder belongs to another live run, or to a run with another digest."""
+
+    exit_code = 3
+
+
+class SampleError(XpipeError, ValueError):
+    """One sample cannot be used; the run goes on without it."""
+
+
+class StoreError(XpipeError, OSError):
+    """The store cannot be read or written."""
+
+
+class IntegrityError(StoreError):
+    """What is stored does not match the record that vouches for it."""
+
+
+class EngineError(XpipeError, RuntimeError):
+    """Workers could not be started or kept alive."""
