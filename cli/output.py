@@ -1,0 +1,120 @@
+"""What the command line prints: results go to stdout, everything else to stderr."""
+
+import json
+import sys
+import traceback as traceback_module
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import PurePath
+from typing import Any
+
+PIPE_WIDTH = 240
+"""Columns of a table that nobody sees on a screen: wide enough that no path is cut."""
+
+
+def line(text: str) -> None:
+    """Print one line of a result."""
+    print(text)
+
+
+def note(text: str) -> None:
+    """Print one line about what is going on."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def error(what: str, fix: str = "") -> None:
+    """Print an error and what to do about it."""
+    note(f"error: {what}")
+    if fix:
+        note(f"  to fix: {fix}")
+
+
+def traceback() -> None:
+    """Print the traceback of the exception that is being handled."""
+    traceback_module.print_exc(file=sys.stderr)
+
+
+def as_json(value: Any) -> None:
+    """Print a value as JSON; paths become strings, tuples and sets lists."""
+    print(json.dumps(plain(value), indent=2, ensure_ascii=False))
+
+
+def json_line(value: Any) -> None:
+    """Print a value as one line of JSON."""
+    print(json.dumps(plain(value), ensure_ascii=False), flush=True)
+
+
+def plain(value: Any) -> Any:
+    """Return the value in JSON's types; NaN and infinity, which JSON lacks, become None."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(entry) for entry in value]
+    if isinstance(value, set | frozenset):
+        return sorted(plain(entry) for entry in value)
+    if isinstance(value, float):
+        return value if value - value == 0 else None
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    if isinstance(value, PurePath):
+        return str(value)
+    if hasattr(value, "item"):
+        return plain(value.item())
+    return str(value)
+
+
+def table(
+    rows: Iterable[Mapping[str, Any]], columns: Sequence[str], *, right: Sequence[str] = ()
+) -> None:
+    """Print rows below their column names; columns in `right` are aligned to the right."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    grid = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        grid.add_column(
+            column, justify="right" if column in right else "left", overflow="fold"
+        )
+    for row in rows:
+        grid.add_row(*(Text(_cell(row.get(column))) for column in columns))
+    width = None if sys.stdout.isatty() else PIPE_WIDTH
+    Console(file=sys.stdout, width=width, highlight=False).print(grid)
+
+
+def fields(values: Mapping[str, Any]) -> None:
+    """Print names and values, one pair a line, values aligned."""
+    width = max((len(name) for name in values), default=0)
+    for name, value in values.items():
+        line(f"{name:<{width}}  {_cell(value)}")
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, list | tuple):
+        return ", ".join(_cell(entry) for entry in value)
+    return str(value)
+
+
+def duration(seconds: float) -> str:
+    """Return seconds as a person would say them: ``850 ms``, ``12.3 s``, ``4 min 10 s``."""
+    if seconds < 1:
+        return f"{seconds * 1000:.0f} ms"
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"
+
+
+def size(n_bytes: float) -> str:
+    """Return a number of bytes with the unit that leaves few digits."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if n_bytes < 1000:
+            return f"{n_bytes:.0f} {unit}" if unit == "B" else f"{n_bytes:.1f} {unit}"
+        n_bytes /= 1000
+    return f"{n_bytes:.1f} TB"
