@@ -1,0 +1,251 @@
+"""Where things live in a run folder, and how a file gets there so that a crash cannot halve it."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import uuid
+from typing import TYPE_CHECKING
+
+import fsspec
+from fsspec.implementations.local import LocalFileSystem
+
+from pipeline.errors import StoreError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+RUN_FILE = "run.yaml"
+PLAN = "plan.json"
+ENVIRONMENT = "environment.json"
+MANIFEST = "manifest.parquet"
+MAPS = "maps.zarr"
+LEDGER = "ledger"
+SAMPLES = "samples"
+TABLES = "tables"
+STATES = "states"
+SCANS = "scans"
+SCORES = "scores"
+AGGREGATES = "aggregates.parquet"
+REPORT = "report.html"
+EVENTS = "events.jsonl"
+
+SHARDED = (MAPS, SAMPLES, TABLES, STATES, SCORES)
+"""Folders in which every object belongs to a shard and is vouched for by a ledger record."""
+
+BLOCK = 1 << 20
+"""Bytes read at a time when a file is hashed; larger blocks were no faster."""
+
+
+def record_path(pass_name: str, shard: int) -> str:
+    """Where the ledger keeps the record of one shard."""
+    return f"{LEDGER}/{pass_name}/{shard}.json"
+
+
+def samples_path(pass_name: str, shard: int) -> str:
+    """Where the facts per sample of one shard are."""
+    return f"{SAMPLES}/{pass_name}/{shard}.parquet"
+
+
+def table_path(name: str, shard: int) -> str:
+    """Where the table rows of one shard are."""
+    return f"{TABLES}/{name}/{shard}.parquet"
+
+
+def state_path(scan: str, round_name: str, shard: int) -> str:
+    """Where the monoid element of one shard is."""
+    return f"{STATES}/{scan}/{round_name}/{shard}.safetensors"
+
+
+def scores_path(metric: str, explainer: str, shard: int) -> str:
+    """Where the scores of one shard are."""
+    return f"{SCORES}/{metric}/{explainer}/{shard}.parquet"
+
+
+def result_path(scan: str) -> str:
+    """Where the finalised result of a scan is."""
+    return f"{SCANS}/{scan}.zarr"
+
+
+def result_record_path(scan: str) -> str:
+    """Where the digests of a finalised result are; written last, so it is the completion marker."""
+    return f"{SCANS}/{scan}.json"
+
+
+def sha256(content: bytes) -> str:
+    """Digest of bytes in memory, hexadecimal."""
+    return hashlib.sha256(content).hexdigest()
+
+
+class Folder:
+    """A run folder on any fsspec file system; names in it are relative, with forward slashes.
+
+    Locally, what `write` and `create` return for is on the disk: file and folders are synced.
+    Object stores are durable and atomic per object by themselves.
+
+    Parameters
+    ----------
+    url
+        A local path or a URL such as ``s3://bucket/run``.
+    """
+
+    def __init__(self, url: str | os.PathLike[str]) -> None:
+        self.url = os.fspath(url).rstrip("/") or "/"
+        self.fs, path = fsspec.core.url_to_fs(self.url)
+        self.path: str = path.rstrip("/")
+        self.is_local = isinstance(self.fs, LocalFileSystem)
+
+    def __repr__(self) -> str:
+        return f"Folder({self.url!r})"
+
+    def at(self, name: str) -> str:
+        """Return the file system's own path of a name."""
+        return f"{self.path}/{name}" if name else self.path
+
+    def write(self, name: str, content: bytes) -> str:
+        """Put a file in place as a whole, durably, and return its SHA-256.
+
+        Raises
+        ------
+        StoreError
+            If the file system refuses, for example because it is full; nothing is left behind.
+        """
+        with _refusals_named(self.at(name)):
+            if self.is_local:
+                _make_folder(os.path.dirname(self.at(name)))
+                with _synced_temporary(self.at(name), content) as temporary:
+                    os.replace(temporary, self.at(name))
+                _sync_folder(os.path.dirname(self.at(name)))
+            else:
+                self.fs.pipe_file(self.at(name), content)
+        return sha256(content)
+
+    def create(self, name: str, content: bytes) -> bool:
+        """Put a file in place unless there is one already: of all that try, one gets True.
+
+        Raises
+        ------
+        StoreError
+            If the file system refuses for any other reason than that the file exists.
+        """
+        try:
+            with _refusals_named(self.at(name)):
+                if self.is_local:
+                    _make_folder(os.path.dirname(self.at(name)))
+                    with _synced_temporary(self.at(name), content) as temporary:
+                        os.link(temporary, self.at(name))
+                    _sync_folder(os.path.dirname(self.at(name)))
+                else:
+                    self.fs.pipe_file(self.at(name), content, mode="create")
+        except FileExistsError:
+            return False
+        return True
+
+    def read(self, name: str) -> bytes:
+        """Return the content of a file.
+
+        Raises
+        ------
+        FileNotFoundError
+            If there is none.
+        """
+        content: bytes = self.fs.cat_file(self.at(name))
+        return content
+
+    def exists(self, name: str) -> bool:
+        """Whether there is a file or a folder of this name."""
+        return bool(self.fs.exists(self.at(name)))
+
+    def digest(self, name: str) -> str:
+        """Return the SHA-256 of a file, read block by block.
+
+        Raises
+        ------
+        FileNotFoundError
+            If there is none.
+        """
+        running = hashlib.sha256()
+        with self.fs.open(self.at(name), "rb") as file:
+            while block := file.read(BLOCK):
+                running.update(block)
+        return running.hexdigest()
+
+    def files(self, under: str = "") -> list[str]:
+        """Return the names of all files below a folder, sorted; none if it does not exist."""
+        self.fs.invalidate_cache()
+        prefix = len(self.path) + 1
+        return sorted(path[prefix:] for path in self.fs.find(self.at(under)))
+
+    def entries(self, under: str = "") -> list[str]:
+        """Return the last parts of the names directly in a folder, sorted."""
+        self.fs.invalidate_cache()
+        try:
+            found = self.fs.ls(self.at(under), detail=False)
+        except FileNotFoundError:
+            return []
+        return sorted(path.rstrip("/").rsplit("/", 1)[-1] for path in found)
+
+    def remove(self, name: str) -> None:
+        """Remove a file, or a folder with all in it, durably; nothing if it is not there."""
+        with contextlib.suppress(FileNotFoundError):
+            self.fs.rm(self.at(name), recursive=True)
+            if self.is_local:
+                _sync_folder(os.path.dirname(self.at(name)))
+
+
+def is_temporary(name: str) -> bool:
+    """Whether a file is what a killed writer left of an unfinished write."""
+    last = name.rsplit("/", 1)[-1]
+    return last.startswith(".") and last.endswith(".tmp")
+
+
+@contextlib.contextmanager
+def _refusals_named(path: str) -> Iterator[None]:
+    """Turn what a file system refuses into a StoreError that keeps ``errno``."""
+    try:
+        yield
+    except FileExistsError:
+        raise
+    except OSError as error:
+        refusal = StoreError(
+            f"cannot write {path!r}: {error.strerror or error}",
+            fix="check space and permissions, then resume; nothing half-written was left",
+        )
+        refusal.errno = error.errno
+        raise refusal from error
+
+
+@contextlib.contextmanager
+def _synced_temporary(path: str, content: bytes) -> Iterator[str]:
+    """Give a synced file beside `path` under a name that no reader takes; it is gone afterwards."""
+    folder, name = os.path.split(path)
+    temporary = os.path.join(folder, f".{name}.{uuid.uuid4().hex}.tmp")
+    try:
+        with open(temporary, "xb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        yield temporary
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
+
+
+def _make_folder(path: str) -> None:
+    """Make a folder and its parents; each new entry is synced, or a crash could lose the file."""
+    if os.path.isdir(path):
+        return
+    parent = os.path.dirname(path)
+    _make_folder(parent)
+    with contextlib.suppress(FileExistsError):
+        os.mkdir(path)
+    _sync_folder(parent)
+
+
+def _sync_folder(path: str) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
