@@ -1,1 +1,28 @@
+"""Scores of explanations: each metric is one class, discovered, one row per sample."""
 
+from __future__ import annotations
+
+from pipeline.metrics.metric import (
+    Case,
+    Direction,
+    Metric,
+    Space,
+    available,
+    build,
+    metrics,
+    register,
+)
+from pipeline.metrics.scoring import score, scores
+
+__all__ = [
+    "Case",
+    "Direction",
+    "Metric",
+    "Space",
+    "available",
+    "build",
+    "metrics",
+    "register",
+    "score",
+    "scores",
+]

@@ -1,0 +1,143 @@
+"""What a metric is: what is prepared once for all explainers, and what each map scores."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field, fields, replace
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from explainers.registry import Registry
+from pipeline import parameters
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from torch import Tensor
+
+    from explainers.targets import Target
+    from explainers.trace import Trace
+
+Direction = Literal["higher", "lower"]
+Space = Literal["logit", "probability", "none"]
+
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    """One batch that is to be scored; the same for all explainers."""
+
+    trace: Trace | None
+    """The batch in the network; None for metrics that read maps alone."""
+    target: Target
+    """What was explained."""
+    mask: Tensor | None = None
+    """Where the object is, bool, ``(batch, height, width)``."""
+    graph: Any = None
+    """Graph of the data set, for metrics of graphs."""
+    explainer: Any = None
+    """The bound explainer, for metrics that explain again; anything with ``attribute``."""
+    shared: Mapping[str, Tensor] = field(default_factory=dict)
+    """What `Metric.prepare` made for all explainers."""
+
+    def sharing(self, **tensors: Tensor) -> Case:
+        """Return the case with these tensors shared."""
+        return replace(self, shared={**self.shared, **tensors})
+
+    def network_trace(self) -> Trace:
+        """Return the trace.
+
+        Raises
+        ------
+        ValueError
+            If the case was made without a network.
+        """
+        if self.trace is None:
+            raise ValueError("got no model, expected one: this metric runs the network again")
+        return self.trace
+
+
+class Metric(ABC):
+    """A score of explanations. Subclasses are frozen dataclasses of their parameters.
+
+    Scores must not depend on the other samples of the batch: a score is the same in any sharding.
+    """
+
+    name: ClassVar[str] = ""
+    family: ClassVar[str] = ""
+    """Faithfulness, complexity, robustness, localisation, randomisation, axioms."""
+    headline: ClassVar[str]
+    """The scalar column that stands for the metric in tables."""
+    returned: ClassVar[str] = ""
+    """The column that `score` returns to a library user; the headline if empty."""
+    requires: ClassVar[frozenset[str]] = frozenset()
+    """Facts it has to have: ``network``, ``masks``, ``explainer``, ``graph``."""
+
+    @property
+    @abstractmethod
+    def direction(self) -> Direction:
+        """Which end of the headline is better."""
+
+    @property
+    def space(self) -> Space:
+        """Which output of the network is compared."""
+        return "none"
+
+    def prepare(self, case: Case) -> Case:
+        """Return the case with what all explainers share; called once per batch."""
+        return case
+
+    @abstractmethod
+    def score(self, case: Case, relevance: Tensor) -> dict[str, Tensor]:
+        """Return one row per sample: scalars ``(batch,)`` and curves ``(batch, steps)``.
+
+        A map that is not finite scores NaN.
+        """
+
+
+metrics: Registry[type[Metric]] = Registry("metric", ("pipeline.metrics",), "xpipe.metrics")
+
+
+def register(name: str) -> Callable[[type[Metric]], type[Metric]]:
+    """Return a decorator that enters a metric under `name` and tells it its name."""
+
+    def enter(metric: type[Metric]) -> type[Metric]:
+        metric.name = name
+        return metrics.register(name)(metric)
+
+    return enter
+
+
+def build(name: str, settings: Mapping[str, Any], where: str = "") -> Metric:
+    """Return the metric that a run file's entry asks for; ``method`` defaults to its name.
+
+    Raises
+    ------
+    LookupError
+        If there is no such metric.
+    pipeline.errors.ConfigError
+        If a parameter is unknown or out of range.
+    """
+    chosen = dict(settings)
+    kind = metrics.get(str(chosen.pop("method", name)))
+    metric: Metric = parameters.build(kind, chosen, where or f"metrics.{name}")
+    return metric
+
+
+def available() -> list[dict[str, Any]]:
+    """Return what is known of every metric, at its default parameters."""
+    rows = []
+    for name in metrics.names():
+        kind = metrics.get(name)
+        metric = build(name, {})
+        rows.append(
+            {
+                "name": name,
+                "family": kind.family,
+                "direction": metric.direction,
+                "space": metric.space,
+                "requires": sorted(kind.requires),
+                "headline": kind.headline,
+                "summary": (kind.__doc__ or "").strip().split("\n", 1)[0],
+                "parameters": {f.name: getattr(metric, f.name) for f in fields(metric)},  # type: ignore[arg-type]
+            }
+        )
+    return rows

@@ -1,0 +1,105 @@
+"""Score maps in memory: the library's way to a metric, without a run."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from pipeline.metrics.metric import Case, Metric, build
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from explainers.trace import Trace
+
+
+def score(
+    name: str,
+    model: Any,
+    inputs: Tensor,
+    target: Any,
+    relevance: Tensor,
+    mask: Tensor | None = None,
+    explainer: Any = None,
+    compat: str | None = None,
+    **params: Any,
+) -> Tensor:
+    """Return one score, or one curve, per sample.
+
+    Parameters
+    ----------
+    name
+        A registered metric.
+    model
+        A module or a `explainers.Network`; None will do for metrics that read maps alone.
+    inputs
+        What was explained, ``(batch, ...)``.
+    target
+        What was explained for: None (the predicted class), an int, ints, or weights.
+    relevance
+        Maps of these inputs; not changed.
+    mask
+        Where the objects are, bool, ``(batch, height, width)``.
+    explainer
+        The bound explainer, for metrics that explain again.
+    compat
+        ``quantus`` for that library's definition, where the metric has such a mode.
+    **params
+        Parameters of the metric.
+
+    See Also
+    --------
+    scores : all columns of a metric.
+    """
+    metric, columns = _evaluate(
+        name, model, inputs, target, relevance, mask, explainer, compat, params
+    )
+    return columns[metric.returned or metric.headline]
+
+
+def scores(
+    name: str,
+    model: Any,
+    inputs: Tensor,
+    target: Any,
+    relevance: Tensor,
+    mask: Tensor | None = None,
+    explainer: Any = None,
+    compat: str | None = None,
+    **params: Any,
+) -> dict[str, Tensor]:
+    """Return every column of a metric, one row per sample; parameters as for `score`."""
+    return _evaluate(name, model, inputs, target, relevance, mask, explainer, compat, params)[1]
+
+
+def _evaluate(
+    name: str,
+    model: Any,
+    inputs: Tensor,
+    target: Any,
+    relevance: Tensor,
+    mask: Tensor | None,
+    explainer: Any,
+    compat: str | None,
+    params: dict[str, Any],
+) -> tuple[Metric, dict[str, Tensor]]:
+    from explainers.targets import Target
+
+    if relevance.shape[0] != inputs.shape[0]:
+        raise ValueError(
+            f"got {relevance.shape[0]} maps for {inputs.shape[0]} inputs, expected one map each"
+        )
+    settings = params if compat is None else {**params, "compat": compat}
+    metric = build(name, settings, name)
+    trace = _trace(model, inputs) if "network" in metric.requires else None
+    case = Case(trace, Target.parse(target), mask=mask, explainer=explainer)
+    return metric, metric.score(metric.prepare(case), relevance.detach().to(inputs.device))
+
+
+def _trace(model: Any, inputs: Tensor) -> Trace:
+    from explainers.network import Network
+    from explainers.trace import Trace
+
+    if model is None:
+        raise ValueError("got no model, expected one: this metric runs the network again")
+    network = model if isinstance(model, Network) else Network(model, inputs)
+    return Trace(network, inputs)
