@@ -1,0 +1,261 @@
+"""What a run file can say: one frozen value, `RunConfig`."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import yaml
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    StringConstraints,
+    ValidationError,
+    model_validator,
+)
+
+from pipeline.complaints import complaints
+from pipeline.errors import ConfigError
+from pipeline.run_file import Keys, RunFile, read
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*$")]
+Positive = Annotated[int, Field(ge=1)]
+Auto = Literal["auto"]
+
+
+def _empty_if_none(value: Any) -> Any:
+    return {} if value is None else value
+
+
+Parameters = Annotated[dict[str, Any], BeforeValidator(_empty_if_none)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True
+    )
+
+
+class ModelConfig(_Section):
+    """The network to explain."""
+
+    source: Literal["python", "torchvision", "timm"]
+    """Who builds it."""
+    name: str
+    """``file.py:function`` or ``package.module:function`` (python), else the architecture."""
+    weights: str | None = None
+    """A .safetensors, .pt or .pth file; relative to the run file."""
+    params: dict[str, Any] = {}
+    """Keyword arguments of what builds it."""
+
+
+class DataConfig(_Section):
+    """The samples to explain; further fields are the source's own parameters."""
+
+    model_config = ConfigDict(extra="allow", frozen=True, strict=True)
+
+    source: str
+    """Name of a data source; `xpipe schema` lists them with their parameters."""
+    limit: Positive | None = None
+    """Only the first so many samples."""
+    sample: Positive | None = None
+    """Only so many samples, drawn by the run's seed and kept in order; after `limit`."""
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """The source's own parameters."""
+        return dict(self.model_extra or {})
+
+
+class WeightsTarget(_Section):
+    """A weighted sum of outputs."""
+
+    weights: Annotated[tuple[float, ...], Field(min_length=1)]
+    """One weight per class."""
+
+
+TargetSpec = (
+    Literal["predicted", "label", "runner_up"] | Annotated[int, Field(ge=0)] | WeightsTarget
+)
+
+
+def _distinct(targets: tuple[TargetSpec, ...]) -> tuple[TargetSpec, ...]:
+    if any(target in targets[:position] for position, target in enumerate(targets)):
+        raise ValueError("a target is listed twice; name each once")
+    return targets
+
+
+TargetSpecs = Annotated[tuple[TargetSpec, ...], Field(min_length=1), AfterValidator(_distinct)]
+
+
+class OutputConfig(_Section):
+    """What is stored, and where."""
+
+    path: str = ""
+    """Folder of the run, relative to the working directory; ``runs/<name>`` if not given."""
+    shard_size: Positive | Auto = "auto"
+    """Samples per shard: the unit of work, of storage and of recovery."""
+    dtype: Literal["float32", "float16"] = "float32"
+    """Type of stored maps; float16 keeps a scale per sample."""
+    channels: Literal["keep", "sum"] = "keep"
+    """Whether maps keep their channels or hold their sum."""
+
+
+class EngineConfig(_Section):
+    """Who does the work."""
+
+    kind: Literal["ray", "serial"] = "ray"
+    """``serial`` runs in this process."""
+    address: str = "local"
+    """``local`` starts Ray here, ``auto`` joins a running cluster."""
+    workers: Positive | Auto = "auto"
+    """Number of workers; as many as there are slots if auto."""
+    threads: Positive = 1
+    """Torch threads per worker; part of the plan, as bits may depend on it."""
+    gpus_per_worker: Annotated[float, Field(ge=0)] | Auto = "auto"
+    """GPUs, or parts of one, per worker; 1 where there are any and 0 elsewhere if auto."""
+    batch_size: Positive | Auto = "auto"
+    """Samples per batch; measured once by the plan if auto."""
+
+
+class ReportConfig(_Section):
+    """What the page shows."""
+
+    samples: Annotated[int, Field(ge=0)] = 24
+    """Number of samples in the gallery."""
+
+
+class RunConfig(_Section):
+    """A run: which explainers of which model on which data, and where the results go."""
+
+    name: Name
+    """Names the run."""
+    seed: Annotated[int, Field(ge=0)] = 0
+    """Seeds everything that is drawn."""
+    model: ModelConfig
+    data: DataConfig
+    target: TargetSpec | TargetSpecs = "predicted"
+    """Which output is explained; a list adds a dimension."""
+    explainers: Annotated[dict[Name, Parameters], Field(min_length=1)]
+    """Name to parameters; `method` is the name if not given."""
+    metrics: dict[Name, Parameters] = {}
+    """Name to parameters; `method` is the name if not given."""
+    output: OutputConfig = OutputConfig()
+    engine: EngineConfig = EngineConfig()
+    report: ReportConfig = ReportConfig()
+    base: Path = Path()
+    """Folder that python files, weights and data are relative to; the run file's if not given."""
+
+    _file: RunFile = PrivateAttr(default=RunFile({}))
+
+    @model_validator(mode="after")
+    def _name_the_folder(self) -> RunConfig:
+        if not self.output.path:
+            named = self.output.model_copy(update={"path": f"runs/{self.name}"})
+            # the one assignment that a frozen model does not refuse
+            self.__dict__["output"] = named
+        return self
+
+    @property
+    def targets(self) -> tuple[TargetSpec, ...]:
+        """The targets, also when there is only one."""
+        return self.target if isinstance(self.target, tuple) else (self.target,)
+
+    @property
+    def has_target_dimension(self) -> bool:
+        """Whether maps have a dimension ``target``."""
+        return isinstance(self.target, tuple)
+
+    def where(self, *keys: str | int) -> str:
+        """Return ``file:line a.b`` of a field, for messages."""
+        return self._file.where(*keys)
+
+    def canonical(self) -> dict[str, Any]:
+        """Return what changes results, as plain values."""
+        values = self.model_dump(mode="json")
+        explainers = {
+            name: {"method": name, **parameters}
+            for name, parameters in values["explainers"].items()
+        }
+        output = {key: values["output"][key] for key in ("dtype", "channels", "shard_size")}
+        engine = {key: values["engine"][key] for key in ("batch_size", "threads")}
+        kept = {key: values[key] for key in ("seed", "model", "data", "target")}
+        return {**kept, "explainers": explainers, "output": output, "engine": engine}
+
+    def digest(self) -> str:
+        """Return the sha256 of `canonical`."""
+        text = json.dumps(self.canonical(), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+def load(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
+    """Return the run that a file describes.
+
+    Parameters
+    ----------
+    path
+        A YAML file.
+    overrides
+        ``a.b=value`` each, the value in YAML.
+
+    Raises
+    ------
+    ConfigError
+        If something is unknown, missing or of the wrong type; the message lists everything.
+    """
+    path = Path(path)
+    return validate(read(path, overrides), path.parent)
+
+
+def validate(run_file: RunFile, folder: Path) -> RunConfig:
+    """Return the run that `run_file` describes; relative paths start at `folder`.
+
+    Raises
+    ------
+    ConfigError
+        As `load`.
+    """
+    values = dict(run_file.values)
+    base = values.get("base") or "."
+    if isinstance(base, str):
+        values["base"] = str((folder / base).resolve())
+    try:
+        # by way of JSON, where strict means what a reader of YAML expects: lists are tuples,
+        # text is a path, but neither "1" nor true is 1
+        config = RunConfig.model_validate_json(json.dumps(values, default=str))
+    except ValidationError as error:
+        found = complaints(error, values, run_file.where, _fields_at)
+        raise ConfigError("\n".join(found), fix="see `xpipe schema` for all fields") from error
+    config._file = RunFile({}, run_file.places)
+    return config
+
+
+def dump(config: RunConfig) -> str:
+    """Return the run as YAML from which `load` gives an equal run, wherever it is kept."""
+    values = config.model_dump(mode="json")
+    values["base"] = str(config.base.resolve())
+    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+
+
+def _fields_at(keys: Keys) -> list[str]:
+    """Return the fields of the section at `keys`."""
+    section: type[BaseModel] = RunConfig
+    for key in keys:
+        field = section.model_fields.get(str(key))
+        if key == "target":
+            return list(WeightsTarget.model_fields)
+        if field is None or not (
+            isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
+        ):
+            return []
+        section = field.annotation
+    return list(section.model_fields)

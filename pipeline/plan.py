@@ -1,0 +1,146 @@
+"""What a run will do, decided before anything is spent: frozen values only."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import fsspec
+
+from pipeline.errors import StoreError
+from pipeline.shards import cut
+
+if TYPE_CHECKING:
+    from pipeline.shards import Shard
+
+EXPLAIN = "explain"
+"""Name of the first pass."""
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One reading of all shards."""
+
+    name: str
+    """``explain``, ``explain.<scan>`` (attributions that need its result) or ``<scan>.<round>``."""
+    attributions: tuple[str, ...] = ()
+    """Entries that make maps in this pass."""
+    scans: tuple[str, ...] = ()
+    """Entries that fold in this pass."""
+    round: str = ""
+    """Round of the scans; empty in a pass whose scans are each in their first."""
+
+
+@dataclass(frozen=True)
+class MapSpec:
+    """Form of one explainer's maps."""
+
+    dims: tuple[str, ...]
+    """Dimensions after ``sample`` (and ``target``)."""
+    shape: tuple[int, ...]
+    """Sizes of `dims`."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All decisions of a run that its results depend on."""
+
+    digest: str
+    """Of config, manifest, weights and code: two runs with the same digest have the same results,
+    sizes that were measured (batch, shard) aside."""
+    n_samples: int
+    shard_size: int
+    batch_size: int
+    threads: int
+    """Torch threads per worker."""
+    input_shape: tuple[int, ...]
+    """Of one sample."""
+    n_classes: int
+    targets: tuple[Any, ...]
+    """As in the run file: a word, a class index or ``{"weights": [...]}``."""
+    has_target_dimension: bool
+    """Whether maps have a dimension ``target`` after ``sample``."""
+    passes: tuple[Pass, ...]
+    """Known passes in order; scans may add rounds when their first is done."""
+    maps: dict[str, MapSpec]
+    """Form of the maps, by explainer."""
+    costs: dict[str, dict[str, float]]
+    """Forwards, backwards and steps, per sample and in all, by explainer."""
+    bytes: dict[str, int]
+    """What will be stored: maps, states, and their total before compression."""
+    manifest_digest: str
+    weights_digest: str
+    code_digest: str
+    dtype: str
+    """Of stored maps."""
+    channels: str
+    """``keep`` or ``sum``."""
+    needs: dict[str, dict[str, str]] = field(default_factory=dict)
+    """Explainer to parameter to the scan whose result it takes."""
+    seconds: float | None = None
+    """Of one worker for all, if measured."""
+    notes: tuple[str, ...] = ()
+    """What a reader should know: later rounds, opaque networks."""
+
+    @property
+    def shards(self) -> tuple[Shard, ...]:
+        """The shards, in order."""
+        return cut(self.n_samples, self.shard_size)
+
+    def to_json(self) -> str:
+        """Return the plan as JSON text."""
+        return json.dumps(asdict(self), indent=2) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> Plan:
+        """Return the plan that `to_json` wrote.
+
+        Raises
+        ------
+        StoreError
+            If the text is not a plan of this version.
+        """
+        try:
+            values = json.loads(text)
+            values["passes"] = tuple(Pass(**_tuples(entry)) for entry in values["passes"])
+            values["maps"] = {
+                name: MapSpec(**_tuples(spec)) for name, spec in values["maps"].items()
+            }
+            for name in ("input_shape", "targets", "notes"):
+                values[name] = tuple(values[name])
+            return cls(**values)
+        except (KeyError, TypeError, ValueError) as error:
+            raise StoreError(
+                f"this is not a plan that can be read: {error}",
+                fix="plan.json was edited, or written by another version; start a new run",
+            ) from error
+
+    def write(self, url: str) -> None:
+        """Write plan.json."""
+        with fsspec.open(url, "w", encoding="utf-8") as file:
+            file.write(self.to_json())
+
+    @classmethod
+    def read(cls, url: str) -> Plan:
+        """Return the plan in a plan.json.
+
+        Raises
+        ------
+        StoreError
+            If there is none, or it cannot be read.
+        """
+        try:
+            with fsspec.open(url, "r", encoding="utf-8") as file:
+                text = file.read()
+        except OSError as error:
+            raise StoreError(
+                f"cannot read the plan {url!r}: {error}", fix="name a folder that a run wrote"
+            ) from error
+        return cls.from_json(text)
+
+
+def _tuples(values: dict[str, Any]) -> dict[str, Any]:
+    return {
+        name: tuple(value) if isinstance(value, list) else value for name, value in values.items()
+    }
