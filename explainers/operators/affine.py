@@ -1,0 +1,184 @@
+"""Operators that are linear in each of their inputs, up to a constant."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch.nn import functional
+
+from explainers.operators.base import Operator
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Convolution(Operator):
+    """Convolution or transposed convolution over one to three spatial axes, zero padding."""
+
+    weight: Tensor
+    """(out, in / groups, \\*kernel); transposed: (in, out / groups, \\*kernel)."""
+    bias: Tensor | None
+    stride: tuple[int, ...]
+    padding: tuple[int, ...]
+    dilation: tuple[int, ...]
+    groups: int
+    transposed: bool
+    output_padding: tuple[int, ...]
+
+    def run(self, *inputs: Tensor) -> Tensor:
+        """Return the convolution of the input."""
+        return self.linear(inputs[0], self.weight, self.bias)
+
+    def linear(self, inputs: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        """Return the convolution with other weights of the same shape: absolute, positive."""
+        return torch.convolution(
+            inputs,
+            weight,
+            bias,
+            self.stride,
+            self.padding,
+            self.dilation,
+            self.transposed,
+            self.output_padding,
+            self.groups,
+        )
+
+    def transpose(self, relevance: Tensor, inputs: Tensor, weight: Tensor | None = None) -> Tensor:
+        """Return the transposed map's value: the gradient of ``linear`` in its input.
+
+        Parameters
+        ----------
+        relevance
+            What comes back, shaped as the output.
+        inputs
+            The input, of which only shape and memory layout are used.
+        weight
+            Other weights of the same shape; by default the operator's.
+        """
+        gradient: Tensor = torch.ops.aten.convolution_backward(
+            relevance,
+            inputs,
+            self.weight if weight is None else weight,
+            None,
+            self.stride,
+            self.padding,
+            self.dilation,
+            self.transposed,
+            self.output_padding,
+            self.groups,
+            [True, False, False],
+        )[0]
+        return gradient
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Linear(Operator):
+    """Matrix product of the last axis with a fixed matrix."""
+
+    weight: Tensor
+    """(out, in)."""
+    bias: Tensor | None
+
+    def run(self, *inputs: Tensor) -> Tensor:
+        """Return the product."""
+        return self.linear(inputs[0], self.weight, self.bias)
+
+    def linear(self, inputs: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        """Return the product with other weights of the same shape."""
+        return functional.linear(inputs, weight, bias)
+
+    def transpose(self, relevance: Tensor, inputs: Tensor, weight: Tensor | None = None) -> Tensor:
+        """Return the product with the transposed matrix; see `Convolution.transpose`."""
+        return relevance @ (self.weight if weight is None else weight)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class MatrixProduct(Operator):
+    """``torch.matmul`` of two values."""
+
+    def run(self, *inputs: Tensor) -> Tensor:
+        """Return the product."""
+        left, right = inputs
+        return left @ right
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Affine(Operator):
+    """``x * scale + shift`` with fixed, broadcast factors that never enlarge x.
+
+    A batch norm that could not be folded, a layer scale, a scalar factor, a position table.
+    """
+
+    scale: Tensor | None
+    shift: Tensor | None
+
+    def run(self, *inputs: Tensor) -> Tensor:
+        """Return the scaled and shifted input."""
+        (value,) = inputs
+        if self.scale is None:
+            return value if self.shift is None else value + self.shift
+        return value * self.scale if self.shift is None else value * self.scale + self.shift
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Add(Operator):
+    """``first + alpha * second``, broadcast; either may be a `Constant`."""
+
+    alpha: float = 1.0
+
+    def run(self, *inputs: Tensor) -> Tensor:
+        """Return the sum."""
+        first, second = inputs
+        return first + second if self.alpha == 1.0 else torch.add(first, second, alpha=self.alpha)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Multiply(Operator):
+    """Product of two values at the same place, broadcast: gates, squeeze-and-excitation."""
+
+    def run(self, *inputs: Tensor) -> Tensor:
+        """Return the product."""
+        first, second = inputs
+        return first * second
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Concat(Operator):
+    """Values joined along an axis."""
+
+    dim: int
+
+    def run(self, *inputs: Tensor) -> Tensor:
+        """Return the joined values."""
+        return torch.cat(inputs, self.dim)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Pad(Operator):
+    """Values surrounded by a constant, or by copies of themselves."""
+
+    padding: tuple[int, ...]
+    """Before and after, last axis first, as ``torch.nn.functional.pad`` has it."""
+    mode: str
+    """``constant``, ``reflect``, ``replicate`` or ``circular``."""
+    value: float
+
+    def run(self, *inputs: Tensor) -> Tensor:
+        """Return the padded input."""
+        value = self.value if self.mode == "constant" else None
+        return functional.pad(inputs[0], self.padding, self.mode, value)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Embedding(Operator):
+    """Rows of a table, chosen by integer inputs."""
+
+    weight: Tensor
+    """(rows, features)."""
+
+    def run(self, *inputs: Tensor) -> Tensor:
+        """Return the rows."""
+        return functional.embedding(inputs[0], self.weight)

@@ -1,0 +1,148 @@
+"""Operators in general: inputs, constants, and calls of ATen functions with bound arguments."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Operator(ABC):
+    """One step of the program: some values in, one value out.
+
+    Operators are compared by identity; their name is unique within a network.
+    """
+
+    name: str
+    """Unique within the network; also the name of the layer, see ``explainers.layers``."""
+    module_path: str
+    """Path of the innermost module that owns it; empty for the network itself."""
+    inputs: tuple[str, ...]
+    """Names of the operators whose values it takes."""
+
+    @abstractmethod
+    def run(self, *inputs: Tensor) -> Tensor:
+        """Return the value, given those of ``inputs`` in their order."""
+
+    @property
+    def sources(self) -> frozenset[str]:
+        """Names of the inputs whose values, not only whose sizes, matter."""
+        return frozenset(self.inputs)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Input(Operator):
+    """The network's input; it is never run, its value is given."""
+
+    shape: tuple[int, ...]
+    """Of one sample."""
+
+    def run(self, *inputs: Tensor) -> Tensor:
+        """Return the one value that is given."""
+        (value,) = inputs
+        return value
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Constant(Operator):
+    """A value that does not depend on the network's input: a position table, a mask."""
+
+    value: Tensor
+
+    def run(self, *inputs: Tensor) -> Tensor:
+        """Return the value."""
+        return self.value
+
+
+@dataclass(frozen=True)
+class Slot:
+    """Stands, among the arguments of a call, for the operator's input at a position."""
+
+    position: int
+
+
+@dataclass(frozen=True)
+class Extent:
+    """Stands for the integer ``factor * batch + offset``.
+
+    The batch size is read off the first axis of the operator's input at `position`, which is the
+    network's input.
+    """
+
+    factor: int
+    offset: int
+    position: int
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Call(Operator):
+    """An ATen function with bound arguments; base of what needs no typed fields."""
+
+    function: Callable[..., Any]
+    arguments: tuple[Any, ...]
+    """With a `Slot` for each tensor input and an `Extent` for each size that follows the batch."""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    item: int | None = None
+    """Which of several outputs is the value; None where there is one."""
+
+    @property
+    def sources(self) -> frozenset[str]:
+        """Names of the inputs that stand in a `Slot`."""
+        slots = _slots((self.arguments, tuple(self.options.values())))
+        return frozenset(self.inputs[slot.position] for slot in slots)
+
+    def run(self, *inputs: Tensor) -> Tensor:
+        """Return the function's value."""
+        arguments = _filled(self.arguments, inputs)
+        options = {name: _filled(value, inputs) for name, value in self.options.items()}
+        value = self.function(*arguments, **options)
+        chosen: Tensor = value if self.item is None else value[self.item]
+        return chosen
+
+
+def _slots(value: Any) -> Iterator[Slot]:
+    if isinstance(value, Slot):
+        yield value
+    elif isinstance(value, tuple | list):
+        for part in value:
+            yield from _slots(part)
+
+
+def _filled(value: Any, inputs: tuple[Tensor, ...]) -> Any:
+    if isinstance(value, Slot):
+        return inputs[value.position]
+    if isinstance(value, Extent):
+        return value.factor * inputs[value.position].shape[0] + value.offset
+    if isinstance(value, tuple | list):
+        return type(value)(_filled(part, inputs) for part in value)
+    return value
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Reshape(Call):
+    """A pure index map of its first input: view, permute, slice, expand, split, roll, flip.
+
+    Each output value is one of the input's. What comes back along it is moved to where it came
+    from, and summed where a value was repeated; the gradient's rule is right for relevance too.
+    """
+
+    is_ordered: bool = False
+    """Whether all values are kept, in the same order: only the shape changes."""
+    is_view: bool = False
+    """Whether the value shares memory with the input, each place at most once."""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Elementwise(Call):
+    """A function of each value alone, or of values at the same place: exp, where, maximum."""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Generic(Call):
+    """Anything else; only rule tables that can differentiate it have a rule."""

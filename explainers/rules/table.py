@@ -1,0 +1,162 @@
+"""Rule tables, and the one loop that carries relevance back through a program."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol, TypeVar
+
+import torch
+
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from explainers.network import Network
+    from explainers.operators import Operator
+
+Values = Mapping[str, "Tensor"]
+"""Operator name to its value for the batch; ``values[op.inputs[0]]``, ``values[op.name]``."""
+
+Relevances = tuple["Tensor | None", ...]
+
+
+class Rule(Protocol):
+    """How relevance passes one operator.
+
+    ``rule(op, relevance, values)`` is given the relevance of the operator's output and returns that
+    of each of its inputs, in their order; None for an input that gets nothing (an index, a mask).
+    What it returns for inputs that do not depend on the network's input is dropped.
+    """
+
+    def __call__(self, op: Operator, relevance: Tensor, values: Values, /) -> Relevances:
+        """Return the relevance of each input."""
+
+
+Choose = Callable[["Operator"], Rule]
+"""Which rule an operator gets: ``table.find``, or a composite."""
+
+R = TypeVar("R", bound=Callable[..., Relevances])
+
+
+class RuleTable:
+    """Rules by operator class and rule name.
+
+    A rule is a small pure function, registered for the classes that it serves::
+
+        lrp = RuleTable("lrp")
+
+        @lrp.rule(Linear, name="epsilon")
+        def epsilon(op: Linear, relevance: Tensor, values: Values, epsilon: float = 1e-6):
+            x, z = values[op.inputs[0]], values[op.name]
+            return (x * op.transpose(relevance / (z + epsilon * z.sgn()), x),)
+
+    A class without a rule uses that of its nearest base class.
+
+    Parameters
+    ----------
+    name
+        What the table is called in messages.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self._rules: dict[tuple[type[Operator], str], Callable[..., Relevances]] = {}
+
+    def rule(self, *operators: type[Operator], name: str = "default") -> Callable[[R], R]:
+        """Return a decorator that registers a rule for operator classes."""
+
+        def enter(rule: R) -> R:
+            for operator in operators:
+                self._rules[operator, name] = rule
+            return rule
+
+        return enter
+
+    def find(self, op: Operator, name: str = "default") -> Callable[..., Relevances]:
+        """Return the rule for an operator.
+
+        Raises
+        ------
+        NotImplementedError
+            If the table has none for it.
+        """
+        for kind in type(op).__mro__:
+            rule = self._rules.get((kind, name))
+            if rule is not None:
+                return rule
+        where = op.module_path or "the network itself"
+        called = "" if name == "default" else f" called {name!r}"
+        raise NotImplementedError(
+            f"rule table {self.name!r} has no rule{called} for the operator {describe(op)} "
+            f"(node {op.name!r} in {where!r}); use a method that does not need this table, "
+            f"or register one with @{self.name}.rule({type(op).__name__})"
+        )
+
+    def names(self, operator: type[Operator]) -> tuple[str, ...]:
+        """Return the names of the rules that a class has, sorted."""
+        bases = set(operator.__mro__)
+        return tuple(sorted({name for kind, name in self._rules if kind in bases}))
+
+
+def describe(op: Operator) -> str:
+    """Return an operator's class, with the function's name where it is a call."""
+    function = getattr(op, "function", None) or getattr(op, "kind", None)
+    return type(op).__name__ if function is None else f"{type(op).__name__}({function})"
+
+
+@dataclass(frozen=True)
+class Walked:
+    """What a walk brings back."""
+
+    relevance: Tensor
+    """Of the network's input."""
+    layers: Mapping[str, Tensor]
+    """Of the outputs of the operators that were asked for, by operator name."""
+
+
+def walk(
+    network: Network,
+    values: Values,
+    start: Tensor,
+    choose: Choose,
+    record: Sequence[str] = (),
+) -> Walked:
+    """Carry relevance from the network's output back to its input.
+
+    Relevances of a value with several users are summed in the order in which the walk meets them;
+    a relevance is freed as soon as its operator has passed it on.
+
+    Parameters
+    ----------
+    network
+        Must be a program.
+    values
+        Every operator's value for the batch.
+    start
+        Relevance of the output, ``(batch, classes)``.
+    choose
+        Gives the rule of each operator that depends on the input.
+    record
+        Names of operators whose output's relevance is kept.
+    """
+    relevances: dict[str, Tensor] = {network.output_name: start}
+    recorded: dict[str, Tensor] = {}
+    for op in reversed(network.operators[1:]):
+        relevance = relevances.pop(op.name, None)
+        if relevance is None:
+            continue
+        if op.name in record:
+            recorded[op.name] = relevance
+        parts = choose(op)(op, relevance, values)
+        for name, part in zip(op.inputs, parts, strict=True):
+            if part is not None and name in network.dependent:
+                sum_so_far = relevances.get(name)
+                relevances[name] = part if sum_so_far is None else sum_so_far + part
+    source = network.operators[0].name
+    relevance = relevances.get(source)
+    if relevance is None:
+        relevance = torch.zeros_like(values[source])
+    if source in record:
+        recorded[source] = relevance
+    return Walked(relevance.contiguous(), recorded)
