@@ -1,0 +1,272 @@
+"""Relevance maps and arrays per sample, in ``maps.zarr``: a group per explainer."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from pipeline import paths
+from pipeline.errors import StoreError
+from pipeline.sinks import encoding, nodes
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Mapping
+
+    import zarr
+    from numpy.typing import NDArray
+
+    from pipeline.shards import Shard
+
+RELEVANCE = "relevance"
+SCALE = "scale"
+HALF_EXPONENT = 15
+"""float16 ends at 65504; scaled to below 2**15, values keep full precision down to 2**-28 of it."""
+
+
+class Layout(NamedTuple):
+    """What an array holds for one sample."""
+
+    dims: tuple[str, ...] = ()
+    """Names of the dimensions after ``sample``."""
+    shape: tuple[int, ...] = ()
+    """Their lengths."""
+    dtype: str = "float32"
+    """Of what is stored."""
+
+
+COORDINATES: Mapping[str, Layout] = {
+    "sample": Layout(dtype="int64"),
+    "target": Layout(dtype="int64"),
+    "prediction": Layout(dtype="int64"),
+}
+"""Beside the groups, written by the first pass alone; ``target`` is -1 where it is no class."""
+
+
+class MapSink:
+    """Writes whole shards of arrays over samples, one object each.
+
+    Parameters
+    ----------
+    root
+        The run folder, a path or any fsspec URL.
+    """
+
+    def __init__(self, root: str | os.PathLike[str]) -> None:
+        self._folder = paths.Folder(root)
+        self._known: dict[str, dict[str, Any]] = {}
+
+    def create(
+        self,
+        arrays: Mapping[str, Layout | tuple[tuple[str, ...], tuple[int, ...], str]],
+        n_samples: int,
+        shard_size: int,
+        coordinates: Mapping[str, Layout] = COORDINATES,
+        attributes: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Write the metadata of all arrays; doing it again changes nothing.
+
+        Parameters
+        ----------
+        arrays
+            ``explainer`` (its relevance) or ``explainer/array`` to layout. Relevance in float16
+            gets an array ``scale`` beside it.
+        n_samples
+            Length of the first dimension.
+        shard_size
+            Samples per shard of the pipeline, which is also the Zarr shard.
+        coordinates
+            Arrays beside the groups; several targets give ``target`` a dimension ``target``.
+        attributes
+            Of the root, for readers that have only the Zarr hierarchy.
+        """
+        others = [name for name in coordinates if name != "sample"]
+        root = {"coordinates": " ".join(others)} | dict(attributes or {})
+        self._put("", nodes.group_document(root))
+        for node, layout in coordinates.items():
+            self._put(node, _document(Layout(*layout), n_samples, shard_size))
+        for path, of_sample in arrays.items():
+            name, _, array = path.partition("/")
+            self.add(name, array or RELEVANCE, Layout(*of_sample), n_samples, shard_size)
+        self.consolidate()
+
+    def add(self, name: str, array: str, layout: Layout, n_samples: int, shard_size: int) -> None:
+        """Write the metadata of one array; any worker may, because all write the same bytes."""
+        self._put(name, nodes.group_document())
+        is_scaled = array == RELEVANCE and layout.dtype == "float16"
+        attributes = {"scaled_by": SCALE} if is_scaled else {}
+        self._put(f"{name}/{array}", _document(layout, n_samples, shard_size, attributes))
+        if is_scaled:
+            self._put(f"{name}/{SCALE}", _document(Layout(), n_samples, shard_size))
+
+    def has(self, name: str, array: str = RELEVANCE) -> bool:
+        """Whether the array has been created."""
+        return self._folder.exists(_path(f"{name}/{array}", nodes.DOCUMENT))
+
+    def consolidate(self) -> None:
+        """Copy all metadata into the root's, for readers; the driver does it after each pass."""
+        documents = {
+            path.removeprefix(paths.MAPS).removesuffix(nodes.DOCUMENT).strip("/"): path
+            for path in self._folder.files(paths.MAPS)
+            if path.endswith(f"/{nodes.DOCUMENT}")
+        }
+        content = {node: self._folder.read(path) for node, path in documents.items()}
+        self._folder.write(_path("", nodes.DOCUMENT), nodes.consolidated(content))
+
+    def write(self, name: str, array: str, shard: Shard, values: NDArray[Any]) -> dict[str, str]:
+        """Write one shard of one array durably and return its objects and their SHA-256.
+
+        Parameters
+        ----------
+        name
+            Explainer; the empty string for a coordinate.
+        array
+            ``relevance`` or one of the arrays beside it.
+        shard
+            Which samples.
+        values
+            One row per sample of the shard; NaN (or -1) where a sample could not be explained.
+
+        Raises
+        ------
+        StoreError
+            If rows or shapes are not those of the array, or the file system refuses.
+        """
+        node = f"{name}/{array}".lstrip("/")
+        document = self._document(node)
+        _check(node, document, shard, values)
+        if document["attributes"].get("scaled_by"):
+            values, scale = halve(values)
+            scales = self.write(name, SCALE, shard, scale)
+        else:
+            scales = {}
+        content = _encode(document, values.astype(document["data_type"], copy=False))
+        key = ".".join(["c", str(shard.index), *["0"] * (values.ndim - 1)])
+        path = _path(node, key)
+        return {path: self._folder.write(path, content)} | scales
+
+    def write_coordinates(self, shard: Shard, values: Mapping[str, NDArray[Any]]) -> dict[str, str]:
+        """Write one shard of coordinates and return their objects and SHA-256."""
+        objects: dict[str, str] = {}
+        for name, rows in values.items():
+            objects |= self.write("", name, shard, rows)
+        return objects
+
+    def _document(self, node: str) -> dict[str, Any]:
+        if node not in self._known:
+            try:
+                content = self._folder.read(_path(node, nodes.DOCUMENT))
+            except FileNotFoundError:
+                raise StoreError(
+                    f"there is no array {node!r} in {self._folder.at(paths.MAPS)!r}",
+                    fix="create it before its shards are written",
+                ) from None
+            self._known[node] = json.loads(content)
+        return self._known[node]
+
+    def _put(self, node: str, document: bytes) -> None:
+        """Write a document unless it is there; a damaged one is replaced."""
+        path = _path(node, nodes.DOCUMENT)
+        try:
+            present = self._folder.read(path)
+        except FileNotFoundError:
+            present = b""
+        if present != document:
+            self._folder.write(path, document)
+
+
+def read(root: str | os.PathLike[str], name: str, array: str = RELEVANCE) -> zarr.Array[Any]:
+    """Open an array for reading, as stored; the caller consults the ledger and the scale.
+
+    Raises
+    ------
+    StoreError
+        If there is no such array.
+    """
+    import zarr
+
+    folder = paths.Folder(root)
+    node = f"{name}/{array}".lstrip("/")
+    try:
+        return zarr.open_array(nodes.readable(folder, paths.MAPS), path=node, mode="r")
+    except (FileNotFoundError, KeyError) as error:
+        raise StoreError(
+            f"there is no array {node!r} in {folder.at(paths.MAPS)!r}",
+            fix="see `xpipe status` for what the run holds",
+        ) from error
+
+
+def without_channels(layout: Layout) -> Layout:
+    """Return the layout of relevance that is summed over its channels."""
+    kept = [axis for axis, dim in enumerate(layout.dims) if dim != "channel"]
+    dims = tuple(layout.dims[axis] for axis in kept)
+    return Layout(dims, tuple(layout.shape[axis] for axis in kept), layout.dtype)
+
+
+def halve(values: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+    r"""Return rows as float16 and the power of two by which each has to be multiplied.
+
+    With :math:`2^{e-1} \le \max|R| < 2^e` the scale is :math:`2^{e-15}`, so nothing overflows, and
+    scaling itself is exact. What is lost is float16's rounding: at most :math:`2^{-11}|R|` where
+    :math:`|R| \ge 2^{-28}\max|R|`, and at most :math:`2^{-39}\max|R|` below.
+    """
+    axes = tuple(range(1, values.ndim))
+    is_finite = np.isfinite(values)
+    largest = np.abs(np.where(is_finite, values, 0)).max(axis=axes, initial=0)
+    # float32's smallest normal number is 2**-126.
+    exponent = np.maximum(np.frexp(largest)[1] - HALF_EXPONENT, -126)
+    scale = np.where(largest > 0, np.ldexp(1.0, exponent), 1.0).astype(np.float32)
+    scaled = values / scale.reshape(-1, *[1] * len(axes))
+    return scaled.astype(np.float16), scale
+
+
+def _path(node: str, key: str) -> str:
+    return "/".join(part for part in (paths.MAPS, node, key) if part)
+
+
+def _document(
+    layout: Layout, n_samples: int, shard_size: int, attributes: Mapping[str, Any] | None = None
+) -> bytes:
+    return nodes.array_document(
+        n_samples=n_samples,
+        shard_size=shard_size,
+        dims=layout.dims,
+        shape=layout.shape,
+        dtype=layout.dtype,
+        attributes=attributes,
+    )
+
+
+def _check(node: str, document: dict[str, Any], shard: Shard, values: NDArray[Any]) -> None:
+    n_samples, *shape = document["shape"]
+    shard_size = _shard_size(document)
+    if (shard.start, shard.stop) != (
+        shard.index * shard_size,
+        min((shard.index + 1) * shard_size, n_samples),
+    ):
+        raise StoreError(
+            f"got {shard!r} for {node!r}, whose shards have {shard_size} of {n_samples} samples",
+            fix="cut the data set with the shard size of the plan",
+        )
+    if values.shape != (len(shard), *shape):
+        raise StoreError(
+            f"got values of shape {values.shape!r} for {node!r}, expected {(len(shard), *shape)!r}",
+            fix="write the whole shard at once, failed samples as rows of NaN",
+        )
+
+
+def _shard_size(document: dict[str, Any]) -> int:
+    return int(document["chunk_grid"]["configuration"]["chunk_shape"][0])
+
+
+def _encode(document: dict[str, Any], values: NDArray[Any]) -> bytes:
+    shard_size = _shard_size(document)
+    if document["codecs"][0]["name"] == "sharding_indexed":
+        return encoding.encode_shard(list(values), shard_size)
+    # Without inner chunks every chunk has its full length, even past the end of the array.
+    fill = nodes.fill_value(document["data_type"])
+    padded = np.full((shard_size, *values.shape[1:]), fill, dtype=values.dtype)
+    padded[: len(values)] = values
+    return encoding.encode_chunk(padded)
