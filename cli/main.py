@@ -11,8 +11,8 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from cli import evaluate, jobs, look, output, run
 from cli import doctor as doctor_command
+from cli import evaluate, jobs, look, output, run
 from pipeline.errors import XpipeError
 
 INTERRUPTED = 130

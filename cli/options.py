@@ -7,9 +7,7 @@ import typer
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
 
-RunFile = Annotated[
-    Path, typer.Argument(metavar="CONFIG", help="A run file.", show_default=False)
-]
+RunFile = Annotated[Path, typer.Argument(metavar="CONFIG", help="A run file.", show_default=False)]
 
 RunFolder = Annotated[
     Path, typer.Argument(metavar="RUN", help="The folder of a run.", show_default=False)

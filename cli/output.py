@@ -72,13 +72,15 @@ def table(
 
     grid = Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:
-        grid.add_column(
-            column, justify="right" if column in right else "left", overflow="fold"
-        )
+        grid.add_column(column, justify="right" if column in right else "left", overflow="fold")
     for row in rows:
         grid.add_row(*(Text(_cell(row.get(column))) for column in columns))
     width = None if sys.stdout.isatty() else PIPE_WIDTH
-    Console(file=sys.stdout, width=width, highlight=False).print(grid)
+    console = Console(file=sys.stdout, width=width, highlight=False)
+    with console.capture() as printed:
+        console.print(grid)
+    for row_text in printed.get().splitlines():
+        line(row_text.rstrip())
 
 
 def fields(values: Mapping[str, Any]) -> None:
@@ -95,8 +97,12 @@ def _cell(value: Any) -> str:
         return "yes" if value else "no"
     if isinstance(value, float):
         return f"{value:.4g}"
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {_cell(entry)}" for key, entry in value.items()) or "-"
+    if isinstance(value, set | frozenset):
+        value = sorted(value)
     if isinstance(value, list | tuple):
-        return ", ".join(_cell(entry) for entry in value)
+        return ", ".join(_cell(entry) for entry in value) or "-"
     return str(value)
 
 

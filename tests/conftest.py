@@ -1,11 +1,13 @@
 """What all tests share: one torch thread, and no device test without a device."""
 
+from collections.abc import Iterator
+
 import pytest
 import torch
 
 
 @pytest.fixture(scope="session", autouse=True)
-def one_torch_thread():
+def one_torch_thread() -> Iterator[None]:
     """Two cores and many processes: more threads only fight."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -13,7 +15,7 @@ def one_torch_thread():
     torch.set_num_threads(before)
 
 
-def pytest_collection_modifyitems(items):
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if torch.cuda.is_available():
         return
     skip = pytest.mark.skip(reason="no CUDA device")

@@ -1,0 +1,76 @@
+"""Commands that judge runs: evaluate, report, verify."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cli import output
+from cli.options import AsJson, RunFolder
+
+
+def evaluate(
+    path: RunFolder,
+    metric: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--metric",
+            "-m",
+            metavar="NAME",
+            help="Score with this metric; repeatable. The run file's metrics if not given.",
+        ),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Score the stored maps of a run; scores that are there already are not computed again.
+
+    Example:  xpipe evaluate runs/quickstart --metric sparseness
+    """
+    from pipeline.evaluate import evaluate as evaluate_run
+
+    from cli.progress import Reporter
+
+    metrics = None if not metric else {name: {} for name in metric}
+    with Reporter() as reporter:
+        evaluate_run(path, metrics, callbacks=(reporter,))
+    raise NotImplementedError
+
+
+def report(
+    path: RunFolder,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", metavar="FILE", help="Where; RUN/report.html if not given."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write a run's page: one HTML file that needs nothing beside it.
+
+    Example:  xpipe report runs/quickstart
+    """
+    from pipeline.report import build
+
+    page = build(path, out or path / "report.html")
+    if as_json:
+        output.as_json({"report": page, "bytes": page.stat().st_size})
+    else:
+        output.line(str(page))
+
+
+def verify(
+    path: RunFolder,
+    repair: Annotated[
+        bool,
+        typer.Option("--repair", help="Take back what does not match and compute it again."),
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Read everything a run has stored and compare it with the records that vouch for it.
+
+    Exits with 1 if something does not match and was not repaired.
+
+    Example:  xpipe verify runs/quickstart --repair
+    """
+    from pipeline.verify import verify as verify_run
+
+    raise NotImplementedError(verify_run)

@@ -1,0 +1,189 @@
+"""Commands that make runs: init, plan, run, resume."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from cli import output
+from cli.options import AsJson, Limit, Only, Overrides, RunFile, RunFolder
+
+if TYPE_CHECKING:
+    from pipeline.config import RunConfig
+    from pipeline.plan import Plan
+    from pipeline.run import RunSummary
+
+TakeOver = Annotated[
+    bool,
+    typer.Option("--take-over", help="Take the folder from an owner on another host that is dead."),
+]
+
+
+def init(
+    name: Annotated[
+        Path | None,
+        typer.Argument(metavar="[NAME]", help="Folder to make; the template's name if not given."),
+    ] = None,
+    template: Annotated[
+        str, typer.Option("--from", metavar="TEMPLATE", help="quickstart or imagenet_folder.")
+    ] = "quickstart",
+    as_json: AsJson = False,
+) -> None:
+    """Copy a run file to begin with, and what belongs to it, into a new folder.
+
+    Example:  xpipe init digits --from quickstart
+    """
+    from pipeline import templates
+
+    written = templates.copy(template, name or Path(template))
+    if as_json:
+        output.as_json({"template": template, "files": written})
+        return
+    for path in written:
+        output.line(str(path))
+    output.note(f"next: xpipe plan {written[0]}, then xpipe run {written[0]}")
+
+
+def plan(
+    config: RunFile,
+    overrides: Overrides = None,
+    limit: Limit = None,
+    only: Only = None,
+    measure: Annotated[
+        bool, typer.Option("--measure", help="Time a batch, to say how long the run takes.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Check a run file and show what it would do and cost; nothing is run or written.
+
+    Model, data and explainers are checked against each other. Exits with 3 if they do not fit.
+
+    Example:  xpipe plan quickstart/run.yaml --limit 200
+    """
+    from pipeline.planner import make_plan
+
+    made = make_plan(_load(config, overrides, limit, only), measure=measure).plan
+    if as_json:
+        import json
+
+        output.as_json(json.loads(made.to_json()))
+    else:
+        _show_plan(made)
+
+
+def run(
+    config: RunFile,
+    overrides: Overrides = None,
+    limit: Limit = None,
+    only: Only = None,
+    take_over: TakeOver = False,
+    as_json: AsJson = False,
+) -> None:
+    """Run a run file; in a folder that holds the same run already, go on with it.
+
+    Ctrl-C once finishes the shards in flight, twice stops at once; resume goes on from there.
+    Exits with 5 if samples failed or shards were given up.
+
+    Example:  xpipe run quickstart/run.yaml -s engine.workers=2
+    """
+    from cli.progress import Reporter
+    from pipeline.run import run as run_config
+
+    loaded = _load(config, overrides, limit, only)
+    with Reporter() as reporter:
+        summary = run_config(loaded, callbacks=(reporter,), take_over=take_over)
+    _conclude(summary, as_json=as_json)
+
+
+def resume(path: RunFolder, take_over: TakeOver = False, as_json: AsJson = False) -> None:
+    """Go on with a run that was stopped or killed; what is committed is not done again.
+
+    Example:  xpipe resume runs/quickstart
+    """
+    from cli.progress import Reporter
+    from pipeline.run import resume as resume_run
+
+    with Reporter() as reporter:
+        summary = resume_run(path, callbacks=(reporter,), take_over=take_over)
+    _conclude(summary, as_json=as_json)
+
+
+def _load(
+    path: Path, overrides: list[str] | None, limit: int | None, only: list[str] | None
+) -> "RunConfig":
+    """Return the run file's run with what the command line changes."""
+    from pipeline.config import load
+
+    changes = list(overrides or [])
+    if limit is not None:
+        changes.append(f"data.limit={limit}")
+    config = load(path, changes)
+    if not only:
+        return config
+    unknown = [name for name in only if name not in config.explainers]
+    if unknown:
+        from explainers.registry import suggest
+        from pipeline.errors import ConfigError
+
+        raise ConfigError(
+            f"--only names {unknown[0]!r}, which is no explainer of {path}; "
+            f"{suggest(unknown[0], list(config.explainers))}",
+            fix="name entries of `explainers:`",
+        )
+    kept = {name: value for name, value in config.explainers.items() if name in only}
+    return config.model_copy(update={"explainers": kept})
+
+
+def _show_plan(plan: "Plan") -> None:
+    shape = " x ".join(str(size) for size in plan.input_shape)
+    output.fields(
+        {
+            "samples": f"{plan.n_samples} of {shape}, {plan.n_classes} classes",
+            "shards": f"{len(plan.shards)} of {plan.shard_size} samples",
+            "batches": f"{plan.batch_size} samples, {plan.threads} torch threads per worker",
+            "targets": ", ".join(str(target) for target in plan.targets),
+            "passes": ", ".join(entry.name for entry in plan.passes),
+            "stored": ", ".join(f"{name} {output.size(n)}" for name, n in plan.bytes.items()),
+        }
+        | ({} if plan.seconds is None else {"one worker": output.duration(plan.seconds)})
+        | {"digest": plan.digest[:16]}
+    )
+    output.line("")
+    columns = list(dict.fromkeys(name for cost in plan.costs.values() for name in cost))
+    rows: list[dict[str, Any]] = [
+        {"explainer": name, "map": _map_of(plan, name), **cost} for name, cost in plan.costs.items()
+    ]
+    output.table(rows, ("explainer", "map", *columns), right=columns)
+    for text in plan.notes:
+        output.note(text)
+
+
+def _map_of(plan: "Plan", name: str) -> str | None:
+    if name not in plan.maps:
+        return None
+    spec = plan.maps[name]
+    sizes = (f"{dim} {size}" for dim, size in zip(spec.dims, spec.shape, strict=True))
+    return ", ".join(sizes)
+
+
+def _conclude(summary: "RunSummary", *, as_json: bool) -> None:
+    """Print what became of a run, and exit with its code."""
+    from dataclasses import asdict
+
+    if as_json:
+        output.as_json(asdict(summary))
+    else:
+        n_explained = summary.n_samples - summary.n_failed
+        output.line(
+            f"{summary.path}: {n_explained} of {summary.n_samples} samples in "
+            f"{output.duration(summary.seconds)}"
+        )
+        if summary.report is not None:
+            output.line(f"report: {summary.report}")
+    if summary.n_failed:
+        output.note(f"{summary.n_failed} samples failed; xpipe status {summary.path} names them")
+    for pass_name, shard in summary.quarantined:
+        output.note(f"shard {shard} of pass {pass_name} was given up; xpipe logs has the reason")
+    if summary.exit_code in (130, 143):
+        output.note(f"interrupted; xpipe resume {summary.path} goes on")
+    raise typer.Exit(summary.exit_code)

@@ -1,0 +1,182 @@
+"""Runs seen from outside: which there are, how far they are, and how to stop one."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline.errors import StoreError
+from pipeline.lock import Owner, owner
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from pipeline.ledger import Entry
+
+DEPTH = 4
+"""Folders below the one that is searched; a run is never inside a run."""
+EVENTS = "events.jsonl"
+PLAN = "plan.json"
+_POLL = 0.2
+"""Seconds between looks at a file that may grow."""
+_ENDS = ("run_started", "run_finished")
+_ENDINGS = {0: "done", 5: "done with failures", 130: "interrupted", 143: "interrupted"}
+
+
+def find(path: str | Path) -> list[Path]:
+    """Return the folders of runs at or below a path, sorted."""
+    return sorted(_find(Path(path), DEPTH))
+
+
+def _find(folder: Path, depth: int) -> Iterator[Path]:
+    if (folder / PLAN).is_file():
+        yield folder
+    elif depth and folder.is_dir():
+        for inner in folder.iterdir():
+            if inner.is_dir() and not inner.name.startswith("."):
+                yield from _find(inner, depth - 1)
+
+
+def stop(path: str | Path, *, now: bool = False) -> Owner:
+    """Send the owner of a run the signal of Ctrl-C, twice if it is to stop at once.
+
+    Raises
+    ------
+    StoreError
+        If nobody works on the run, or somebody does on another host.
+    """
+    present = owner(path)
+    if present is None or present.is_alive is False:
+        raise StoreError(f"nobody works on {path}", fix="xpipe status shows what is done")
+    if not present.is_here:
+        raise StoreError(
+            f"{path} is run on {present.host!r}, which cannot be signalled from here",
+            fix=f"there: xpipe stop {path}",
+        )
+    os.kill(present.pid, signal.SIGINT)
+    if now:
+        time.sleep(_POLL)  # two signals at once would be seen as one
+        if present.is_alive:
+            os.kill(present.pid, signal.SIGINT)
+    return present
+
+
+def state(path: str | Path) -> dict[str, Any]:
+    """Return how far a run is, as plain values.
+
+    Returns
+    -------
+    dict
+        ``path``, ``state`` (running, running elsewhere, done, done with failures,
+        interrupted, failed, killed, not started), ``owner``, ``n_samples``, ``n_failed``,
+        ``passes`` (a row each) and ``failures`` (sample and reason).
+
+    Raises
+    ------
+    StoreError
+        If there is no run.
+    """
+    from pipeline.ledger import Ledger
+    from pipeline.plan import Plan
+
+    folder = Path(path)
+    plan = Plan.read(str(_checked(folder) / PLAN))
+    ledger = Ledger(str(folder))
+    n_shards = len(plan.shards)
+    names = dict.fromkeys((*(entry.name for entry in plan.passes), *ledger.passes()))
+    passes = [
+        _pass_row(name, n_shards, list(ledger.current(name, plan.digest).values()))
+        for name in names
+    ]
+    present = owner(folder)
+    return {
+        "path": str(folder),
+        "state": _state(present, folder),
+        "owner": None if present is None else asdict(present),
+        "n_samples": plan.n_samples,
+        "n_failed": max((row["failed"] for row in passes), default=0),
+        "digest": plan.digest,
+        "passes": passes,
+        "failures": _failures(folder),
+    }
+
+
+def _checked(folder: Path) -> Path:
+    if not (folder / PLAN).is_file():
+        raise StoreError(
+            f"{folder} holds no run: it has no {PLAN}",
+            fix="name a run's folder; xpipe list shows those below the working directory's runs/",
+        )
+    return folder
+
+
+def _pass_row(name: str, n_shards: int, entries: list[Entry]) -> dict[str, Any]:
+    return {
+        "pass": name,
+        "shards": n_shards,
+        "done": len(entries),
+        "samples": sum(entry.n_samples for entry in entries),
+        "failed": sum(entry.n_failed for entry in entries),
+        "seconds": sum(entry.seconds for entry in entries),
+    }
+
+
+def _state(present: Owner | None, folder: Path) -> str:
+    if present is None:
+        return "not started"
+    if present.is_alive is None:
+        return "running elsewhere"
+    if present.is_alive:
+        return "running"
+    ended = [event for event in events(folder) if event.get("event") in _ENDS]
+    if not present.is_released or not ended or ended[-1]["event"] != "run_finished":
+        return "killed"
+    return _ENDINGS.get(ended[-1]["exit_code"], "failed")
+
+
+def _failures(folder: Path) -> list[dict[str, str]]:
+    from pipeline.store import open_run
+
+    return [{"sample": sample, "reason": reason} for sample, reason in open_run(folder).failures()]
+
+
+def events(path: str | Path, *, follow: bool = False) -> Iterator[dict[str, Any]]:
+    """Yield what happened in a run, oldest first.
+
+    Parameters
+    ----------
+    path
+        The run's folder.
+    follow
+        Whether to wait for more while somebody works on the run.
+
+    Raises
+    ------
+    StoreError
+        If there is no run.
+    """
+    log = _checked(Path(path)) / EVENTS
+    if not log.exists():
+        return
+    with log.open(encoding="utf-8") as file:
+        rest = ""
+        while True:
+            is_live = follow and _is_live(path)
+            for line in file:
+                rest += line
+                if rest.endswith("\n"):
+                    yield json.loads(rest)
+                    rest = ""
+            if not is_live:
+                return
+            time.sleep(_POLL)
+
+
+def _is_live(path: str | Path) -> bool:
+    present = owner(path)
+    return present is not None and present.is_alive is not False
