@@ -36,14 +36,15 @@ def complaints(
     known
         Keys of a mapping to the fields that it can have.
     """
-    found: dict[Keys, list[str]] = {}
+    found: dict[Keys, list[ErrorDetails]] = {}
+    got: dict[Keys, Any] = {}
     for details in error.errors(include_url=False):
-        keys, value = _descend(details, values)
-        sentence = _sentence(details, keys, value, known)
-        said = found.setdefault(keys, [])
-        if sentence not in said:
-            said.append(sentence)
-    return [f"{where(*keys)}: {_join(said)}" for keys, said in found.items()]
+        keys, got[keys] = _descend(details, values)
+        found.setdefault(keys, []).append(details)
+    return [
+        f"{where(*keys)}: {_sentence(details, keys, got[keys], known)}"
+        for keys, details in found.items()
+    ]
 
 
 def _descend(details: ErrorDetails, values: Any) -> tuple[Keys, Any]:
@@ -61,30 +62,58 @@ def _descend(details: ErrorDetails, values: Any) -> tuple[Keys, Any]:
 
 
 def _sentence(
-    details: ErrorDetails, keys: Keys, value: Any, known: Callable[[Keys], Sequence[str]]
+    details: Sequence[ErrorDetails], keys: Keys, value: Any, known: Callable[[Keys], Sequence[str]]
 ) -> str:
-    kind, message = details["type"], details["msg"]
-    if kind in {"extra_forbidden", "unexpected_keyword_argument"}:
-        return f"unknown field {keys[-1]!r}{_hint(str(keys[-1]), known(keys[:-1]))}"
-    if kind == "missing":
-        return f"missing; {str(keys[-1])!r} is required"
-    if kind in {"value_error", "assertion_error"}:
-        return message.partition(", ")[2]
-    message = message.replace("Input should", "should")
-    message = message[:1].lower() + message[1:]
-    hint = ""
-    if kind == "literal_error" and isinstance(value, str):
-        hint = _hint(value, re.findall(r"'([^']*)'", details["ctx"]["expected"]), near_only=True)
-    return f"got {value!r}, {message}{hint}"
+    kinds = {each["type"] for each in details}
+    if kinds & {"extra_forbidden", "unexpected_keyword_argument"}:
+        return f"unknown field {str(keys[-1])!r}{_hint(str(keys[-1]), known(keys[:-1]))}"
+    if "missing" in kinds:
+        return f"missing, but {str(keys[-1])!r} is required"
+    for each in details:
+        if each["type"] in {"value_error", "assertion_error"}:
+            return each["msg"].partition(", ")[2]
+    # a run file cannot hold such objects, so it need not be told of them
+    sayable = [each for each in details if each["type"] != "needs_python_object"] or details
+    expected = list(dict.fromkeys(_expected(each) for each in sayable))
+    words = [
+        word
+        for each in details
+        if each["type"] == "literal_error"
+        for word in re.findall(r"'([^']*)'", each["ctx"]["expected"])
+    ]
+    hint = _hint(value, words, near_only=True) if isinstance(value, str) else ""
+    return f"got {value!r}, expected {' or '.join(expected)}{hint}"
 
 
-def _join(sentences: Sequence[str]) -> str:
-    """Return the sentences as one: what a value should be is joined by ``or``."""
-    first, *rest = sentences
-    prefix = first.partition(", should ")[0] + ", should "
-    if rest and all(sentence.startswith(prefix) for sentence in sentences):
-        return f"{first} or {' or '.join(s.removeprefix(prefix) for s in rest)}"
-    return "; ".join(sentences)
+_EXPECTED = {
+    "int_type": "a whole number",
+    "int_from_float": "a whole number",
+    "float_type": "a number",
+    "string_type": "text",
+    "bool_type": "true or false",
+    "none_required": "null",
+    "tuple_type": "a list",
+    "list_type": "a list",
+    "dict_type": "a mapping",
+    "model_type": "a mapping",
+    "path_type": "a path",
+    "string_pattern_mismatch": "lower-case letters, digits and underscores after a first letter",
+    "greater_than": "more than {gt}",
+    "greater_than_equal": "at least {ge}",
+    "less_than": "less than {lt}",
+    "less_than_equal": "at most {le}",
+    "literal_error": "{expected}",
+    "too_short": "at least {min_length}, not {actual_length}",
+    "too_long": "at most {max_length}, not {actual_length}",
+}
+
+
+def _expected(details: ErrorDetails) -> str:
+    phrase = _EXPECTED.get(details["type"])
+    if phrase is None:
+        message = details["msg"].removeprefix("Input should be ")
+        return message[:1].lower() + message[1:]
+    return phrase.format(**details.get("ctx", {}))
 
 
 def _hint(name: str, known: Sequence[str], *, near_only: bool = False) -> str:

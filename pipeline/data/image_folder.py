@@ -1,0 +1,207 @@
+"""A folder of image files, with classes by subfolder or table, and masks by name."""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar, Self
+
+import torch
+
+from pipeline.data import decoding, normalisation
+from pipeline.data.source import Record, Source, register
+from pipeline.errors import PlanError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_LABELS = "labels.csv"
+
+
+@register("image_folder")
+@dataclass(frozen=True)
+class ImageFolder(Source):
+    """Image files: class subfolders, a table of labels, or a flat folder without labels.
+
+    Pixels are decoded, resized, cropped, scaled to [0, 1] and normalised. Orientation tags of
+    cameras are not followed, as in the evaluation of ImageNet models.
+    """
+
+    path: str
+    """The folder, relative to the run file."""
+    resize: int | tuple[int, int] | None = None
+    """Length of the shorter side, or [height, width]."""
+    crop: int | tuple[int, int] | None = None
+    """Size cut out of the centre, or [height, width]."""
+    interpolation: decoding.Interpolation = "bilinear"
+    """Of resizing; masks take the nearest pixel."""
+    mode: decoding.Mode = "rgb"
+    """Channels."""
+    mean: tuple[float, ...] = (0.0,)
+    """Subtracted, per channel or one for all."""
+    std: tuple[float, ...] = (1.0,)
+    """Divided by, per channel or one for all."""
+    labels: str | None = None
+    """Table with columns `file` and `index` (class index) and perhaps `name`, relative to the
+    folder; labels.csv is found by itself."""
+    masks: str | None = None
+    """Folder with a mask of the same name for each image; relative to the run file."""
+
+    decode_threads: ClassVar[int] = 2
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be divided by or cut out."""
+        normalisation.check(self.mean, self.std)
+        for name in ("resize", "crop"):
+            value = getattr(self, name)
+            sizes = (value,) if isinstance(value, int) else value or (1,)
+            if min(sizes) < 1:
+                raise ValueError(f"got {name} {value!r}, expected at least 1")
+
+    def rooted(self, base: Path) -> Self:
+        """Return the source with its folders below `base`."""
+        masks = None if self.masks is None else str(base / self.masks)
+        return replace(self, path=str(base / self.path), masks=masks)
+
+    def records(self) -> list[Record]:
+        """Return the images, sorted by path, or as the table lists them.
+
+        Raises
+        ------
+        PlanError
+            If the folder or the table is missing, or holds no images.
+        """
+        folder = Path(self.path)
+        if not folder.is_dir():
+            raise PlanError(
+                f"there is no folder {self.path!r}",
+                fix="correct data.path; it is relative to the run file",
+            )
+        labelled = self._labelled()
+        if not labelled:
+            raise PlanError(
+                f"the folder {self.path!r} holds no images",
+                fix=f"expected files ending in {', '.join(sorted(decoding.SUFFIXES))}",
+            )
+        masks = self._masks()
+        return [
+            Record(index, file, file, label, masks.get(Path(file).with_suffix("").as_posix()))
+            for index, (file, label) in enumerate(labelled)
+        ]
+
+    def load(self, record: Record) -> Tensor:
+        """Return one image as the model takes it."""
+        pixels = decoding.decode(Path(self.path, record.source), self.mode)
+        image = decoding.fit(pixels, self.resize, self.crop, self.interpolation)
+        return normalisation.normalise(image.to(torch.float32) / 255, self.mean, self.std)
+
+    def load_mask(self, record: Record) -> Tensor | None:
+        """Return the mask, resized and cropped as its image."""
+        if record.mask is None or self.masks is None:
+            return None
+        mask = decoding.decode_mask(Path(self.masks, record.mask))
+        return decoding.fit(mask[None].to(torch.uint8), self.resize, self.crop, "nearest")[0] > 0
+
+    def display(self, inputs: Tensor) -> Tensor:
+        """Return images in [0, 1]."""
+        return normalisation.restore(inputs, self.mean, self.std)
+
+    @property
+    def class_names(self) -> tuple[str, ...] | None:
+        """Names of the subfolders, or the column `name` of the table."""
+        table = self._table()
+        if table is not None:
+            return _names(_rows(table))
+        return tuple(self._subfolders()) or None
+
+    def _labelled(self) -> list[tuple[str, int]]:
+        table = self._table()
+        if table is not None:
+            return [(row["file"], _index(row, table)) for row in _rows(table)]
+        flat, subfolders = self._images(Path(self.path)), self._subfolders()
+        if flat and subfolders:
+            raise PlanError(
+                f"the folder {self.path!r} holds images ({flat[0]!r}, ...) and folders of images "
+                f"({subfolders[0]!r}, ...)",
+                fix="keep one of them, or say which image has which label in labels.csv",
+            )
+        if not subfolders:
+            return [(file, -1) for file in flat]
+        return [
+            (file, label)
+            for label, name in enumerate(subfolders)
+            for file in self._images(Path(self.path, name), is_deep=True)
+        ]
+
+    def _images(self, folder: Path, *, is_deep: bool = False) -> list[str]:
+        found = folder.rglob("*") if is_deep else folder.glob("*")
+        return sorted(
+            file.relative_to(self.path).as_posix()
+            for file in found
+            if file.suffix.lower() in decoding.SUFFIXES and file.is_file()
+        )
+
+    def _subfolders(self) -> list[str]:
+        masks = None if self.masks is None else Path(self.masks).resolve()
+        return sorted(
+            folder.name
+            for folder in Path(self.path).iterdir()
+            if folder.is_dir() and folder.resolve() != masks and self._images(folder, is_deep=True)
+        )
+
+    def _table(self) -> Path | None:
+        table = Path(self.path, self.labels or _LABELS)
+        if self.labels is not None and not table.is_file():
+            raise PlanError(
+                f"there is no table of labels {str(table)!r}",
+                fix="correct data.labels; it is relative to the folder of images",
+            )
+        return table if table.is_file() else None
+
+    def _masks(self) -> dict[str, str]:
+        """Return the mask files by path without suffix."""
+        if self.masks is None:
+            return {}
+        folder = Path(self.masks)
+        if not folder.is_dir():
+            raise PlanError(
+                f"there is no folder of masks {self.masks!r}",
+                fix="correct data.masks; it is relative to the run file",
+            )
+        files = (file.relative_to(folder) for file in sorted(folder.rglob("*")))
+        return {
+            file.with_suffix("").as_posix(): file.as_posix()
+            for file in files
+            if file.suffix.lower() in decoding.SUFFIXES
+        }
+
+
+def _rows(table: Path) -> list[dict[str, str]]:
+    with table.open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    if not rows or not {"file", "index"} <= rows[0].keys():
+        columns = list(rows[0]) if rows else []
+        raise PlanError(
+            f"the table {str(table)!r} has columns {columns!r}, expected 'file' and 'index'",
+            fix="write a first line: file,index",
+        )
+    return rows
+
+
+def _index(row: dict[str, str], table: Path) -> int:
+    text = (row["index"] or "").strip()
+    try:
+        return int(text) if text else -1
+    except ValueError as error:
+        raise PlanError(
+            f"{str(table)!r}: {row['file']!r} has index {text!r}, expected a whole number",
+            fix="write class indices in column 'index', or leave them empty",
+        ) from error
+
+
+def _names(rows: list[dict[str, str]]) -> tuple[str, ...] | None:
+    named = {int(row["index"]): row["name"] for row in rows if row.get("name") and row["index"]}
+    if not named:
+        return None
+    return tuple(named.get(index, str(index)) for index in range(max(named) + 1))
