@@ -56,7 +56,7 @@ class MapSink:
 
     def __init__(self, root: str | os.PathLike[str]) -> None:
         self._folder = paths.Folder(root)
-        self._known: dict[str, dict[str, Any]] = {}
+        self._known: dict[str, tuple[dict[str, Any], dict[str, str]]] = {}
 
     def create(
         self,
@@ -84,13 +84,12 @@ class MapSink:
         """
         others = [name for name in coordinates if name != "sample"]
         root = {"coordinates": " ".join(others)} | dict(attributes or {})
-        self._put("", nodes.group_document(root))
         for node, layout in coordinates.items():
             self._put(node, _document(Layout(*layout), n_samples, shard_size))
         for path, of_sample in arrays.items():
             name, _, array = path.partition("/")
             self.add(name, array or RELEVANCE, Layout(*of_sample), n_samples, shard_size)
-        self.consolidate()
+        self._consolidate(nodes.group_document(root))
 
     def add(self, name: str, array: str, layout: Layout, n_samples: int, shard_size: int) -> None:
         """Write the metadata of one array; any worker may, because all write the same bytes."""
@@ -107,16 +106,18 @@ class MapSink:
 
     def consolidate(self) -> None:
         """Copy all metadata into the root's, for readers; the driver does it after each pass."""
-        documents = {
-            path.removeprefix(paths.MAPS).removesuffix(nodes.DOCUMENT).strip("/"): path
-            for path in self._folder.files(paths.MAPS)
-            if path.endswith(f"/{nodes.DOCUMENT}")
+        self._consolidate(self._folder.read(_path("", nodes.DOCUMENT)))
+
+    def _consolidate(self, root: bytes) -> None:
+        below = {
+            node: self._folder.read(_path(node, nodes.DOCUMENT)) for node in stored(self._folder)
         }
-        content = {node: self._folder.read(path) for node, path in documents.items()}
-        self._folder.write(_path("", nodes.DOCUMENT), nodes.consolidated(content))
+        self._folder.write(_path("", nodes.DOCUMENT), nodes.consolidated(root, below))
 
     def write(self, name: str, array: str, shard: Shard, values: NDArray[Any]) -> dict[str, str]:
         """Write one shard of one array durably and return its objects and their SHA-256.
+
+        The array's metadata is among them: without it the shard cannot be read.
 
         Parameters
         ----------
@@ -135,17 +136,15 @@ class MapSink:
             If rows or shapes are not those of the array, or the file system refuses.
         """
         node = f"{name}/{array}".lstrip("/")
-        document = self._document(node)
+        document, objects = self._document(node)
         _check(node, document, shard, values)
         if document["attributes"].get("scaled_by"):
             values, scale = halve(values)
-            scales = self.write(name, SCALE, shard, scale)
-        else:
-            scales = {}
+            objects = objects | self.write(name, SCALE, shard, scale)
         content = _encode(document, values.astype(document["data_type"], copy=False))
         key = ".".join(["c", str(shard.index), *["0"] * (values.ndim - 1)])
         path = _path(node, key)
-        return {path: self._folder.write(path, content)} | scales
+        return objects | {path: self._folder.write(path, content)}
 
     def write_coordinates(self, shard: Shard, values: Mapping[str, NDArray[Any]]) -> dict[str, str]:
         """Write one shard of coordinates and return their objects and SHA-256."""
@@ -154,27 +153,30 @@ class MapSink:
             objects |= self.write("", name, shard, rows)
         return objects
 
-    def _document(self, node: str) -> dict[str, Any]:
+    def _document(self, node: str) -> tuple[dict[str, Any], dict[str, str]]:
+        """Return an array's metadata, and the object that holds it with its SHA-256."""
         if node not in self._known:
+            path = _path(node, nodes.DOCUMENT)
             try:
-                content = self._folder.read(_path(node, nodes.DOCUMENT))
+                content = self._folder.read(path)
             except FileNotFoundError:
                 raise StoreError(
                     f"there is no array {node!r} in {self._folder.at(paths.MAPS)!r}",
                     fix="create it before its shards are written",
                 ) from None
-            self._known[node] = json.loads(content)
+            self._known[node] = (json.loads(content), {path: paths.sha256(content)})
         return self._known[node]
 
     def _put(self, node: str, document: bytes) -> None:
-        """Write a document unless it is there; a damaged one is replaced."""
+        """Write a document unless an equal one is there, which records may vouch for."""
         path = _path(node, nodes.DOCUMENT)
-        try:
-            present = self._folder.read(path)
-        except FileNotFoundError:
-            present = b""
-        if present != document:
+        if not self._folder.exists(path):
             self._folder.write(path, document)
+        elif _form(self._folder.read(path)) != _form(document):
+            raise StoreError(
+                f"{self._folder.at(path)!r} describes another array than the plan does",
+                fix="run `xpipe verify --repair` on the run, or write to another folder",
+            )
 
 
 def read(root: str | os.PathLike[str], name: str, array: str = RELEVANCE) -> zarr.Array[Any]:
@@ -196,6 +198,14 @@ def read(root: str | os.PathLike[str], name: str, array: str = RELEVANCE) -> zar
             f"there is no array {node!r} in {folder.at(paths.MAPS)!r}",
             fix="see `xpipe status` for what the run holds",
         ) from error
+
+
+def stored(folder: paths.Folder) -> list[str]:
+    """Return the paths of all groups and arrays below the root, sorted."""
+    ending = f"/{nodes.DOCUMENT}"
+    documents = (name for name in folder.files(paths.MAPS) if name.endswith(ending))
+    below = (name.removeprefix(paths.MAPS).removesuffix(ending).strip("/") for name in documents)
+    return sorted(node for node in below if node)
 
 
 def without_channels(layout: Layout) -> Layout:
@@ -237,6 +247,16 @@ def _document(
         dtype=layout.dtype,
         attributes=attributes,
     )
+
+
+def _form(document: bytes) -> Any:
+    """Return what two descriptions of the same array have in common; None if it is not JSON."""
+    try:
+        values = json.loads(document)
+        names = ("node_type", "shape", "data_type", "chunk_grid", "dimension_names")
+        return [values.get(name) for name in names]
+    except (ValueError, AttributeError):
+        return None
 
 
 def _check(node: str, document: dict[str, Any], shard: Shard, values: NDArray[Any]) -> None:

@@ -57,32 +57,35 @@ def array_document(
         attributes=dict(attributes or {}),
         zarr_format=3,
     )
-    return bytes(kept[DOCUMENT].to_bytes())
+    return to_bytes(json.loads(kept[DOCUMENT].to_bytes()))
 
 
 def group_document(attributes: Mapping[str, Any] | None = None) -> bytes:
     """Return the metadata of a group."""
-    document = {"zarr_format": 3, "node_type": "group", "attributes": dict(attributes or {})}
-    return json.dumps(document, indent=2).encode()
+    return to_bytes({"zarr_format": 3, "node_type": "group", "attributes": dict(attributes or {})})
 
 
-def consolidated(documents: Mapping[str, bytes]) -> bytes:
+def consolidated(root: bytes, below: Mapping[str, bytes]) -> bytes:
     """Return the root's metadata with that of every node below it, so that one read opens all.
 
     Parameters
     ----------
-    documents
-        Node path to document; the root's path is the empty string.
+    root
+        The root's own document.
+    below
+        Path of each other node to its document.
     """
-    below = {path: json.loads(document) for path, document in documents.items() if path}
-    root = json.loads(documents[""]) | {
-        "consolidated_metadata": {
-            "kind": "inline",
-            "must_understand": False,
-            "metadata": dict(sorted(below.items())),
-        }
+    inline = {
+        "kind": "inline",
+        "must_understand": False,
+        "metadata": {path: json.loads(below[path]) for path in sorted(below)},
     }
-    return json.dumps(root, indent=2).encode()
+    return to_bytes(json.loads(root) | {"consolidated_metadata": inline})
+
+
+def to_bytes(document: Mapping[str, Any]) -> bytes:
+    """Return a document as it is stored; reading and writing it again gives the same bytes."""
+    return json.dumps(document, indent=2).encode()
 
 
 def fill_value(dtype: str) -> Any:

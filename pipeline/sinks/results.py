@@ -55,7 +55,7 @@ def write(root: str | os.PathLike[str], scan: str, result: Result) -> dict[str, 
         for name, document in content.items()
         if name.rsplit("/", 1)[-1] == nodes.DOCUMENT
     }
-    content[nodes.DOCUMENT] = nodes.consolidated(documents)
+    content[nodes.DOCUMENT] = nodes.consolidated(documents.pop(""), documents)
     base = paths.result_path(scan)
     objects = {f"{base}/{name}": folder.write(f"{base}/{name}", content[name]) for name in content}
     record = json.dumps({"objects": objects}, indent=1, sort_keys=True).encode()
