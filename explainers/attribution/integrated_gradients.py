@@ -1,0 +1,97 @@
+"""The gradient averaged along a straight path from a baseline."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from explainers import baselines
+from explainers.base import Attribution, Cost, Explained
+from explainers.catalogue import register
+from explainers.postprocess import Postprocess, apply, check_name
+from explainers.quadratures import Quadrature, nodes_and_weights
+from explainers.targets import Target
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from explainers.trace import Trace
+
+_CHUNK_ELEMENTS_OF_A_CPU = 2**18
+"""Input values per pass: on a CPU about 330 digits or 2 photographs, so that activations stay in
+the cache (1.12 instead of 2.05 times the cost of a plain loop with all steps in one batch)."""
+
+_CHUNK_ELEMENTS_OF_AN_ACCELERATOR = 2**23
+"""About 55 photographs; ResNet-50 then needs some 5 GB."""
+
+
+@register("integrated_gradients")
+@dataclass(frozen=True)
+class IntegratedGradients(Attribution):
+    """Input minus baseline, times the mean gradient on the way (Sundararajan et al. 2017).
+
+    ``(x - b) * integral over a in [0, 1] of d target / d x at b + a (x - b)``, arXiv:1703.01365.
+    The class that is explained is that of the sample itself at all points of the path. The array
+    ``convergence_delta`` is, for each sample, what the sum of the map exceeds
+    ``target(x) - target(b)`` by.
+    """
+
+    n_steps: int = 50
+    """Gradients per sample."""
+    method: Quadrature = "gausslegendre"
+    """How the integral is approximated."""
+    baseline: float | tuple[float, ...] | None = None
+    """None (zero), a number, one a channel; in the library also a tensor: `baselines.resolve`."""
+    multiply_by_inputs: bool = True
+    """Whether the mean gradient is multiplied by the difference to the baseline."""
+    postprocess: Postprocess = "none"
+    """What is done to the map; the convergence delta is of the map before it."""
+
+    requires = frozenset({"gradient"})
+
+    def __post_init__(self) -> None:
+        check_name(self.postprocess)
+        if self.n_steps < 1:
+            raise ValueError(f"got n_steps={self.n_steps}, expected at least 1")
+        nodes_and_weights(self.method, self.n_steps)
+
+    @property
+    def cost(self) -> Cost:
+        """A forward and a backward a step, and one forward of the baseline."""
+        return Cost(forward=self.n_steps + 1, backward=self.n_steps)
+
+    def relevance(self, trace: Trace, target: Target) -> Explained:
+        """Return the map and its ``convergence_delta``, ``(batch,)``."""
+        baseline = baselines.resolve(self.baseline, trace.inputs)
+        difference = trace.inputs - baseline
+        weights = trace.cotangent(target)
+        mean_gradient = self._mean_gradient(trace, baseline, difference, weights)
+        relevance = mean_gradient * difference
+        start = (trace.network(baseline) * weights).sum(1)
+        delta = relevance.flatten(1).sum(1) - (trace.selected(target) - start)
+        chosen = relevance if self.multiply_by_inputs else mean_gradient
+        return Explained(apply(self.postprocess, chosen), {"convergence_delta": delta})
+
+    def _mean_gradient(
+        self, trace: Trace, baseline: Tensor, difference: Tensor, weights: Tensor
+    ) -> Tensor:
+        nodes, counts = nodes_and_weights(self.method, self.n_steps)
+        n_rows = len(difference)
+        n_together = max(1, _chunk_elements(difference) // max(1, difference.numel()))
+        mean = torch.zeros_like(difference)
+        for first in range(0, self.n_steps, n_together):
+            chunk = nodes[first : first + n_together]
+            points = torch.cat([baseline + node * difference for node in chunk])
+            rows = torch.arange(n_rows, device=points.device).repeat(len(chunk))
+            gradients = trace.at(points, rows).gradient(Target("weights", weights[rows]))
+            steps = gradients.view(len(chunk), *difference.shape)
+            for gradient, count in zip(steps, counts[first : first + n_together], strict=True):
+                mean.add_(gradient, alpha=count)
+        return mean
+
+
+def _chunk_elements(inputs: Tensor) -> int:
+    is_cpu = inputs.device.type == "cpu"
+    return _CHUNK_ELEMENTS_OF_A_CPU if is_cpu else _CHUNK_ELEMENTS_OF_AN_ACCELERATOR

@@ -1,0 +1,53 @@
+"""The input that stands for absence: what a path starts from and an ablation puts in."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, TypeAlias
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+Baseline: TypeAlias = "float | Sequence[float] | Tensor | None"
+
+
+def resolve(baseline: Baseline, inputs: Tensor) -> Tensor:
+    """Return `baseline` as a tensor that broadcasts against `inputs`.
+
+    Parameters
+    ----------
+    baseline
+        None (zero), a number, one number a channel, or a tensor: of one sample without the batch
+        axis, or ``(1, ...)`` for all rows, or ``(batch, ...)``.
+    inputs
+        ``(batch, ...)``.
+
+    Returns
+    -------
+    Tensor
+        ``(1, ...)`` or ``(batch, ...)`` with the device and dtype of the inputs.
+
+    Raises
+    ------
+    ValueError
+        If the shapes do not fit.
+    """
+    sample_shape = inputs.shape[1:]
+    if baseline is None or isinstance(baseline, (int, float)):
+        return inputs.new_full((1, *sample_shape), 0.0 if baseline is None else float(baseline))
+    values = torch.as_tensor(baseline).to(inputs)
+    if values.shape == sample_shape:
+        return values[None]
+    if values.ndim == inputs.ndim and values.shape[1:] == sample_shape:
+        if len(values) in (1, len(inputs)):
+            return values
+    elif inputs.ndim > 2 and values.shape == sample_shape[:1]:
+        ones = (1,) * (len(sample_shape) - 1)
+        return values.view(1, -1, *ones).expand(1, *sample_shape)
+    raise ValueError(
+        f"baseline has shape {tuple(values.shape)}, the inputs {tuple(inputs.shape)}; give a "
+        f"number, one number a channel, or a tensor {tuple(sample_shape)}, "
+        f"{(1, *sample_shape)} or {tuple(inputs.shape)}"
+    )

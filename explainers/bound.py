@@ -1,0 +1,191 @@
+"""An attribution bound to a network: the interface that Captum's users know."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from explainers.base import Attribution, Explained
+from explainers.catalogue import build, method
+from explainers.network import Network
+from explainers.targets import Target
+from explainers.trace import Trace
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from explainers.base import Explainer
+    from explainers.targets import TargetLike
+
+    Model = nn.Module | Network | Callable[[Tensor], Tensor]
+
+Inputs = TypeVar("Inputs", Tensor, tuple[Tensor, ...], dict[str, Tensor])
+
+
+@dataclass(eq=False)
+class Bound:
+    """One attribution method for one model; networks are read on first use and kept.
+
+    The model is read as it is at the first call with inputs of a new shape; bind again after
+    changing its weights.
+    """
+
+    model: Model
+    """What is explained."""
+    explainer: Attribution
+    """Method and parameters."""
+    seed: int = 0
+    """Seeds stochastic methods, together with each row's number."""
+    _networks: dict[tuple[Any, ...], Network] = field(default_factory=dict, repr=False)
+
+    def network(self, inputs: Tensor) -> Network:
+        """Return the network for inputs of this shape, device and dtype, checked by the method."""
+        key = (inputs.shape[1:], inputs.device, inputs.dtype)
+        if key not in self._networks:
+            network = self.model if isinstance(self.model, Network) else Network(self.model, inputs)
+            self.explainer.check(network)
+            self._networks[key] = network
+        return self._networks[key]
+
+    def explain(self, inputs: Inputs, target: TargetLike = None) -> Explained:
+        """Return relevance and whatever the method finds beside it.
+
+        Parameters
+        ----------
+        inputs
+            ``(batch, ...)``, or a tuple or dict that holds one such tensor.
+        target
+            None (predicted), a class index, one for each row, or weights over the outputs: see
+            `Target.parse`.
+        """
+        tensor = _single(inputs).detach()
+        trace = Trace(self.network(tensor), tensor, seed=self.seed, namespace=self.explainer.name)
+        found = self.explainer.relevance(trace, Target.parse(target))
+        return found if isinstance(found, Explained) else Explained(found)
+
+    # Captum's NoiseTunnel calls `attribute.__wrapped__`; the decorator provides it.
+    @torch.no_grad()
+    def attribute(self, inputs: Inputs, target: TargetLike = None) -> Inputs:
+        """Return the relevance of each input value, in the structure of the inputs."""
+        relevance = self.explain(inputs, target).relevance
+        if isinstance(inputs, tuple):
+            return (relevance,)
+        if isinstance(inputs, dict):
+            return dict.fromkeys(inputs, relevance)
+        return relevance
+
+    def __call__(self, model: Any, inputs: Any, targets: Any, **_unused: Any) -> Any:
+        """Return relevance as Quantus asks for it: NumPy arrays in, NumPy arrays out.
+
+        A `model` other than the bound one (Quantus randomises copies) is read afresh each time.
+        """
+        same = model is None or model is self.model
+        bound = self if same else Bound(model, self.explainer, self.seed)
+        tensor = torch.as_tensor(inputs)
+        target = None if targets is None else torch.as_tensor(targets)
+        relevance = bound.attribute(tensor, target)
+        return relevance if isinstance(inputs, Tensor) else relevance.cpu().numpy()
+
+    @property
+    def forward_func(self) -> Model:
+        """The model, by the name under which Captum's wrappers look for it."""
+        return self.model
+
+    @property
+    def multiplies_by_inputs(self) -> bool:
+        """Whether relevance is in units of the output rather than of its slope."""
+        return bool(getattr(self.explainer, "multiply_by_inputs", True))
+
+    def has_convergence_delta(self) -> bool:
+        """Return False: `explain` has the delta, `attribute` returns a map alone."""
+        return False
+
+
+@dataclass(frozen=True)
+class Factory:
+    """Binds the attribution `name` to models: ``get(name)(model, **params)``."""
+
+    name: str
+
+    @property
+    def method(self) -> type[Explainer]:
+        """The class; its dataclass fields are the parameters."""
+        return method(self.name)
+
+    def __call__(self, model: Model, *, seed: int = 0, **params: Any) -> Bound:
+        """Return the method with these parameters, bound to a model or a network.
+
+        Raises
+        ------
+        TypeError
+            If the explainer has no such parameter.
+        NotImplementedError
+            If a network is given that the method cannot serve.
+        """
+        explainer = build(self.name, **params)
+        if not isinstance(explainer, Attribution):
+            raise TypeError(
+                f"{self.name!r} is a scan and has no map per sample; "
+                f"call explainers.scan(model, {self.name!r}, loader)"
+            )
+        if isinstance(model, Network):
+            explainer.check(model)
+        return Bound(model, explainer, seed)
+
+
+def get(name: str) -> Factory:
+    """Return the factory of an attribution method.
+
+    Raises
+    ------
+    LookupError
+        If there is no explainer `name`; the message names the nearest.
+    """
+    method(name)
+    return Factory(name)
+
+
+def explain(
+    model: Model, name: str, inputs: Inputs, target: TargetLike = None, **params: Any
+) -> Inputs:
+    """Return the relevance of `inputs` to `target` by the method `name`.
+
+    Parameters
+    ----------
+    model
+        A module, any callable from inputs to logits, or a `Network` (which saves reading the
+        model again).
+    name
+        One of `available()`.
+    inputs
+        ``(batch, ...)``.
+    target
+        None (predicted), a class index, one for each row, or weights over the outputs.
+    **params
+        The method's parameters, and `seed`.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import explainers
+    >>> model = torch.nn.Linear(3, 2, bias=False)
+    >>> inputs = torch.ones(2, 3)
+    >>> relevance = explainers.explain(model, "input_x_gradient", inputs, target=1)
+    >>> bool(torch.allclose(relevance.sum(1), model(inputs)[:, 1]))
+    True
+    """
+    return get(name)(model, **params).attribute(inputs, target)
+
+
+def _single(inputs: Any) -> Tensor:
+    if isinstance(inputs, Tensor):
+        return inputs
+    tensors = list(inputs.values()) if isinstance(inputs, dict) else list(inputs)
+    if len(tensors) != 1 or not isinstance(tensors[0], Tensor):
+        raise NotImplementedError(
+            f"got {len(tensors)} inputs; models of one input tensor can be explained so far"
+        )
+    return tensors[0]

@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from explainers.base import Samples
+from explainers.targets import Target
+
+OUTPUT = torch.tensor([[1.0, 3.0, 2.0], [5.0, -1.0, 4.0]])
+SAMPLES = Samples(index=torch.tensor([7, 8]), label=torch.tensor([2, 0]))
+
+
+@pytest.mark.parametrize(
+    ("spec", "classes"),
+    [
+        (None, [1, 0]),
+        ("predicted", [1, 0]),
+        ("runner_up", [2, 2]),
+        ("label", [2, 0]),
+        (2, [2, 2]),
+        (torch.tensor(2), [2, 2]),
+        (torch.tensor([0, 1], dtype=torch.int32), [0, 1]),
+        ([0, 1], [0, 1]),
+    ],
+)
+def test_a_target_that_names_classes_weighs_those_with_one(
+    spec: object, classes: list[int]
+) -> None:
+    weights = Target.parse(spec).weights(OUTPUT, SAMPLES)
+    expected = torch.nn.functional.one_hot(torch.tensor(classes), 3).to(OUTPUT)
+    torch.testing.assert_close(weights, expected, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("spec", "expected"),
+    [
+        ({"weights": [1, 0, -1]}, [[1.0, 0.0, -1.0]] * 2),
+        (torch.tensor([0.5, 0.0, 2.0]), [[0.5, 0.0, 2.0]] * 2),
+        (torch.tensor([[1.0, 0.0, 0.0], [0.0, 1.0, 1.0]]), [[1.0, 0.0, 0.0], [0.0, 1.0, 1.0]]),
+    ],
+)
+def test_weights_are_taken_as_they_are(spec: object, expected: list[list[float]]) -> None:
+    weights = Target.parse(spec).weights(OUTPUT.double(), None)
+    torch.testing.assert_close(weights, torch.tensor(expected, dtype=torch.float64), rtol=0, atol=0)
+
+
+def test_weights_carry_no_gradient() -> None:
+    output = OUTPUT.clone().requires_grad_()
+    assert not Target.parse(torch.ones(3, requires_grad=True)).weights(output, None).requires_grad
+    assert not Target.parse(None).weights(output, None).requires_grad
+
+
+def test_equal_targets_are_one_key() -> None:
+    specs = [None, "label", 3, torch.tensor([1, 2]), torch.ones(3), torch.ones(2, 3)]
+    remembered = {Target.parse(spec): number for number, spec in enumerate(specs)}
+    assert len(remembered) == len(specs)
+    copies = [Target.parse(spec.clone() if torch.is_tensor(spec) else spec) for spec in specs]
+    assert [remembered[copy] for copy in copies] == list(range(len(specs)))
+    assert Target.parse(torch.tensor([1, 3])) not in remembered
+    assert Target.parse("predicted") == Target.parse(None)
+    assert Target.parse(3) != 3
+
+
+@pytest.mark.parametrize(
+    "spec",
+    ["best", True, object(), {"class": 1}, torch.ones(2, 2, 2), torch.ones(3, dtype=torch.bool)],
+)
+def test_an_unknown_target_is_refused_with_the_forms_there_are(spec: object) -> None:
+    with pytest.raises(ValueError, match="expected 'predicted', 'label', 'runner_up'"):
+        Target.parse(spec)
+
+
+@pytest.mark.parametrize("spec", [3, -1, torch.tensor([0, 3])])
+def test_a_class_that_does_not_exist_is_refused(spec: object) -> None:
+    with pytest.raises(ValueError, match="choose from 0 to 2"):
+        Target.parse(spec).check(3)
+    with pytest.raises(ValueError, match="choose from 0 to 2"):
+        Target.parse(spec).weights(OUTPUT, None)
+
+
+def test_shapes_that_do_not_fit_are_refused() -> None:
+    with pytest.raises(ValueError, match="3 classes for 2 rows"):
+        Target.parse(torch.tensor([0, 1, 2])).weights(OUTPUT, None)
+    with pytest.raises(ValueError, match="4 weights, the network 3 outputs"):
+        Target.parse(torch.ones(4)).check(3)
+    with pytest.raises(ValueError, match="weights for 3 rows, the batch has 2"):
+        Target.parse(torch.ones(3, 3)).weights(OUTPUT, None)
+    with pytest.raises(ValueError, match="needs two outputs"):
+        Target.parse("runner_up").check(1)
+
+
+def test_a_label_that_is_not_known_is_refused() -> None:
+    with pytest.raises(ValueError, match="needs the labels"):
+        Target.parse("label").weights(OUTPUT, None)
+    unknown = Samples(index=torch.arange(2), label=torch.tensor([-1, 0]))
+    with pytest.raises(ValueError, match="-1: not known"):
+        Target.parse("label").weights(OUTPUT, unknown)
