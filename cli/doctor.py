@@ -12,7 +12,7 @@ from cli.options import AsJson
 def doctor(
     config: Annotated[
         Path | None,
-        typer.Argument(metavar="[CONFIG]", help="A run file to load and plan.", show_default=False),
+        typer.Argument(metavar="CONFIG", help="A run file to load and plan.", show_default=False),
     ] = None,
     as_json: AsJson = False,
 ) -> None:

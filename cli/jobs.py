@@ -36,7 +36,7 @@ def stop(
 
 
 def list_runs(
-    path: Annotated[Path, typer.Argument(metavar="[PATH]", help="Where to look for runs.")] = Path(
+    path: Annotated[Path, typer.Argument(metavar="PATH", help="Where to look for runs.")] = Path(
         "runs"
     ),
     as_json: AsJson = False,

@@ -16,7 +16,7 @@ AsMarkdown = Annotated[
 
 def explainers(
     name: Annotated[
-        str | None, typer.Argument(metavar="[NAME]", help="Show one, with its parameters.")
+        str | None, typer.Argument(metavar="NAME", help="Show one, with its parameters.")
     ] = None,
     as_json: AsJson = False,
     as_markdown: AsMarkdown = False,
@@ -35,7 +35,7 @@ def explainers(
 
 def metrics(
     name: Annotated[
-        str | None, typer.Argument(metavar="[NAME]", help="Show one, with its parameters.")
+        str | None, typer.Argument(metavar="NAME", help="Show one, with its parameters.")
     ] = None,
     as_json: AsJson = False,
     as_markdown: AsMarkdown = False,
@@ -89,7 +89,7 @@ def inspect(
     if as_json:
         output.as_json(found)
         return
-    output.table(found["layers"], ("layer", "operator"))
+    output.table(found["layers"], ("layer", "operator", "shape"))
     output.note(found["note"])
 
 

@@ -22,7 +22,7 @@ TakeOver = Annotated[
 def init(
     name: Annotated[
         Path | None,
-        typer.Argument(metavar="[NAME]", help="Folder to make; the template's name if not given."),
+        typer.Argument(metavar="NAME", help="Folder to make; the template's name if not given."),
     ] = None,
     template: Annotated[
         str, typer.Option("--from", metavar="TEMPLATE", help="quickstart or imagenet_folder.")

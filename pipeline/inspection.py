@@ -1,0 +1,101 @@
+"""What can be asked for: the layers of a run file's model, the arrays of a run's store."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from pipeline.errors import PlanError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    from explainers.network import Network
+    from pipeline.store import Run
+
+
+def layers(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """Return the layers of a run file's model, by the names that explainers take.
+
+    The explainers of the run file are not looked at: this is what one asks when a plan was
+    refused because of a layer's name.
+
+    Returns
+    -------
+    dict
+        ``is_program``, ``reason``, ``input_shape``, ``n_outputs``, ``layers`` (rows of ``layer``,
+        ``operator``, ``shape``) and a ``note`` in words.
+    """
+    import explainers
+    from pipeline.config import load
+    from pipeline.data import open_source, select_records
+    from pipeline.models import load_model
+
+    config = load(path, overrides)
+    source = open_source(config.data, config.base)
+    records = select_records(config.data, source.records(), config.seed)
+    if not records:
+        raise PlanError(f"{path}: the data set has no sample", fix="see `data:` in the run file")
+    example = source.load(records[0])
+    network = explainers.Network(load_model(config.model, config.base), example[None])
+    rows = list(_layers(network, example[None])) if network.is_program else []
+    return {
+        "is_program": network.is_program,
+        "reason": network.reason,
+        "input_shape": list(network.input_shape),
+        "n_outputs": network.n_outputs,
+        "layers": rows,
+        "note": _in_words(network, len(rows)),
+    }
+
+
+def _layers(network: Network, example: Any) -> Iterator[dict[str, Any]]:
+    values = network.run(example.to(device=network.device, dtype=network.dtype))
+    for layer in network.layers:
+        shape = tuple(network.value(layer, values).shape)[1:]
+        operator = type(network.operator(layer)).__name__
+        yield {"layer": layer, "operator": operator, "shape": " x ".join(map(str, shape))}
+
+
+def _in_words(network: Network, n_layers: int) -> str:
+    if not network.is_program:
+        return f"the model is opaque, only its output and gradient can be had: {network.reason}"
+    shape = " x ".join(str(size) for size in network.input_shape)
+    softmax = ", its trailing softmax left out" if network.has_softmax else ""
+    return f"{n_layers} layers from {shape} to {network.n_outputs} classes{softmax}"
+
+
+def contents(path: str | Path) -> list[dict[str, Any]]:
+    """Return a row per array of a run: ``name``, ``dims``, ``shape``, ``dtype``."""
+    from pipeline.store import open_run
+
+    run = open_run(path)
+    return [*_maps(run), *_scans(run)]
+
+
+def _maps(run: Run) -> Iterator[dict[str, Any]]:
+    for name in run.maps:
+        relevance = run.maps[name]
+        yield _row(f"maps/{name}", relevance.dims, relevance.shape, relevance.dtype)
+
+
+def _scans(run: Run) -> Iterator[dict[str, Any]]:
+    for name in run.scans:
+        yield from _nested(f"scans/{name}", run.scans[name])
+
+
+def _nested(name: str, value: Any) -> Iterator[dict[str, Any]]:
+    if hasattr(value, "items"):
+        for key, inner in value.items():
+            yield from _nested(f"{name}/{key}", inner)
+    elif hasattr(value, "shape"):
+        yield _row(name, (), value.shape, getattr(value, "dtype", ""))
+
+
+def _row(name: str, dims: Any, shape: Any, dtype: Any) -> dict[str, Any]:
+    return {
+        "name": name,
+        "dims": ", ".join(str(dim) for dim in dims),
+        "shape": " x ".join(str(size) for size in shape) or "scalar",
+        "dtype": str(dtype),
+    }
