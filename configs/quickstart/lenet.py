@@ -1,0 +1,40 @@
+"""LeNet for 28 x 28 digits: two convolutions, two linear layers."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from torch import nn
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class LeNet(nn.Module):
+    """Convolutional network for one-channel 28 x 28 images (LeCun et al. 1998).
+
+    ReLU and max pooling in place of the original's tanh and trainable subsampling.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(1, 16, kernel_size=5)
+        self.conv2 = nn.Conv2d(16, 32, kernel_size=5)
+        self.pool = nn.MaxPool2d(2)
+        self.relu = nn.ReLU()
+        self.flatten = nn.Flatten()
+        self.linear1 = nn.Linear(32 * 4 * 4, 64)
+        self.linear2 = nn.Linear(64, 10)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return the ten logits of each image, ``(batch, 10)``."""
+        features = self.pool(self.relu(self.conv1(images)))  # (batch, 16, 12, 12)
+        features = self.pool(self.relu(self.conv2(features)))  # (batch, 32, 4, 4)
+        hidden = self.relu(self.linear1(self.flatten(features)))
+        logits: Tensor = self.linear2(hidden)
+        return logits
+
+
+def load() -> LeNet:
+    """Return the model without weights; the run file's ``weights`` names those."""
+    return LeNet()
