@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import tempfile
 import uuid
 from typing import TYPE_CHECKING
 
@@ -63,6 +64,11 @@ def scores_path(metric: str, explainer: str, shard: int) -> str:
     return f"{SCORES}/{metric}/{explainer}/{shard}.parquet"
 
 
+def judged_path(metric: str) -> str:
+    """Where it says how a metric was evaluated."""
+    return f"{SCORES}/{metric}/metric.json"
+
+
 def result_path(scan: str) -> str:
     """Where the finalised result of a scan is."""
     return f"{SCANS}/{scan}.zarr"
@@ -102,6 +108,21 @@ class Folder:
     def at(self, name: str) -> str:
         """Return the file system's own path of a name."""
         return f"{self.path}/{name}" if name else self.path
+
+    def at_url(self, name: str) -> str:
+        """Return a URL of a name, for those that open files by themselves."""
+        return f"{self.url}/{name}"
+
+    @contextlib.contextmanager
+    def local(self, name: str) -> Iterator[str]:
+        """Give a local path of a file for the time of a with block: a copy if it is not local."""
+        if self.is_local:
+            yield self.at(name)
+            return
+        with tempfile.TemporaryDirectory() as copy:
+            path = os.path.join(copy, name.rsplit("/", 1)[-1])
+            self.fs.get_file(self.at(name), path)
+            yield path
 
     def write(self, name: str, content: bytes) -> str:
         """Put a file in place as a whole, durably, and return its SHA-256.

@@ -142,8 +142,7 @@ class MapSink:
             values, scale = halve(values)
             objects = objects | self.write(name, SCALE, shard, scale)
         content = _encode(document, values.astype(document["data_type"], copy=False))
-        key = ".".join(["c", str(shard.index), *["0"] * (values.ndim - 1)])
-        path = _path(node, key)
+        path = object_path(node, shard.index, values.ndim)
         return objects | {path: self._folder.write(path, content)}
 
     def write_coordinates(self, shard: Shard, values: Mapping[str, NDArray[Any]]) -> dict[str, str]:
@@ -198,6 +197,11 @@ def read(root: str | os.PathLike[str], name: str, array: str = RELEVANCE) -> zar
             f"there is no array {node!r} in {folder.at(paths.MAPS)!r}",
             fix="see `xpipe status` for what the run holds",
         ) from error
+
+
+def object_path(node: str, shard: int, n_dims: int) -> str:
+    """Return where one shard of an array is, relative to the run folder."""
+    return _path(node, ".".join(["c", str(shard), *["0"] * (n_dims - 1)]))
 
 
 def stored(folder: paths.Folder) -> list[str]:

@@ -1,0 +1,250 @@
+"""Check that what is stored is what the ledger vouches for, and make room for what is not."""
+
+from __future__ import annotations
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from pipeline import paths
+from pipeline.errors import IntegrityError, RunConflictError, XpipeError
+from pipeline.lock import owner
+from pipeline.sinks import metadata, nodes, results
+from pipeline.store import EVALUATE, Run, open_run
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Iterable
+
+    from pipeline.ledger import Entry
+
+Kind = Literal["missing", "damaged", "stale", "orphan"]
+
+THREADS = 4
+"""That hash at a time; hashing leaves the interpreter, and a disk likes a queue."""
+
+
+@dataclass(frozen=True, order=True)
+class Problem:
+    """Something in a run's folder that is not as it should be."""
+
+    is_note: bool
+    """Whether nothing has to be done: the object counts for nothing."""
+    pass_name: str
+    """Whose record vouches for it; empty if it belongs to no pass."""
+    shard: int
+    """The shard's index; -1 if it belongs to none."""
+    object: str
+    """Path relative to the run folder."""
+    kind: Kind
+    detail: str
+    """What was got and what was expected."""
+
+    def __str__(self) -> str:
+        where = f" (pass {self.pass_name}, shard {self.shard})" if self.pass_name else ""
+        return f"{self.kind}: {self.object}{where}: {self.detail}"
+
+
+def verify(path: str | os.PathLike[str], repair: bool = False) -> list[Problem]:
+    """Return what is wrong with a run, what matters first.
+
+    Every object of every record is read and hashed; so are finalised results, the manifest and
+    the metadata of maps. Objects that no record vouches for are notes: a run in progress has some.
+
+    Parameters
+    ----------
+    path
+        The run folder, a path or any fsspec URL.
+    repair
+        Whether to withdraw the records concerned and what was derived from them, so that
+        resuming the run computes these shards again and no others.
+
+    Raises
+    ------
+    StoreError
+        If there is no run, or its plan cannot be read.
+    RunConflictError
+        If it is to be repaired while somebody works on it.
+    """
+    run = open_run(path)
+    if repair:
+        _refuse_if_owned(run)
+    # Listed before the ledger is read: what is committed in between must not look orphaned.
+    files = run.folder.files()
+    entries, problems = _records(run)
+    problems += _objects(run, entries)
+    problems += _metadata(run)
+    problems += _results(run)
+    problems += _manifest(run)
+    problems += _orphans(run, files, entries)
+    if repair:
+        _repair(run, entries, problems)
+    return sorted(problems)
+
+
+def _refuse_if_owned(run: Run) -> None:
+    present = owner(run.folder.path) if run.folder.is_local else None
+    if present is not None and present.is_alive:
+        raise RunConflictError(
+            f"process {present.pid} on {present.host!r} works on {run.path!r}",
+            fix="`xpipe stop` it, repair, then `xpipe resume`",
+        )
+
+
+def _records(run: Run) -> tuple[list[Entry], list[Problem]]:
+    entries: list[Entry] = []
+    problems: list[Problem] = []
+    for pass_name in run.ledger.passes():
+        for shard in run.ledger.shards(pass_name):
+            path = paths.record_path(pass_name, shard)
+            try:
+                entry = run.ledger.entry(pass_name, shard)
+            except IntegrityError as error:
+                problems.append(Problem(False, pass_name, shard, path, "damaged", error.what))
+                continue
+            if entry is None:
+                continue
+            expected = _digest(run, pass_name)
+            if expected is not None and entry.digest != expected:
+                detail = f"its digest is {entry.digest[:12]}, expected {expected[:12]}"
+                problems.append(Problem(False, pass_name, shard, path, "stale", detail))
+            else:
+                entries.append(entry)
+    return entries, problems
+
+
+def _digest(run: Run, pass_name: str) -> str | None:
+    """Return the digest that records of a pass must have; None if nothing says."""
+    if not pass_name.startswith(EVALUATE):
+        return run.plan.digest
+    path = paths.judged_path(pass_name.removeprefix(EVALUATE))
+    try:
+        judged: dict[str, Any] = json.loads(run.folder.read(path))
+    except (FileNotFoundError, ValueError):
+        return None
+    digest = judged.get("digest")
+    return None if digest is None else str(digest)
+
+
+def _objects(run: Run, entries: Iterable[Entry]) -> list[Problem]:
+    vouched = [(entry, name, digest) for entry in entries for name, digest in entry.objects.items()]
+    names = sorted({name for _, name, _ in vouched})
+    with ThreadPoolExecutor(THREADS) as pool:
+        found = dict(zip(names, pool.map(_Hash(run.folder), names), strict=True))
+    return [
+        _mismatch(name, digest, found[name], entry.pass_name, entry.shard)
+        for entry, name, digest in vouched
+        if found[name] != digest
+    ]
+
+
+def _mismatch(
+    name: str, expected: str, got: str | None, pass_name: str = "", shard: int = -1
+) -> Problem:
+    if got is None:
+        detail = "its record vouches for it, but it is not there"
+        return Problem(False, pass_name, shard, name, "missing", detail)
+    detail = f"its SHA-256 is {got[:12]}, expected {expected[:12]}"
+    return Problem(False, pass_name, shard, name, "damaged", detail)
+
+
+class _Hash:
+    """Digest of a file by name; None where there is none."""
+
+    def __init__(self, folder: paths.Folder) -> None:
+        self._folder = folder
+
+    def __call__(self, name: str) -> str | None:
+        try:
+            return self._folder.digest(name)
+        except FileNotFoundError:
+            return None
+
+
+def _metadata(run: Run) -> list[Problem]:
+    found = metadata.damaged(run.folder).items()
+    return [Problem(False, "", -1, path, "damaged", detail) for path, detail in found]
+
+
+def _results(run: Run) -> list[Problem]:
+    problems: list[Problem] = []
+    for scan in results.names(run.path):
+        try:
+            objects = results.objects(run.path, scan)
+        except ValueError as error:
+            path = paths.result_record_path(scan)
+            problems.append(Problem(False, "", -1, path, "damaged", str(error)))
+            continue
+        with ThreadPoolExecutor(THREADS) as pool:
+            found = pool.map(_Hash(run.folder), objects)
+            problems += [
+                _mismatch(name, objects[name], got)
+                for name, got in zip(objects, found, strict=True)
+                if got != objects[name]
+            ]
+    return problems
+
+
+def _manifest(run: Run) -> list[Problem]:
+    try:
+        got = run.manifest.digest()
+    except XpipeError as error:
+        return [Problem(False, "", -1, paths.MANIFEST, "damaged", error.what)]
+    if got == run.plan.manifest_digest:
+        return []
+    return [_mismatch(paths.MANIFEST, run.plan.manifest_digest, got)]
+
+
+def _orphans(run: Run, files: Iterable[str], entries: Iterable[Entry]) -> list[Problem]:
+    vouched = {name for entry in entries for name in entry.objects}
+    finished = tuple(f"{paths.result_path(scan)}/" for scan in results.names(run.path))
+    problems = []
+    for name in files:
+        folder = name.partition("/")[0]
+        if paths.is_temporary(name):
+            detail = "a writer was killed before it was in place"
+        # Documents in JSON describe others and belong to no shard.
+        elif folder in paths.SHARDED and not name.endswith(".json") and name not in vouched:
+            detail = "no record vouches for it"
+        elif folder == paths.SCANS and name.count("/") > 1 and not name.startswith(finished):
+            detail = "the result that it belongs to is not complete"
+        else:
+            continue
+        problems.append(Problem(True, "", -1, name, "orphan", detail))
+    return problems
+
+
+def _repair(run: Run, entries: Iterable[Entry], problems: Iterable[Problem]) -> None:
+    known = {(entry.pass_name, entry.shard): entry for entry in entries}
+    vouched = {name: digest for entry in known.values() for name, digest in entry.objects.items()}
+    mended = metadata.mend(run.folder, vouched)
+    broken = [problem for problem in problems if not problem.is_note]
+    for problem in broken:
+        if problem.pass_name and problem.object not in mended:
+            _withdraw(run, problem, known.get((problem.pass_name, problem.shard)))
+        elif problem.object.startswith(f"{paths.SCANS}/"):
+            results.withdraw(run.path, problem.object.split("/")[1].rpartition(".")[0])
+    if broken:
+        # Made from what was broken, perhaps; both are made again from what is stored.
+        run.folder.remove(paths.REPORT)
+        run.folder.remove(paths.AGGREGATES)
+    for problem in problems:
+        if paths.is_temporary(problem.object):
+            run.folder.remove(problem.object)
+
+
+def _withdraw(run: Run, problem: Problem, entry: Entry | None) -> None:
+    """Withdraw a record and what was derived from its shard: scores, and results of scans."""
+    run.ledger.withdraw(problem.pass_name, problem.shard)
+    if problem.object.endswith(f"/{nodes.DOCUMENT}"):
+        run.folder.remove(problem.object)
+    names = () if entry is None else entry.objects
+    scans = {name.split("/")[1] for name in names if name.startswith(f"{paths.STATES}/")}
+    planned = [each for each in run.plan.passes if each.name == problem.pass_name]
+    for scan in scans.union(*(each.scans for each in planned)):
+        results.withdraw(run.path, scan)
+    if any(each.attributions for each in planned):
+        for pass_name in run.ledger.passes():
+            if pass_name.startswith(EVALUATE):
+                run.ledger.withdraw(pass_name, problem.shard)
