@@ -2,21 +2,46 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import copy
+import fnmatch
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from explainers import operators as operator_classes
+from explainers.export import UnreadableError
+from explainers.program import Program, read_program
+from explainers.registry import suggest
+from explainers.trust import disagreement
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
-    import torch
-    from torch import Tensor, nn
+    from torch import Tensor
 
     from explainers.operators import Operator
+    from explainers.program import Layer
 
 
 class Network:
     """A model that can be run, differentiated and, where it is a program, walked.
 
-    SIGNATURES ONLY for the moment; the body follows.
+    The model itself is not touched: a copy in eval mode is read, and kept where reading fails.
+
+    Parameters
+    ----------
+    model
+        Maps ``(batch, ...)`` to logits or probabilities, ``(batch, classes)``, each row alone.
+    example_inputs
+        One row or more; shape and type of the inputs are taken from them.
+
+    Raises
+    ------
+    TypeError
+        If the output is not a tensor, nor has one called ``logits``.
+    ValueError
+        If there is no row, or the output is not ``(batch, classes)``.
     """
 
     is_program: bool
@@ -31,50 +56,256 @@ class Network:
     device: torch.device
     dtype: torch.dtype
     """Of the inputs."""
-    operators: tuple[Operator, ...]
-    """In execution order; the first is the `Input`; empty when opaque."""
-    output_name: str
-    """Name of the operator whose value is the output."""
-    dependent: frozenset[str]
-    """Names of the operators that depend on the input."""
-    layers: tuple[str, ...]
-    """Everything that can be asked for by name, in execution order."""
 
     def __init__(self, model: nn.Module | Callable[..., Tensor], example_inputs: Tensor) -> None:
-        raise NotImplementedError
+        self._model = _copied(model)
+        example = _fitting(self._model, example_inputs)
+        self._example = example
+        self.input_shape = tuple(example.shape[1:])
+        self.device, self.dtype = example.device, example.dtype
+        with torch.no_grad():
+            self.n_outputs = self._model(example).shape[1]
+        self.reason = None
+        self._program: Program | None = None
+        try:
+            program = read_program(self._model, example)
+        except UnreadableError as error:
+            self.reason = str(error)
+        else:
+            self._program = program
+            self.reason = disagreement(self._model, self._with_softmax, example)
+        if self.reason is not None:
+            self._program = None
+        self.is_program = self._program is not None
+        self.has_softmax = self._program is not None and self._program.softmax is not None
+
+    @property
+    def operators(self) -> tuple[Operator, ...]:
+        """In execution order; the first is the `Input`; empty when opaque."""
+        return () if self._program is None else self._program.operators
+
+    @property
+    def output_name(self) -> str:
+        """Name of the operator whose value is the output."""
+        return self._readable().output_name
+
+    @property
+    def dependent(self) -> frozenset[str]:
+        """Names of the operators that depend on the input."""
+        return self._readable().dependent
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """Everything that can be asked for by name, in execution order; empty when opaque."""
+        return () if self._program is None else tuple(self._program.layers)
 
     def __call__(self, inputs: Tensor) -> Tensor:
         """Return logits, ``(batch, classes)``, without keeping values and without gradients."""
-        raise NotImplementedError
+        self.check(inputs)
+        with torch.no_grad():
+            if self._program is None:
+                outputs: Tensor = self._model(inputs)
+                return outputs
+            values = {self._program.operators[0].name: _laid_out(inputs.detach())}
+            return self._run(values, is_kept=False)[self._program.output_name]
 
-    def run(self, inputs: Tensor) -> Mapping[str, Tensor]:
-        """Return the value of every operator by its name."""
-        raise NotImplementedError
+    def run(self, inputs: Tensor) -> dict[str, Tensor]:
+        """Return the value of every operator by its name.
+
+        Raises
+        ------
+        NotImplementedError
+            If the network is not a program.
+        """
+        self.check(inputs)
+        source = self._readable().operators[0].name
+        with torch.no_grad():
+            return self._run({source: _laid_out(inputs.detach())}, is_kept=True)
 
     def value(self, layer: str, values: Mapping[str, Tensor]) -> Tensor:
-        """Return a layer's value, given those of the operators."""
-        raise NotImplementedError
+        """Return a layer's value, as a hook on its module sees it, given those of the operators."""
+        found = self._layer(layer)
+        if found.unfolded is None:
+            return values[found.operator]
+        with torch.no_grad():
+            return found.unfolded.run(*(values[name] for name in found.unfolded.inputs))
 
     def recorded(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
         """Return a leaf and the output computed from it under autograd; for opaque networks."""
-        raise NotImplementedError
+        self.check(inputs)
+        leaf = inputs.detach().clone().requires_grad_(inputs.is_floating_point())
+        with torch.enable_grad():
+            return leaf, self._model(leaf)
 
     def operator(self, layer: str) -> Operator:
-        """Return the operator whose output is a layer's (for a folded norm, the convolution)."""
-        raise NotImplementedError
+        """Return the operator whose output is a layer's; for a folded norm, the convolution.
 
-    def match(self, patterns: str | tuple[str, ...]) -> tuple[str, ...]:
-        """Return the layers that patterns name: ``*conv*``, ``type:Convolution``."""
-        raise NotImplementedError
+        Raises
+        ------
+        LookupError
+            If there is no such layer.
+        """
+        name = self._layer(layer).operator
+        return next(op for op in self.operators if op.name == name)
+
+    def match(self, patterns: str | Sequence[str]) -> tuple[str, ...]:
+        """Return the layers that patterns name, in execution order.
+
+        Parameters
+        ----------
+        patterns
+            Each the name of a layer, a pattern for the whole name (``*conv*``), or
+            ``type:Convolution`` for the operators of a class.
+
+        Raises
+        ------
+        LookupError
+            If a pattern names nothing.
+        """
+        asked = (patterns,) if isinstance(patterns, str) else tuple(patterns)
+        found = {name for pattern in asked for name in self._matched(pattern)}
+        return tuple(name for name in self.layers if name in found)
 
     def check(self, inputs: Tensor) -> None:
-        """Raise ValueError for inputs of another shape, dtype or device."""
-        raise NotImplementedError
+        """Refuse inputs that do not fit.
+
+        Raises
+        ------
+        ValueError
+            If shape, dtype or device differ from those of the network.
+        """
+        if inputs.ndim == 0 or tuple(inputs.shape[1:]) != self.input_shape:
+            expected = ", ".join(["batch", *map(str, self.input_shape)])
+            raise ValueError(
+                f"got inputs of shape {tuple(inputs.shape)}, expected ({expected}); "
+                f"make a Network with an example of the new shape, or resize the inputs"
+            )
+        if inputs.dtype != self.dtype or inputs.device.type != self.device.type:
+            raise ValueError(
+                f"got inputs of {inputs.dtype} on {inputs.device}, expected {self.dtype} on "
+                f"{self.device}; convert the inputs, or move the network with .to()"
+            )
 
     def to(
         self,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> Network:
-        """Return the network elsewhere, or in another precision."""
-        raise NotImplementedError
+        """Return the network elsewhere, or in another precision; it is read anew."""
+        model = copy.deepcopy(self._model).to(device=device, dtype=dtype)
+        example = self._example.to(device=device)
+        if dtype is not None and example.is_floating_point():
+            example = example.to(dtype)
+        return Network(model, example)
+
+    def _run(self, values: dict[str, Tensor], *, is_kept: bool) -> dict[str, Tensor]:
+        program = self._readable()
+        for op in program.operators[1:]:
+            values[op.name] = op.run(*(values[name] for name in op.inputs))
+            if not is_kept:
+                for name in program.last_uses[op.name]:
+                    del values[name]
+        return values
+
+    def _with_softmax(self, inputs: Tensor) -> Tensor:
+        softmax = self._readable().softmax
+        logits = self(inputs)
+        return logits if softmax is None else softmax.run(logits)
+
+    def _readable(self) -> Program:
+        if self._program is None:
+            raise NotImplementedError(
+                f"the model cannot be read as a program: {self.reason}; "
+                f"use a method that needs outputs or plain gradients only"
+            )
+        return self._program
+
+    def _layer(self, name: str) -> Layer:
+        layers = self._readable().layers
+        if name not in layers:
+            raise LookupError(f"unknown layer {name!r}; {suggest(name, list(layers))}")
+        return layers[name]
+
+    def _matched(self, pattern: str) -> tuple[str, ...]:
+        layers = self._readable().layers
+        if pattern in layers:
+            return (pattern,)
+        _, is_type, kind = pattern.partition("type:")
+        if is_type:
+            return self._of_kind(kind)
+        found = tuple(name for name in layers if fnmatch.fnmatchcase(name, pattern))
+        if not found:
+            raise LookupError(f"no layer matches {pattern!r}; {suggest(pattern, list(layers))}")
+        return found
+
+    def _of_kind(self, kind: str) -> tuple[str, ...]:
+        wanted: Any = getattr(operator_classes, kind, None)
+        if kind not in operator_classes.__all__:
+            raise LookupError(
+                f"unknown operator class {kind!r}; {suggest(kind, operator_classes.__all__)}"
+            )
+        found = tuple(op.name for op in self.operators[1:] if isinstance(op, wanted))
+        if not found:
+            present = sorted({type(op).__name__ for op in self.operators})
+            raise LookupError(f"no layer is a {kind!r}; there are: {', '.join(present)}")
+        return found
+
+
+class _Logits(nn.Module):
+    """A callable as a module that returns one tensor, ``(batch, classes)``."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return _logits(self.function(inputs))
+
+
+def _logits(output: Any) -> Tensor:
+    found = output if isinstance(output, torch.Tensor) else getattr(output, "logits", None)
+    if not isinstance(found, torch.Tensor):
+        raise TypeError(
+            f"got an output of type {type(output).__name__!r}, expected a tensor of logits; "
+            f"wrap the model so that it returns one"
+        )
+    return found
+
+
+def _copied(model: nn.Module | Callable[..., Tensor]) -> nn.Module:
+    """Return a copy in eval mode whose parameters want no gradient."""
+    if not isinstance(model, nn.Module) and not callable(model):
+        raise TypeError(f"got {type(model).__name__!r}, expected a module or a function")
+    copied = copy.deepcopy(model)
+    module = copied if isinstance(copied, nn.Module) else _Logits(copied)
+    return module.eval().requires_grad_(False)
+
+
+def _fitting(model: nn.Module, example_inputs: Tensor) -> Tensor:
+    """Return two rows of the example, where the model is and in its precision."""
+    example = example_inputs.detach()
+    if example.ndim == 0 or len(example) == 0:
+        raise ValueError(
+            f"got example inputs of shape {tuple(example.shape)}, expected (batch, ...) "
+            f"with at least one row"
+        )
+    example = torch.cat([example, example])[:2] if len(example) == 1 else example[:2].clone()
+    held = [tensor for tensor in model.parameters() if tensor.is_floating_point()]
+    if held:
+        example = example.to(held[0].device)
+        example = example.to(held[0].dtype) if example.is_floating_point() else example
+    with torch.no_grad():
+        output = _logits(model(example))
+    if output.ndim != 2 or len(output) != len(example):
+        raise ValueError(
+            f"got an output of shape {tuple(output.shape)} for {len(example)} rows, expected "
+            f"(batch, classes); wrap the model so that it returns one row of logits per sample"
+        )
+    return example
+
+
+def _laid_out(inputs: Tensor) -> Tensor:
+    """Return images channels last on the CPU, as the convolutions' weights are."""
+    if inputs.ndim == 4 and inputs.device.type == "cpu":
+        return inputs.contiguous(memory_format=torch.channels_last)
+    return inputs

@@ -1,0 +1,138 @@
+"""The step from a module to a functional ATen graph, or to the reason why there is none."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import threading
+import warnings
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.export import Dim, export
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from torch import Tensor, nn
+    from torch.export import ExportedProgram
+    from torch.fx import Graph, Node
+
+# torch.export keeps global state while it runs.
+_lock = threading.Lock()
+
+# Any batch size a caller could mean; export needs a bound, and 1 has to be inside.
+_LARGEST_BATCH = 65536
+
+
+class UnreadableError(ValueError):
+    """The model cannot be read as a program; the message says why."""
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A functional graph with what its placeholders stand for."""
+
+    graph: Graph
+    statics: dict[str, Tensor]
+    """Placeholder name to parameter, buffer or lifted constant."""
+    paths: dict[str, str]
+    """Placeholder name to the tensor's name in the model."""
+    input_name: str
+    """Placeholder of the network's input."""
+    output_name: str
+    """Node that holds the logits."""
+
+
+def exported(model: nn.Module, example: Tensor) -> Exported:
+    """Return the model's functional graph for any batch size.
+
+    Parameters
+    ----------
+    model
+        In eval mode; its tensors are shared with the graph.
+    example
+        At least two rows: sizes 0 and 1 would be taken for fixed.
+
+    Raises
+    ------
+    UnreadableError
+        If neither way of exporting works, or the graph is not a function of the input alone.
+    """
+    first = ""
+    for is_strict in (False, True):
+        try:
+            return _checked(_exported(model, example, is_strict))
+        except UnreadableError:
+            raise
+        except Exception as error:  # torch.export documents no common base for what it raises
+            first = first or _summary(error)
+    raise UnreadableError(f"torch.export failed: {first}")
+
+
+def _exported(model: nn.Module, example: Tensor, is_strict: bool) -> ExportedProgram:
+    batch = Dim("batch", min=1, max=_LARGEST_BATCH)
+    with _lock, _silenced(), torch.no_grad():
+        program = export(model, (example,), dynamic_shapes=({0: batch},), strict=is_strict)
+        return program.run_decompositions({})
+
+
+def _checked(program: ExportedProgram) -> Exported:
+    signature = program.graph_signature
+    if signature.buffers_to_mutate or signature.user_inputs_to_mutate:
+        changed = [*signature.buffers_to_mutate.values(), *signature.user_inputs_to_mutate.values()]
+        raise UnreadableError(f"the forward pass changes {changed[0]!r}")
+    if len(signature.user_inputs) != 1 or len(signature.user_outputs) != 1:
+        raise UnreadableError(
+            f"the model has {len(signature.user_outputs)} outputs, expected one tensor"
+        )
+    paths = {
+        **signature.inputs_to_parameters,
+        **signature.inputs_to_buffers,
+        **signature.inputs_to_lifted_tensor_constants,
+    }
+    held = {**program.constants, **program.state_dict}
+    missing = [path for path in paths.values() if not isinstance(held.get(path), torch.Tensor)]
+    if missing:
+        raise UnreadableError(f"the graph refers to {missing[0]!r}, which is not a tensor")
+    return Exported(
+        program.graph,
+        {name: held[path].detach() for name, path in paths.items()},
+        dict(paths),
+        str(signature.user_inputs[0]),
+        str(signature.user_outputs[0]),
+    )
+
+
+def calls(graph: Graph) -> Iterator[Node]:
+    """Yield the nodes that compute something, in execution order."""
+    return (node for node in graph.nodes if node.op == "call_function")
+
+
+@contextlib.contextmanager
+def _silenced() -> Iterator[None]:
+    """Keep export's warnings, printed graphs and log records from the user."""
+    logger = logging.getLogger("torch")
+    was_disabled = logging.root.manager.disable
+    sink = io.StringIO()
+    with (
+        warnings.catch_warnings(),
+        contextlib.redirect_stdout(sink),
+        contextlib.redirect_stderr(sink),
+    ):
+        warnings.simplefilter("ignore")
+        logging.disable(logging.ERROR)
+        try:
+            yield
+        finally:
+            logging.disable(was_disabled)
+            for handler in logger.handlers:
+                handler.flush()
+
+
+def _summary(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    text: Any = lines[0] if lines else "no message"
+    return f"{type(error).__name__}: {text[:300]}"

@@ -1,0 +1,103 @@
+"""Names of nodes: module paths where a module made them, else owner, operator and number."""
+
+from __future__ import annotations
+
+import operator
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from explainers.export import calls
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from torch.fx import Graph, Node
+
+
+@dataclass(frozen=True)
+class Names:
+    """What nodes and modules are called."""
+
+    nodes: dict[Node, str]
+    """Node to its name, unique."""
+    owners: dict[Node, str]
+    """Node to the path of the innermost module that owns it."""
+    modules: dict[str, Node]
+    """Module path (``path#1`` for the second use) to the node that holds the module's output."""
+
+
+def named(graph: Graph) -> Names:
+    """Name the nodes of a graph.
+
+    A module's output is the node of its group that is used outside of the group. A module that
+    has no module within gives its output node its own name; any other node is called
+    ``<owner path>.<operator>#<k>``, k counting from 0 in execution order.
+    """
+    groups: dict[str, list[Node]] = defaultdict(list)
+    paths: dict[str, str] = {}
+    inner: set[str] = set()
+    for node in calls(graph):
+        keys = list(_stack(node))
+        for key, path in keys:
+            groups[key].append(node)
+            paths[key] = path
+        inner.update(key for key, _ in keys[:-1])
+    outputs = {key: _output(nodes) for key, nodes in groups.items()}
+    modules = {
+        _numbered(paths[key], key): node
+        for key, node in outputs.items()
+        if node is not None and paths[key]
+    }
+    leaves = {
+        _computing(node): _numbered(paths[key], key)
+        for key, node in outputs.items()
+        if node is not None and paths[key] and key not in inner
+    }
+    owners = {node: _owner(node) for node in calls(graph)}
+    return Names(_distinct(graph, leaves, owners), owners, modules)
+
+
+def _stack(node: Node) -> Iterator[tuple[str, str]]:
+    for key, entry in node.meta.get("nn_module_stack", {}).items():
+        if not key.startswith("_empty"):
+            yield key, entry[0]
+
+
+def _owner(node: Node) -> str:
+    paths = [path for _, path in _stack(node)]
+    return paths[-1] if paths else ""
+
+
+def _numbered(path: str, key: str) -> str:
+    _, _, call = key.rpartition("@")
+    return f"{path}#{call}" if "@" in key and call.isdigit() else path
+
+
+def _output(nodes: list[Node]) -> Node | None:
+    """Return the one node that is read from outside the group; None if there are several."""
+    group = set(nodes)
+    read = [node for node in nodes if any(user not in group for user in node.users)]
+    return read[0] if len(read) == 1 else None
+
+
+def _computing(node: Node) -> Node:
+    """Return the node itself, or the one of whose several outputs it is the first."""
+    if node.target is operator.getitem and node.args[1] == 0:
+        source = node.args[0]
+        return source  # type: ignore[return-value]  # an item is always taken of a node
+    return node
+
+
+def _distinct(graph: Graph, leaves: dict[Node, str], owners: dict[Node, str]) -> dict[Node, str]:
+    names: dict[Node, str] = {}
+    counts: dict[str, int] = defaultdict(int)
+    for node in calls(graph):
+        if node in leaves:
+            names[node] = leaves[node]
+            continue
+        word = getattr(node.target, "__name__", str(node.target)).partition(".")[0].strip("_")
+        name = f"{owners[node]}.{word}" if owners[node] else word
+        names[node] = f"{name}#{counts[name]}"
+        counts[name] += 1
+    return names

@@ -1,0 +1,192 @@
+"""The canonical program: batch norms folded, softmax stripped, layers named."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import torch
+
+from explainers.export import exported
+from explainers.layers import named
+from explainers.operators import Affine, Convolution, Linear, Operator, Softmax
+from explainers.parsers_of_maps import parsers
+from explainers.reading import Reading, Ref
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from torch import Tensor, nn
+
+    from explainers.layers import Names
+
+
+@dataclass(frozen=True)
+class Layer:
+    """Where a layer's value is found."""
+
+    operator: str
+    """Name of the operator whose relevance is the layer's."""
+    unfolded: Operator | None = None
+    """Computes the layer's value where a norm was folded into the operator."""
+
+
+@dataclass(frozen=True)
+class Program:
+    """Typed operators in execution order."""
+
+    operators: tuple[Operator, ...]
+    output_name: str
+    dependent: frozenset[str]
+    """Names of the operators that depend on the input."""
+    layers: Mapping[str, Layer]
+    softmax: Softmax | None
+    """What was stripped from the end."""
+    last_uses: Mapping[str, tuple[str, ...]]
+    """Operator to the inputs that nothing after it reads."""
+
+
+def read_program(model: nn.Module, example: Tensor) -> Program:
+    """Read a model in eval mode as a program.
+
+    Raises
+    ------
+    UnreadableError
+        If that is not possible.
+    """
+    graph = exported(model, example)
+    names = named(graph.graph)
+    reading = Reading(graph, names, parsers, example.device)
+    output = reading.read()
+    operators, softmax = _stripped(reading.operators, output)
+    output_name = softmax.inputs[0] if softmax is not None else output.name
+    operators = _live(operators, output_name)
+    operators, folded = _folded(operators, reading.norms, output_name)
+    renamed = {norm: host.name for norm, host in folded.items()}
+    output_name = renamed.get(output_name, output_name)
+    return Program(
+        tuple(_laid_out(op) for op in operators),
+        output_name,
+        _dependent(operators),
+        _layers(names, reading, operators, folded),
+        softmax,
+        _last_uses(operators, output_name),
+    )
+
+
+def _stripped(operators: list[Operator], output: Ref) -> tuple[list[Operator], Softmax | None]:
+    last = next(op for op in operators if op.name == output.name)
+    if isinstance(last, Softmax) and last.dim in (1, -1) and len(output.shape) == 2:
+        return [op for op in operators if op is not last], last
+    return operators, None
+
+
+def _live(operators: list[Operator], output_name: str) -> list[Operator]:
+    """Drop what the output does not need; the input stays."""
+    needed = {output_name, operators[0].name}
+    for op in reversed(operators):
+        if op.name in needed:
+            needed.update(op.inputs)
+    first = next(op for op in operators if not op.inputs and op.name in needed)
+    return sorted((op for op in operators if op.name in needed), key=lambda op: op is not first)
+
+
+def _folded(
+    operators: list[Operator], norms: set[str], output_name: str
+) -> tuple[list[Operator], dict[str, Operator]]:
+    """Fold each batch norm into the convolution or linear map before it, if nobody else reads it.
+
+    Returns
+    -------
+    The operators, and norm name to the unfolded operator that took the norm in.
+    """
+    n_users = Counter(name for op in operators for name in op.inputs)
+    n_users[output_name] += 1
+    hosts = {op.name: op for op in operators}
+    folded: dict[str, Operator] = {}
+    for op in operators:
+        if op.name not in norms or not isinstance(op, Affine):
+            continue
+        host = hosts[op.inputs[0]]
+        if n_users[host.name] == 1 and _takes(host, op):
+            folded[op.name] = host
+    changed = {host.name: hosts[norm] for norm, host in folded.items()}
+    renamed = {norm: host.name for norm, host in folded.items()}
+    result = []
+    for op in operators:
+        if op.name in folded:
+            continue
+        norm = changed.get(op.name)
+        made = _with_norm(op, norm) if isinstance(norm, Affine) else op
+        result.append(replace(made, inputs=tuple(renamed.get(n, n) for n in made.inputs)))
+    return result, folded
+
+
+def _takes(host: Operator, norm: Affine) -> bool:
+    if isinstance(host, Convolution):
+        return True
+    # behind a linear map of sequences the norm's channel is not the last axis
+    return isinstance(host, Linear) and norm.scale is not None and norm.scale.ndim == 1
+
+
+def _with_norm(op: Operator, norm: Affine) -> Operator:
+    if not isinstance(op, Convolution | Linear) or norm.scale is None or norm.shift is None:
+        return op
+    # in double precision, so that the weights are rounded once
+    scale, shift = norm.scale.double().flatten(), norm.shift.double().flatten()
+    weight = op.weight.double()
+    if isinstance(op, Convolution) and op.transposed:
+        grouped = weight.unflatten(0, (op.groups, -1))
+        by_group = scale.reshape(op.groups, 1, -1, *[1] * (weight.ndim - 2))
+        weight = (grouped * by_group).flatten(0, 1)
+    else:
+        weight = weight * scale.reshape(-1, *[1] * (weight.ndim - 1))
+    bias = shift if op.bias is None else op.bias.double() * scale + shift
+    return replace(op, weight=weight.to(op.weight.dtype), bias=bias.to(op.weight.dtype))
+
+
+def _laid_out(op: Operator) -> Operator:
+    """Keep convolution weights channels last on the CPU, where that pays (0.79 of the time)."""
+    if isinstance(op, Convolution) and op.weight.ndim == 4 and op.weight.device.type == "cpu":
+        weight = op.weight.contiguous(memory_format=torch.channels_last)
+        return replace(op, weight=weight)
+    return op
+
+
+def _dependent(operators: list[Operator]) -> frozenset[str]:
+    dependent = {operators[0].name}
+    for op in operators:
+        if op.sources & dependent:
+            dependent.add(op.name)
+    return frozenset(dependent)
+
+
+def _layers(
+    names: Names, reading: Reading, operators: list[Operator], folded: Mapping[str, Operator]
+) -> dict[str, Layer]:
+    """Return what can be asked for: operators, modules, and norms as aliases."""
+    order = {op.name: position for position, op in enumerate(operators)}
+    aliases = {op.name: op.name for op in operators[1:]}
+    for path, node in names.modules.items():
+        value = reading.values.get(node)
+        if isinstance(value, Ref):
+            aliases[path] = value.name
+    hosts = {host.name: host for host in folded.values()}
+    layers: dict[str, Layer] = {}
+    for path, name in aliases.items():
+        host = folded.get(name)
+        if host is not None:
+            layers[path] = Layer(host.name)
+        elif name in order:
+            layers[path] = Layer(name, hosts.get(name))
+    return dict(sorted(layers.items(), key=lambda item: order[item[1].operator]))
+
+
+def _last_uses(operators: list[Operator], output_name: str) -> dict[str, tuple[str, ...]]:
+    seen = {output_name}
+    last: dict[str, tuple[str, ...]] = {}
+    for op in reversed(operators):
+        last[op.name] = tuple(dict.fromkeys(name for name in op.inputs if name not in seen))
+        seen.update(op.inputs)
+    return last
