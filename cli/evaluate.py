@@ -67,10 +67,37 @@ def verify(
 ) -> None:
     """Read everything a run has stored and compare it with the records that vouch for it.
 
-    Exits with 1 if something does not match and was not repaired.
+    Exits with 1 if something does not match and was not repaired. Objects that no record vouches
+    for count for nothing; they are listed as notes.
 
     Example:  xpipe verify runs/quickstart --repair
     """
-    from pipeline.verify import verify as verify_run
+    from dataclasses import asdict
 
-    raise NotImplementedError(verify_run)
+    if repair:
+        from cli.progress import Reporter
+        from pipeline.runs import repair as repair_run
+
+        with Reporter() as reporter:
+            problems, summary = repair_run(path, callbacks=(reporter,))
+        exit_code = 0 if summary is None else summary.exit_code
+    else:
+        from pipeline.verify import verify as verify_run
+
+        problems = verify_run(path)
+        exit_code = int(any(not problem.is_note for problem in problems))
+    if as_json:
+        output.as_json([asdict(problem) for problem in problems])
+    else:
+        for problem in problems:
+            output.line(str(problem))
+        output.note(_verdict(sum(not problem.is_note for problem in problems), repair=repair))
+    raise typer.Exit(exit_code)
+
+
+def _verdict(n_problems: int, *, repair: bool) -> str:
+    if not n_problems:
+        return "everything matches its record"
+    if repair:
+        return f"{n_problems} problems were found and computed again"
+    return f"{n_problems} problems; xpipe verify --repair computes what they concern again"

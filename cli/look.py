@@ -57,7 +57,7 @@ def schema() -> None:
 
     Example:  xpipe schema > run.schema.json
     """
-    from pipeline.config import json_schema
+    from pipeline.schema import json_schema
 
     output.as_json(json_schema())
 

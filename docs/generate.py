@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,7 @@ import typer
 
 from cli.main import app
 from pipeline import catalogue
-from pipeline.config import json_schema
+from pipeline.config import RunConfig
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -91,7 +92,7 @@ def _option(entry: Any) -> str:
 
 
 def _fields() -> Iterator[str]:
-    schema = json_schema()
+    schema = RunConfig.model_json_schema()
     yield "| field | type | default | what |\n| --- | --- | --- | --- |"
     yield from _rows(schema, schema, "")
 
@@ -103,7 +104,7 @@ def _rows(section: dict[str, Any], schema: dict[str, Any], prefix: str) -> Itera
             yield from _rows(inner, schema, f"{prefix}{name}.")
             continue
         is_required = name in section.get("required", ())
-        default = "required" if is_required else f"`{field.get('default', '')}`"
+        default = "required" if is_required else f"`{json.dumps(field.get('default'))}`"
         what = " ".join(field.get("description", "").split())
         yield f"| `{prefix}{name}` | {_type(field, schema)} | {default} | {what} |"
 
@@ -139,7 +140,8 @@ def _sources() -> Iterator[str]:
         documented = catalogue.field_documentation(kind)
         for field, signature in inspect.signature(kind).parameters.items():
             has_default = signature.default is not inspect.Parameter.empty
-            default = f" (`{signature.default!r}`)" if has_default else " (required)"
+            value = "{}" if "factory" in repr(signature.default) else repr(signature.default)
+            default = f" (`{value}`)" if has_default else " (required)"
             yield f"- `{field}`{default}: {documented.get(field, '')}"
         yield ""
 

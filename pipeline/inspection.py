@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from pipeline.errors import PlanError
-
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
@@ -26,19 +24,19 @@ def layers(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
         ``is_program``, ``reason``, ``input_shape``, ``n_outputs``, ``layers`` (rows of ``layer``,
         ``operator``, ``shape``) and a ``note`` in words.
     """
-    import explainers
+    from pipeline import fit
     from pipeline.config import load
     from pipeline.data import open_source, select_records
+    from pipeline.manifest import Manifest
     from pipeline.models import load_model
 
     config = load(path, overrides)
-    source = open_source(config.data, config.base)
-    records = select_records(config.data, source.records(), config.seed)
-    if not records:
-        raise PlanError(f"{path}: the data set has no sample", fix="see `data:` in the run file")
-    example = source.load(records[0])
-    network = explainers.Network(load_model(config.model, config.base), example[None])
-    rows = list(_layers(network, example[None])) if network.is_program else []
+    source = open_source(config.data, config.base, config.where)
+    manifest = Manifest(select_records(config.data, source.records(), config.seed))
+    example, _ = fit.find_example(source, manifest)
+    model = load_model(config.model, config.base)
+    network = fit.read_network(model, example, config.where("model"))
+    rows = list(_layers(network, example)) if network.is_program else []
     return {
         "is_program": network.is_program,
         "reason": network.reason,

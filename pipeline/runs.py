@@ -10,13 +10,15 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.errors import StoreError
+from pipeline.errors import RunConflictError, StoreError
 from pipeline.lock import Owner, owner
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
-    from pipeline.ledger import Entry
+    from pipeline.events import Callback
+    from pipeline.run import RunSummary
+    from pipeline.verify import Problem
 
 DEPTH = 4
 """Folders below the one that is searched; a run is never inside a run."""
@@ -66,6 +68,36 @@ def stop(path: str | Path, *, now: bool = False) -> Owner:
     return present
 
 
+def repair(
+    path: str | Path, *, callbacks: Sequence[Callback] = ()
+) -> tuple[list[Problem], RunSummary | None]:
+    """Take back what does not match its record, and compute it again.
+
+    Returns
+    -------
+    tuple
+        What was wrong, and what became of the run that was resumed; None if nothing was wrong.
+
+    Raises
+    ------
+    RunConflictError
+        If somebody works on the run.
+    """
+    from pipeline.run import resume
+    from pipeline.verify import verify
+
+    present = owner(path)
+    if present is not None and present.is_alive:
+        raise RunConflictError(
+            f"process {present.pid} works on {path}, whose records are not to change meanwhile",
+            fix=f"wait for it, or stop it with xpipe stop {path}",
+        )
+    problems = verify(path, repair=True)
+    if all(problem.is_note for problem in problems):
+        return problems, None
+    return problems, resume(path, callbacks=callbacks)
+
+
 def state(path: str | Path) -> dict[str, Any]:
     """Return how far a run is, as plain values.
 
@@ -81,28 +113,29 @@ def state(path: str | Path) -> dict[str, Any]:
     StoreError
         If there is no run.
     """
-    from pipeline.ledger import Ledger
-    from pipeline.plan import Plan
+    from pipeline.store import open_run
 
-    folder = Path(path)
-    plan = Plan.read(str(_checked(folder) / PLAN))
-    ledger = Ledger(str(folder))
-    n_shards = len(plan.shards)
-    names = dict.fromkeys((*(entry.name for entry in plan.passes), *ledger.passes()))
+    folder = _checked(Path(path))
+    run = open_run(folder)
     passes = [
-        _pass_row(name, n_shards, list(ledger.current(name, plan.digest).values()))
-        for name in names
+        {
+            "pass": name,
+            "shards": tally["total"],
+            **{key: tally[key] for key in ("done", "samples", "failed", "seconds")},
+        }
+        for name, tally in run.progress().items()
     ]
+    failures = [{"sample": sample, "reason": reason} for sample, reason in run.failures()]
     present = owner(folder)
     return {
         "path": str(folder),
         "state": _state(present, folder),
         "owner": None if present is None else asdict(present),
-        "n_samples": plan.n_samples,
-        "n_failed": max((row["failed"] for row in passes), default=0),
-        "digest": plan.digest,
+        "n_samples": run.plan.n_samples,
+        "n_failed": len(failures),
+        "digest": run.plan.digest,
         "passes": passes,
-        "failures": _failures(folder),
+        "failures": failures,
     }
 
 
@@ -113,17 +146,6 @@ def _checked(folder: Path) -> Path:
             fix="name a run's folder; xpipe list shows those below the working directory's runs/",
         )
     return folder
-
-
-def _pass_row(name: str, n_shards: int, entries: list[Entry]) -> dict[str, Any]:
-    return {
-        "pass": name,
-        "shards": n_shards,
-        "done": len(entries),
-        "samples": sum(entry.n_samples for entry in entries),
-        "failed": sum(entry.n_failed for entry in entries),
-        "seconds": sum(entry.seconds for entry in entries),
-    }
 
 
 def _state(present: Owner | None, folder: Path) -> str:
@@ -137,12 +159,6 @@ def _state(present: Owner | None, folder: Path) -> str:
     if not present.is_released or not ended or ended[-1]["event"] != "run_finished":
         return "killed"
     return _ENDINGS.get(ended[-1]["exit_code"], "failed")
-
-
-def _failures(folder: Path) -> list[dict[str, str]]:
-    from pipeline.store import open_run
-
-    return [{"sample": sample, "reason": reason} for sample, reason in open_run(folder).failures()]
 
 
 def events(path: str | Path, *, follow: bool = False) -> Iterator[dict[str, Any]]:

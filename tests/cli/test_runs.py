@@ -1,0 +1,159 @@
+"""Runs seen from outside: templates, finding, state, stopping."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from pipeline import runs, templates
+from pipeline.doctor import check
+from pipeline.errors import ConfigError, StoreError
+
+
+def a_run(folder: Path) -> Path:
+    folder.mkdir(parents=True)
+    (folder / runs.PLAN).write_text("{}")
+    return folder
+
+
+def own(folder: Path, pid: int, *, host: str = "", is_released: bool = False) -> None:
+    started = psutil.Process(pid).create_time() if psutil.pid_exists(pid) else 0.0
+    owner = {
+        "pid": pid,
+        "process_started": started,
+        "host": host or socket.gethostname(),
+        "epoch": 1,
+        "is_released": is_released,
+    }
+    (folder / "owner.json").write_text(json.dumps(owner))
+
+
+@pytest.fixture
+def sleeper() -> Iterator[subprocess.Popen[str]]:
+    """A process that counts the signals it gets."""
+    code = (
+        "import signal, time\n"
+        "signal.signal(signal.SIGINT, lambda *_: print('signal', flush=True))\n"
+        "print('ready', flush=True)\n"
+        "while True: time.sleep(0.05)"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    yield process
+    process.kill()
+    process.communicate()
+
+
+def test_a_template_is_copied_with_its_files(tmp_path: Path) -> None:
+    written = templates.copy("quickstart", tmp_path / "digits")
+    assert written[0] == tmp_path / "digits" / "run.yaml"
+    assert {path.name for path in written} >= {"run.yaml", "lenet.py", "lenet.safetensors"}
+    assert all(path.stat().st_size > 0 for path in written)
+
+
+def test_a_template_never_writes_over_a_file(tmp_path: Path) -> None:
+    (tmp_path / "lenet.py").write_text("mine")
+    with pytest.raises(ConfigError, match="exists already"):
+        templates.copy("quickstart", tmp_path)
+    assert (tmp_path / "lenet.py").read_text() == "mine"
+    assert not (tmp_path / "run.yaml").exists()
+
+
+def test_an_unknown_template_is_refused_with_a_hint(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="did you mean 'quickstart'"):
+        templates.copy("quickstrat", tmp_path)
+
+
+def test_runs_are_found_below_a_folder_but_not_inside_runs(tmp_path: Path) -> None:
+    expected = [a_run(tmp_path / "a"), a_run(tmp_path / "nested" / "b")]
+    a_run(tmp_path / "a" / "inner")
+    assert runs.find(tmp_path) == expected
+    assert runs.find(tmp_path / "a") == expected[:1]
+    assert runs.find(tmp_path / "nothing") == []
+
+
+def test_stop_asks_once_and_twice_if_it_has_to_be_now(
+    tmp_path: Path, sleeper: subprocess.Popen[str]
+) -> None:
+    own(a_run(tmp_path / "run"), sleeper.pid)
+    assert runs.stop(tmp_path / "run").pid == sleeper.pid
+    assert sleeper.stdout is not None
+    assert sleeper.stdout.readline() == "signal\n"
+    runs.stop(tmp_path / "run", now=True)
+    assert [sleeper.stdout.readline() for _ in range(2)] == ["signal\n", "signal\n"]
+
+
+def test_stop_never_signals_a_process_that_is_not_the_owner(tmp_path: Path) -> None:
+    folder = a_run(tmp_path / "run")
+    own(folder, os.getpid())
+    reused = json.loads((folder / "owner.json").read_text()) | {"process_started": 1.0}
+    (folder / "owner.json").write_text(json.dumps(reused))
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with pytest.raises(StoreError, match="nobody works on"):
+            runs.stop(folder)
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def test_stop_refuses_what_runs_elsewhere_or_not_at_all(tmp_path: Path) -> None:
+    folder = a_run(tmp_path / "run")
+    with pytest.raises(StoreError, match="nobody works on"):
+        runs.stop(folder)
+    own(folder, os.getpid(), is_released=True)
+    with pytest.raises(StoreError, match="nobody works on"):
+        runs.stop(folder)
+    own(folder, os.getpid(), host="elsewhere")
+    with pytest.raises(StoreError, match="'elsewhere'"):
+        runs.stop(folder)
+
+
+def test_events_of_an_ended_run_are_read_to_the_end(tmp_path: Path) -> None:
+    folder = a_run(tmp_path / "run")
+    (folder / runs.EVENTS).write_text('{"event": "run_started"}\n{"event": "run_fin')
+    assert [event["event"] for event in runs.events(folder, follow=True)] == ["run_started"]
+
+
+def test_events_of_a_live_run_are_followed(tmp_path: Path, sleeper: subprocess.Popen[str]) -> None:
+    folder = a_run(tmp_path / "run")
+    own(folder, sleeper.pid)
+    (folder / runs.EVENTS).write_text('{"event": "run_started"}\n')
+    followed = runs.events(folder, follow=True)
+    assert next(followed)["event"] == "run_started"
+    with (folder / runs.EVENTS).open("a") as file:
+        file.write('{"event": "pass_started"}\n')
+    assert next(followed)["event"] == "pass_started"
+    own(folder, sleeper.pid, is_released=True)
+    started = time.monotonic()
+    assert list(followed) == []
+    assert time.monotonic() - started < 5
+
+
+def test_a_folder_without_a_run_is_said_to_be_none(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="holds no run"):
+        list(runs.events(tmp_path))
+
+
+def test_the_doctor_finds_this_environment_fit(tmp_path: Path) -> None:
+    findings = {finding.name: finding for finding in check(folder=tmp_path)}
+    assert findings["torch"].status == "ok"
+    assert findings["output folder"].status == "ok"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_doctor_says_what_to_do_about_what_is_wrong(tmp_path: Path) -> None:
+    run_file = tmp_path / "run.yaml"
+    run_file.write_text("name: x\nmodle: {}\n")
+    findings = check(run_file, folder=tmp_path / "missing")
+    broken = {finding.name: finding for finding in findings if finding.status == "failed"}
+    assert set(broken) == {"output folder", "run file"}
+    assert all(finding.fix for finding in broken.values())

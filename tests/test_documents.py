@@ -1,0 +1,122 @@
+"""What the documents say is so: generated parts are up to date, commands exist."""
+
+import ast
+import re
+import shlex
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+import typer
+
+from cli.main import app
+from docs import generate
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+MAKEFILE = (ROOT / "Makefile").read_text()
+COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+
+
+def commands_of(path: Path) -> list[list[str]]:
+    """Command lines in a page's console blocks."""
+    blocks = re.findall(r"```console\n(.*?)```", path.read_text(), flags=re.DOTALL)
+    lines = [line for block in blocks for line in block.splitlines() if line.strip()]
+    return [shlex.split(line.partition(" >")[0], comments=True) for line in lines]
+
+
+def mentions_of(path: Path) -> list[list[str]]:
+    """Commands that the text of a page mentions, often without their arguments."""
+    return [
+        shlex.split(found) for found in re.findall(r"`((?:xpipe|make) [^`]*)`", path.read_text())
+    ]
+
+
+def targets_of(makefile: str) -> set[str]:
+    return set(re.findall(r"^([a-z-]+):", makefile, flags=re.MULTILINE))
+
+
+@pytest.mark.parametrize("path", generate.PAGES, ids=lambda path: path.name)
+def test_generated_parts_are_up_to_date(path: Path) -> None:
+    assert path.read_text() == generate.page(path), "run `make docs`"
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
+def test_command_lines_that_are_shown_are_right(path: Path) -> None:
+    for words in commands_of(path):
+        if words[0] == "xpipe":
+            # parses them, or exits with a usage error
+            COMMANDS[words[1]].make_context(words[1], words[2:])
+        elif words[0] == "make":
+            assert set(words[1:]) <= targets_of(MAKEFILE), words
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
+def test_commands_that_are_mentioned_exist(path: Path) -> None:
+    for command, *words in mentions_of(path):
+        if command == "make":
+            assert set(words) <= targets_of(MAKEFILE), words
+        elif words[0].isupper() or words[0].startswith("-"):
+            continue
+        else:
+            options = {name for entry in COMMANDS[words[0]].params for name in entry.opts}
+            used = {word for word in words if word.startswith("-")}
+            assert used <= options, words
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
+def test_links_between_documents_lead_somewhere(path: Path) -> None:
+    for target in re.findall(r"\]\(([^)#]+)\)", path.read_text()):
+        if not target.startswith("http"):
+            assert (path.parent / target).exists(), target
+
+
+def test_the_quickstart_of_the_readme_is_that_of_the_template() -> None:
+    words = [words for words in commands_of(ROOT / "README.md") if words[:2] == ["xpipe", "init"]]
+    assert words == [["xpipe", "init", "digits", "--from", "quickstart"]]
+
+
+def test_the_readme_is_short() -> None:
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 150
+
+
+def test_every_make_target_of_the_house_is_there_and_explained() -> None:
+    asked = {"install", "format", "lint", "test", "test-all", "bench", "demo", "docs", "clean"}
+    assert asked <= targets_of(MAKEFILE)
+    for target in asked:
+        assert re.search(rf'echo "make {target} ', MAKEFILE), target
+
+
+def test_ci_runs_the_command_of_the_readme() -> None:
+    assert "`make test`" in (ROOT / "README.md").read_text()
+    assert (ROOT / ".ci" / "run").read_text().splitlines()[-1] == "make test"
+
+
+def test_every_dependency_has_its_reason() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    wanted = [*project["dependencies"], *extras["demo"], *extras["timm"]]
+    reasons = (ROOT / "docs" / "dependencies.md").read_text()
+    for requirement in wanted:
+        name = re.split(r"[\[<>=]", requirement)[0]
+        assert re.search(rf"\b{re.escape(name)}\b", reasons), name
+
+
+def test_everything_that_is_imported_is_a_dependency() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    wanted = [*project["dependencies"], *project["optional-dependencies"]["demo"]]
+    wanted += project["optional-dependencies"]["timm"]
+    names = {re.split(r"[\[<>=]", entry)[0].replace("-", "_").lower() for entry in wanted}
+    # what a dependency is certain to bring, because its interface is made of it
+    brought = {"markupsafe", "PIL", "pydantic_core", "tqdm", "yaml"}
+    known = names | brought | {"explainers", "pipeline", "cli"}
+    foreign = {
+        (alias.name if isinstance(node, ast.Import) else node.module or "").partition(".")[0]
+        for package in ("explainers", "pipeline", "cli")
+        for path in (ROOT / package).rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        for alias in node.names
+    }
+    assert foreign - known - set(sys.stdlib_module_names) == set()
