@@ -22,7 +22,7 @@ from pipeline.events import (
 )
 from pipeline.interrupts import Interrupts
 from pipeline.lock import acquire, release
-from pipeline.task import Outcome, Task, WorkItem
+from pipeline.task import WORKER_LOST, Outcome, Task, WorkItem
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Sequence
@@ -32,9 +32,6 @@ if TYPE_CHECKING:
     from pipeline.shards import Shard
 
 logger = logging.getLogger(__name__)
-
-WORKER_LOST = "WorkerLost"
-"""``ShardError.type`` of a shard whose worker's process died."""
 
 
 @dataclass

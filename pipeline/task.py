@@ -16,6 +16,9 @@ Status = Literal["committed", "skipped", "failed", "quarantined"]
 FATAL_ERRNO = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS})
 """A full or read-only disk fails every shard alike: trying others only wastes compute."""
 
+WORKER_LOST = "WorkerLost"
+"""``ShardError.type`` of a shard whose worker's process died."""
+
 
 @dataclass(frozen=True)
 class WorkItem:

@@ -1,0 +1,139 @@
+"""Ray itself: started on this machine with a token of the run's own, or joined where it runs."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import shutil
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import explainers
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from pipeline.engine import Settings
+
+OBJECT_STORE_BYTES = 128 * 1024**2
+"""Only items and outcomes travel through Ray; maps go straight to the store."""
+MAX_PARENT_LENGTH = 24
+"""Ray's sockets lie some 80 characters below it, and Unix allows 107 in all."""
+
+
+@contextlib.contextmanager
+def platform(settings: Settings) -> Iterator[None]:
+    """Start Ray on this machine, or join a cluster, and leave it at the end."""
+    context = _local if settings.address == "local" else _joined
+    with context(settings):
+        yield
+
+
+def package_root() -> Path:
+    """Return the folder that holds our packages."""
+    return Path(explainers.__file__).parents[1]
+
+
+@contextlib.contextmanager
+def _local(settings: Settings) -> Iterator[None]:
+    import ray
+
+    n_processors = len(os.sched_getaffinity(0))
+    if settings.workers != "auto":
+        n_processors = max(n_processors, int(settings.workers) * settings.threads)
+    folder = _temporary_folder()
+    token = folder / "token"
+    token.touch(mode=0o600, exist_ok=False)
+    token.write_text(secrets.token_hex(32), encoding="ascii")
+    values = {
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN_PATH": str(token),
+        "RAY_USAGE_STATS_ENABLED": "0",
+        # such errors come back as outcomes; printing them too would be noise
+        "RAY_IGNORE_UNHANDLED_ERRORS": "1",
+    }
+    try:
+        with _environment(values), _quiet():
+            ray.init(
+                address="local",
+                num_cpus=n_processors,
+                include_dashboard=False,
+                log_to_driver=False,
+                configure_logging=False,
+                object_store_memory=OBJECT_STORE_BYTES,
+                # one below: Ray opens its own folder to everybody
+                _temp_dir=str(folder / "ray"),
+            )
+            try:
+                yield
+            finally:
+                ray.shutdown()
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _joined(settings: Settings) -> Iterator[None]:
+    """Join a running cluster with the user's own token; our packages are shipped to it."""
+    import ray
+
+    packages = [str(package_root() / name) for name in ("explainers", "pipeline", "cli")]
+    ray.init(
+        address=settings.address,
+        log_to_driver=False,
+        configure_logging=False,
+        runtime_env={"py_modules": packages},
+    )
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _temporary_folder() -> Path:
+    parent = tempfile.gettempdir()
+    return Path(tempfile.mkdtemp(prefix="xpipe-", dir=parent if len(parent) <= 12 else "/tmp"))
+
+
+@contextlib.contextmanager
+def _environment(values: dict[str, str]) -> Iterator[None]:
+    """Set environment variables for the time of a with block."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    _reread_authentication()
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+        _reread_authentication()
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep Ray from printing deaths of workers to stdout, where results belong."""
+    from ray._private import worker
+
+    # no public switch: ``log_to_driver`` is not asked for the raylet's messages
+    before = worker._worker_logs_enabled
+    worker._worker_logs_enabled = False
+    try:
+        yield
+    finally:
+        worker._worker_logs_enabled = before
+
+
+def _reread_authentication() -> None:
+    """Let Ray see the environment again: it reads the mode at import and keeps the first token."""
+    from ray import _raylet
+
+    settings = getattr(_raylet, "Config", None)
+    loader = getattr(_raylet, "AuthenticationTokenLoader", None)
+    if settings is not None and loader is not None:  # else a Ray that knows no tokens
+        settings.initialize("")
+        loader.instance().reset_cache()
