@@ -41,7 +41,10 @@ def load_model(config: ModelConfig, base: Path) -> nn.Module:
     """
     builder, arguments = _builder(config, base)
     try:
-        model = builder(**arguments)
+        # a network without weights is random, but the same one in the plan and in every worker
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            model = builder(**arguments)
     except PlanError:
         raise
     except Exception as error:

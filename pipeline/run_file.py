@@ -32,7 +32,7 @@ class RunFile:
         for stop in range(len(keys), -1, -1):
             place = self.places.get(keys[:stop])
             if place is not None:
-                return f"{place} {path}".rstrip()
+                return place if place == f"--set {path}" else f"{place} {path}".rstrip()
         return path
 
 
@@ -102,6 +102,8 @@ def override(run_file: RunFile, overrides: Sequence[str]) -> RunFile:
         values = _set(values, keys, given, f"--set {text}")
         places = {path: place for path, place in places.items() if path[: len(keys)] != keys}
         places[keys] = f"--set {dotted}"
+        for stop in range(1, len(keys)):
+            places.setdefault(keys[:stop], f"--set {dotted}")
     return RunFile(values, places)
 
 
@@ -131,10 +133,17 @@ _Loader.add_implicit_resolver(
 )
 
 
+_PLAIN = ("tag:yaml.org,2002:map", "tag:yaml.org,2002:seq")
+
+
 def _values(
     loader: _Loader, node: yaml.Node, keys: Keys, file: str, places: dict[Keys, str]
 ) -> Any:
     places[keys] = f"{file}:{node.start_mark.line + 1}" if not file.startswith("--set") else file
+    if isinstance(node, yaml.CollectionNode) and node.tag not in _PLAIN:
+        raise yaml.MarkedYAMLError(
+            problem=f"the tag {node.tag!r} is not plain YAML", problem_mark=node.start_mark
+        )
     if isinstance(node, yaml.MappingNode):
         loader.flatten_mapping(node)
         found: dict[str, Any] = {}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pipeline.data.batch import read_batch, read_masks
+from pipeline.data.batch import read_batch, read_masks, read_one
 from pipeline.data.selection import open_source, select_records
 from pipeline.data.source import Record, Source, register, sources
 
@@ -12,6 +12,7 @@ __all__ = [
     "open_source",
     "read_batch",
     "read_masks",
+    "read_one",
     "register",
     "select_records",
     "sources",

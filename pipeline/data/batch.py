@@ -45,15 +45,30 @@ def read_batch(
     good: list[Tensor] = []
     failures: dict[int, str] = {}
     for position, sample in enumerate(found):
-        reason = sample if isinstance(sample, str) else _misfit(sample, tuple(expected_shape))
-        if reason is None:
+        if isinstance(sample, Tensor) and sample.shape == torch.Size(expected_shape):
             positions.append(position)
-            good.append(sample.to(torch.float32))  # type: ignore[union-attr]
+            good.append(sample)
             continue
+        reason = sample if isinstance(sample, str) else _misfit(sample, tuple(expected_shape))
         failures[position] = f"{records[position].sample_id}: {reason}"
         logger.warning("sample left out: %s", failures[position])
     inputs = torch.stack(good) if good else torch.empty(0, *expected_shape)
     return inputs, positions, failures
+
+
+def read_one(source: Source, record: Record) -> Tensor | str:
+    """Return a sample, float32, or why it cannot be used, whatever its shape."""
+    try:
+        sample = source.load(record)
+    except Exception as error:
+        # sources are anybody's code over anybody's files: whatever a sample raises is its status
+        return f"unreadable: {type(error).__name__}: {error}"
+    if not isinstance(sample, Tensor):
+        return f"got {type(sample).__name__}, expected a tensor"
+    n_bad = int((~sample.isfinite()).sum())
+    if n_bad:
+        return f"{n_bad} of {sample.numel()} values are NaN or infinite"
+    return sample.to(torch.float32)
 
 
 def read_masks(source: Source, records: Sequence[Record], size: tuple[int, int]) -> Tensor:
@@ -82,24 +97,10 @@ def read_masks(source: Source, records: Sequence[Record], size: tuple[int, int])
 def _load_all(source: Source, records: Sequence[Record]) -> list[Tensor | str]:
     n_threads = min(source.decode_threads, len(records))
     if n_threads <= 1:
-        return [_load(source, record) for record in records]
+        return [read_one(source, record) for record in records]
     with ThreadPoolExecutor(n_threads) as pool:
-        return list(pool.map(_load, [source] * len(records), records))
+        return list(pool.map(read_one, [source] * len(records), records))
 
 
-def _load(source: Source, record: Record) -> Tensor | str:
-    try:
-        sample = source.load(record)
-    except Exception as error:
-        # sources are anybody's code over anybody's files: whatever a sample raises is its status
-        return f"unreadable: {type(error).__name__}: {error}"
-    if not isinstance(sample, Tensor):
-        return f"got {type(sample).__name__}, expected a tensor"
-    return sample
-
-
-def _misfit(sample: Tensor, expected_shape: tuple[int, ...]) -> str | None:
-    if tuple(sample.shape) != expected_shape:
-        return f"got shape {tuple(sample.shape)}, expected {expected_shape}"
-    n_bad = int((~sample.isfinite()).sum())
-    return f"{n_bad} of {sample.numel()} values are NaN or infinite" if n_bad else None
+def _misfit(sample: Tensor, expected_shape: tuple[int, ...]) -> str:
+    return f"got shape {tuple(sample.shape)}, expected {expected_shape}"

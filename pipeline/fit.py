@@ -1,0 +1,222 @@
+"""Whether model, data, targets and explainers fit each other, found out on two samples."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING
+
+import torch
+
+import explainers
+from explainers import Network, Target
+from pipeline.data import read_one
+from pipeline.errors import PlanError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from torch import Tensor, nn
+
+    from explainers import Explainer
+    from pipeline.config import RunConfig
+    from pipeline.data import Source
+    from pipeline.manifest import Manifest
+    from pipeline.metrics import Metric
+
+_N_TRIED = 100
+"""Samples that are tried before the data as a whole is taken for unreadable."""
+
+
+def find_example(source: Source, manifest: Manifest) -> tuple[Tensor, list[int]]:
+    """Return two readable samples of the same shape, and their indices.
+
+    Broken samples before them are passed over, and one of another size than two others is
+    outvoted. A data set of one sample gives it twice.
+
+    Raises
+    ------
+    PlanError
+        If no sample can be read.
+    """
+    found: dict[int, Tensor] = {}
+    reasons: list[str] = []
+    for record in manifest.slice(0, _N_TRIED):
+        sample = read_one(source, record)
+        if isinstance(sample, str):
+            reasons.append(f"{record.sample_id}: {sample}")
+            continue
+        found[record.index] = sample
+        twice = _twice(found)
+        if twice:
+            return torch.stack([found[index] for index in twice]), twice
+    if not found:
+        raise PlanError(
+            f"none of the first {len(reasons)} samples can be read; the first says: {reasons[0]}",
+            fix="see the section data of the run file",
+        )
+    index, sample = next(iter(found.items()))
+    return torch.stack([sample, sample]), [index, index]
+
+
+def read_network(model: nn.Module, example: Tensor, where: str) -> Network:
+    """Return the model as a network.
+
+    Raises
+    ------
+    PlanError
+        If the model does not take the samples, or its output is not ``(batch, classes)``.
+    """
+    shape = tuple(example.shape[1:])
+    try:
+        with torch.no_grad():
+            output = model(example)
+    except Exception as error:
+        # the model is anybody's code
+        raise PlanError(
+            f"{where}: the model does not take inputs of shape {shape}: "
+            f"{type(error).__name__}: {error}",
+            fix="make the data fit the model, for example by data.resize and data.crop",
+        ) from error
+    # models of Hugging Face return their logits in a mapping
+    output = getattr(output, "logits", output)
+    is_tensor = isinstance(output, torch.Tensor)
+    if not is_tensor or output.ndim != 2 or len(output) != len(example):
+        got = f"shape {tuple(output.shape)}" if is_tensor else f"a {type(output).__name__}"
+        raise PlanError(
+            f"{where}: for {len(example)} inputs the model gave {got}, expected "
+            f"({len(example)}, classes)",
+            fix="wrap the model so that it returns one row of logits per sample",
+        )
+    try:
+        return Network(model, example)
+    except (ValueError, TypeError, RuntimeError, LookupError) as error:
+        raise PlanError(
+            f"{where}: the model cannot be explained: {error}",
+            fix="the model must give the same output for a sample in any batch",
+        ) from error
+
+
+def check_labels(config: RunConfig, manifest: Manifest, n_classes: int) -> None:
+    """Refuse labels that the network has no output for.
+
+    Raises
+    ------
+    PlanError
+        If there are any.
+    """
+    labels = manifest.labels
+    outside = labels >= n_classes
+    if outside.any():
+        first = int(outside.argmax())
+        raise PlanError(
+            f"{config.where('data')}: wrong class count: the network has {n_classes} outputs, but "
+            f"labels go up to {int(labels.max())} ({int(outside.sum())} of {len(labels)} samples "
+            f"are beyond, the first is {manifest.sample_ids[first]!r} with label "
+            f"{int(labels[first])})",
+            fix="name the weights for this data set, or correct its labels",
+        )
+    if (labels < -1).any():
+        raise PlanError(
+            f"{config.where('data')}: got the label {int(labels.min())}, expected class indices "
+            "from 0, or -1 where not known",
+            fix="correct the labels",
+        )
+
+
+def check_targets(config: RunConfig, manifest: Manifest, n_classes: int) -> tuple[Target, ...]:
+    """Return the targets.
+
+    Raises
+    ------
+    PlanError
+        If the network has no such output, or labels are asked for and missing.
+    """
+    targets = []
+    for spec in config.model_dump(mode="json", include={"target"}).values():
+        for each in spec if isinstance(spec, list) else [spec]:
+            target = Target.parse(each)
+            try:
+                target.check(n_classes)
+            except ValueError as error:
+                raise PlanError(
+                    f"{config.where('target')}: {error}", fix="correct the target"
+                ) from error
+            if target.kind == "label":
+                _need_labels(config.where("target"), "the target 'label'", manifest)
+            targets.append(target)
+    return tuple(targets)
+
+
+def check_explainers(
+    config: RunConfig, found: Mapping[str, Explainer], network: Network, manifest: Manifest
+) -> None:
+    """Refuse explainers that the network or the data cannot serve.
+
+    Raises
+    ------
+    PlanError
+        If a layer does not exist, an operator has no rule, or labels or masks are missing.
+    """
+    for name, explainer in found.items():
+        where = config.where("explainers", name)
+        try:
+            explainer.check(network)
+        except NotImplementedError as error:
+            raise PlanError(
+                f"{where}: {error}",
+                fix="take a method that needs values and gradients alone, such as "
+                "integrated_gradients, or write the operator's rule",
+            ) from error
+        except LookupError as error:
+            message = error.args[0] if error.args else str(error)
+            raise PlanError(f"{where}: {message}", fix=_layers(network)) from error
+        except ValueError as error:
+            raise PlanError(f"{where}: {error}", fix="correct its parameters") from error
+        if "labels" in explainer.requires:
+            _need_labels(where, f"{name!r}", manifest)
+        if "masks" in explainer.requires:
+            _need_masks(where, f"{name!r}", manifest)
+
+
+def check_metrics(config: RunConfig, found: Mapping[str, Metric], manifest: Manifest) -> None:
+    """Refuse metrics that the data cannot serve.
+
+    Raises
+    ------
+    PlanError
+        If a metric needs masks and there are none.
+    """
+    for name, metric in found.items():
+        if "masks" in metric.requires:
+            _need_masks(config.where("metrics", name), f"the metric {name!r}", manifest)
+
+
+def _twice(found: Mapping[int, Tensor]) -> list[int]:
+    shape, count = Counter(tuple(sample.shape) for sample in found.values()).most_common(1)[0]
+    if count < 2:
+        return []
+    return [index for index, sample in found.items() if tuple(sample.shape) == shape]
+
+
+def _need_labels(where: str, who: str, manifest: Manifest) -> None:
+    n_missing = int((manifest.labels < 0).sum())
+    if n_missing:
+        raise PlanError(
+            f"{where}: {who} needs labels, but {n_missing} of {len(manifest)} samples have none",
+            fix="give the data labels, or explain 'predicted'",
+        )
+
+
+def _need_masks(where: str, who: str, manifest: Manifest) -> None:
+    if not manifest.n_masks:
+        raise PlanError(
+            f"{where}: {who} needs masks, but none of the {len(manifest)} samples has one",
+            fix="name a folder of masks: `data: {masks: ...}`",
+        )
+
+
+def _layers(network: explainers.Network) -> str:
+    names = network.layers
+    shown = ", ".join(names[:20])
+    more = f", and {len(names) - 20} more; `xpipe inspect` lists them" if len(names) > 20 else ""
+    return f"name a layer of the network: {shown}{more}"

@@ -1,0 +1,224 @@
+"""From a run file to a plan: everything is decided, and refused, before anything is spent."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from explainers import Attribution, Samples, Scan, Trace
+from pipeline import fit, models, sizing
+from pipeline.data import open_source, select_records
+from pipeline.entries import build_explainers, build_metrics, needs_of
+from pipeline.errors import PlanError
+from pipeline.manifest import Manifest
+from pipeline.plan import EXPLAIN, Pass, Plan
+from pipeline.shards import cut
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from torch import Tensor
+
+    from explainers import Explainer, Network, Target
+    from pipeline.config import RunConfig
+
+
+@dataclass(frozen=True, eq=False)
+class Planned:
+    """A plan, and what had to be made to make it."""
+
+    plan: Plan
+    manifest: Manifest
+    network: Network
+    explainers: dict[str, Explainer]
+    """Those of the run file, and scans that they need; results of scans are not in them yet."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Parts:
+    """What is known once everything has been found to fit."""
+
+    config: RunConfig
+    manifest: Manifest
+    network: Network
+    explainers: dict[str, Explainer]
+    targets: tuple[Target, ...]
+    example: Tensor
+    samples: Samples
+    weights_digest: str
+    code_digest: str
+
+
+def make_plan(config: RunConfig, *, measure: bool = False) -> Planned:
+    """Return what a run will do.
+
+    Two samples are read. The model is built and read as a program, and every explainer and
+    metric is checked against it.
+
+    Parameters
+    ----------
+    config
+        What was asked for.
+    measure
+        Explain one batch to estimate the time.
+
+    Raises
+    ------
+    ConfigError
+        If a source, explainer, metric or one of their parameters is unknown or wrong.
+    PlanError
+        If model, weights, data, targets and explainers do not fit each other.
+    """
+    parts = _fit(config)
+    plan = _decide(parts, measure=measure)
+    return Planned(plan, parts.manifest, parts.network, parts.explainers)
+
+
+def digest_of(config: RunConfig, manifest: str, weights: str, code: str) -> str:
+    """Return the digest of everything that results depend on."""
+    parts = {"config": config.digest(), "manifest": manifest, "weights": weights, "code": code}
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def _fit(config: RunConfig) -> _Parts:
+    # cheap things first: names and parameters before data, data before the model
+    found = build_explainers(config)
+    metrics = build_metrics(config)
+    source = open_source(config.data, config.base, config.where)
+    manifest = Manifest(select_records(config.data, source.records(), config.seed))
+    if not len(manifest):
+        raise PlanError(f"{config.where('data')}: there are no samples", fix="see data.source")
+    fit.check_metrics(config, metrics, manifest)
+    model = models.load_model(config.model, config.base)
+    example, indices = fit.find_example(source, manifest)
+    network = fit.read_network(model, example, config.where("model"))
+    fit.check_labels(config, manifest, network.n_outputs)
+    targets = fit.check_targets(config, manifest, network.n_outputs)
+    fit.check_explainers(config, found, network, manifest)
+    files: list[Path] = [*models.code_files(config.model, config.base), *source.code_files()]
+    samples = Samples(torch.tensor(indices), torch.from_numpy(manifest.labels[indices].copy()))
+    return _Parts(
+        config=config,
+        manifest=manifest,
+        network=network,
+        explainers=found,
+        targets=targets,
+        example=example,
+        samples=samples,
+        weights_digest=models.weights_digest(model),
+        code_digest=models.code_digest(files),
+    )
+
+
+def _decide(parts: _Parts, *, measure: bool) -> Plan:
+    config, n_samples, n_targets = parts.config, len(parts.manifest), len(parts.targets)
+    needs, manifest_digest = needs_of(config), parts.manifest.digest()
+    input_shape = tuple(parts.example.shape[1:])
+    maps = sizing.map_specs(parts.explainers, input_shape, config.output.channels)
+    batch, shard = _sizes(parts, maps)
+    return Plan(
+        digest=digest_of(config, manifest_digest, parts.weights_digest, parts.code_digest),
+        n_samples=n_samples,
+        shard_size=shard,
+        batch_size=batch,
+        threads=config.engine.threads,
+        input_shape=input_shape,
+        n_classes=parts.network.n_outputs,
+        targets=_specs(config),
+        has_target_dimension=config.has_target_dimension,
+        passes=_passes(parts.explainers, needs),
+        maps=maps,
+        costs=sizing.costs(parts.explainers, n_samples, n_targets),
+        bytes=sizing.stored_bytes(
+            maps,
+            sizing.state_bytes(parts.explainers, _trace(parts), parts.samples),
+            n_samples=n_samples,
+            n_targets=n_targets,
+            n_shards=len(cut(n_samples, shard)),
+            dtype=config.output.dtype,
+        ),
+        manifest_digest=manifest_digest,
+        weights_digest=parts.weights_digest,
+        code_digest=parts.code_digest,
+        dtype=config.output.dtype,
+        channels=config.output.channels,
+        needs=needs,
+        seconds=_seconds(parts, batch) if measure else None,
+        notes=_notes(parts),
+    )
+
+
+def _sizes(parts: _Parts, maps: Mapping[str, Any]) -> tuple[int, int]:
+    engine, n_samples = parts.config.engine, len(parts.manifest)
+    batch, shard = engine.batch_size, parts.config.output.shard_size
+    if batch == "auto":
+        at_most = n_samples if shard == "auto" else min(shard * sizing.MIN_BATCHES, n_samples)
+        network = _where_it_will_run(parts)
+        batch = sizing.batch_size(network, parts.example, at_most, engine.threads)
+    if shard == "auto":
+        shard = sizing.shard_size(maps, n_samples, len(parts.targets), batch)
+    return batch, shard
+
+
+def _where_it_will_run(parts: _Parts) -> Network:
+    if parts.config.engine.gpus_per_worker != 0 and torch.cuda.is_available():
+        return parts.network.to(device="cuda")
+    return parts.network
+
+
+def _seconds(parts: _Parts, batch: int) -> float:
+    return sizing.seconds_for(
+        parts.explainers,
+        _where_it_will_run(parts),
+        parts.example,
+        parts.targets,
+        n_samples=len(parts.manifest),
+        batch=batch,
+        threads=parts.config.engine.threads,
+    )
+
+
+def _trace(parts: _Parts) -> Trace:
+    return Trace(parts.network, parts.example, samples=parts.samples, seed=parts.config.seed)
+
+
+def _specs(config: RunConfig) -> tuple[Any, ...]:
+    spec = config.model_dump(mode="json", include={"target"})["target"]
+    return tuple(spec) if isinstance(spec, list) else (spec,)
+
+
+def _passes(
+    found: Mapping[str, Explainer], needs: Mapping[str, Mapping[str, str]]
+) -> tuple[Pass, ...]:
+    """Return the first pass, and one for each set of scans that attributions wait for."""
+    attributions = [name for name, each in found.items() if isinstance(each, Attribution)]
+    scans = tuple(name for name, each in found.items() if isinstance(each, Scan))
+    waiting: dict[tuple[str, ...], list[str]] = {}
+    for name in attributions:
+        waiting.setdefault(tuple(sorted(set(needs.get(name, {}).values()))), []).append(name)
+    first = Pass(EXPLAIN, tuple(waiting.pop((), ())), scans)
+    later = [
+        Pass(f"{EXPLAIN}.{'+'.join(wanted)}", tuple(names)) for wanted, names in waiting.items()
+    ]
+    return (first, *later)
+
+
+def _notes(parts: _Parts) -> tuple[str, ...]:
+    notes = [
+        f"{name}: further rounds, if there are any, follow as passes {name}.<round>"
+        for name, each in parts.explainers.items()
+        if isinstance(each, Scan)
+    ]
+    if not parts.network.is_program:
+        notes.append(f"the model is opaque, values and gradients only: {parts.network.reason}")
+    model = parts.config.model
+    if model.source != "python" and model.weights is None and not model.params.get("pretrained"):
+        notes.append(f"the weights of {model.name} are random: model.weights names no file")
+    added = [name for name in parts.explainers if name not in parts.config.explainers]
+    notes += [f"{name}: added, as other explainers need its result" for name in added]
+    return tuple(notes)

@@ -1,0 +1,86 @@
+"""The JSON schema of run files: sections, and the parameters of everything that can be named."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import explainers
+from pipeline.config import RunConfig
+from pipeline.data import sources
+from pipeline.metrics import metrics
+from pipeline.parameters import schema_of
+
+if TYPE_CHECKING:
+    from explainers.registry import Registry
+
+
+def json_schema() -> dict[str, Any]:
+    """Return the JSON schema (2020-12) that editors complete and check run files with."""
+    schema = RunConfig.model_json_schema()
+    definitions = schema["$defs"]
+    properties = schema["properties"]
+    properties["explainers"] |= {"additionalProperties": False}
+    properties["explainers"]["patternProperties"] = {
+        "^[a-z][a-z0-9_]*$": _entry(definitions, "explainer", explainers.methods)
+    }
+    properties["metrics"] |= {"additionalProperties": False}
+    properties["metrics"]["patternProperties"] = {
+        "^[a-z][a-z0-9_]*$": _entry(definitions, "metric", metrics)
+    }
+    _named(properties["explainers"], definitions, "explainer", explainers.methods)
+    _named(properties["metrics"], definitions, "metric", metrics)
+    definitions["DataConfig"] = _data(definitions)
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
+
+
+def _entry(definitions: dict[str, Any], kind: str, registry: Registry[Any]) -> dict[str, Any]:
+    """Return the schema of an entry that may be called anything: it names its method."""
+    for name in registry.names():
+        own = _parameters(registry.get(name), definitions)
+        own["properties"]["method"] = {"const": name}
+        definitions[f"{kind}.{name}"] = own
+    return {
+        "type": ["object", "null"],
+        "allOf": [
+            {
+                "if": {"properties": {"method": {"const": name}}, "required": ["method"]},
+                "then": {"$ref": f"#/$defs/{kind}.{name}"},
+            }
+            for name in registry.names()
+        ],
+        "properties": {"method": {"enum": list(registry.names())}},
+    }
+
+
+def _named(
+    section: dict[str, Any], definitions: dict[str, Any], kind: str, registry: Registry[Any]
+) -> None:
+    """Give entries that are called as a method, and name no other, its parameters."""
+    section["properties"] = {
+        name: {
+            "description": definitions[f"{kind}.{name}"]["description"],
+            "if": {"type": "object", "not": {"required": ["method"]}},
+            "then": {"$ref": f"#/$defs/{kind}.{name}"},
+        }
+        for name in registry.names()
+    }
+
+
+def _data(definitions: dict[str, Any]) -> dict[str, Any]:
+    """Return the section `data` as one alternative per source."""
+    common = definitions["DataConfig"]["properties"]
+    alternatives = []
+    for name in sources.names():
+        own = _parameters(sources.get(name), definitions)
+        own["properties"] = {**common, **own["properties"], "source": {"const": name}}
+        own["required"] = ["source", *own.get("required", [])]
+        definitions[f"source.{name}"] = own
+        alternatives.append({"$ref": f"#/$defs/source.{name}"})
+    return {"description": definitions["DataConfig"]["description"], "oneOf": alternatives}
+
+
+def _parameters(cls: type, definitions: dict[str, Any]) -> dict[str, Any]:
+    schema = schema_of(cls)
+    schema.setdefault("properties", {})
+    definitions.update(schema.pop("$defs", {}))
+    return schema

@@ -1,0 +1,212 @@
+"""How much a run takes, and how it is cut: cost, bytes, batch size and shard size."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import time
+from typing import TYPE_CHECKING
+
+import psutil
+import torch
+
+from explainers import Attribution, Samples, Scan, Target, Trace
+from pipeline.plan import MapSpec
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from torch import Tensor
+
+    from explainers import Explainer, Network
+
+MAX_SHARD = 256
+"""Samples of a shard that nobody asked for: a shard that is lost is at most this much work."""
+
+MIN_SHARDS = 64
+"""Shards that a large data set is cut into, so that many workers end together. It does not depend
+on the number of workers: a fold's rounding depends on the shards."""
+
+MIN_BATCHES = 8
+"""Batches that a small data set is cut into, for the same reason."""
+
+BATCH_SIZES = (8, 16, 32, 64, 128, 256)
+_SLACK = 1.1
+"""A smaller batch within this of the fastest is taken: it needs less memory and cache."""
+_SECONDS = 3.0
+"""For all batch sizes that are tried."""
+
+
+def map_specs(
+    found: Mapping[str, Explainer], input_shape: tuple[int, ...], channels: str
+) -> dict[str, MapSpec]:
+    """Return the form of every attribution's maps."""
+    return {
+        name: _map_spec(explainer.dims(input_shape), input_shape, channels)
+        for name, explainer in found.items()
+        if isinstance(explainer, Attribution)
+    }
+
+
+def costs(
+    found: Mapping[str, Explainer], n_samples: int, n_targets: int
+) -> dict[str, dict[str, float]]:
+    """Return passes per sample and in all; a scan sees each sample once, whatever the targets."""
+    table = {}
+    for name, explainer in found.items():
+        times = n_targets if explainer.kind == "attribution" else 1
+        cost = explainer.cost
+        table[name] = {
+            "forward": cost.forward * times,
+            "backward": cost.backward * times,
+            "steps": cost.steps * times,
+            "forwards": cost.forward * times * n_samples,
+            "backwards": cost.backward * times * n_samples,
+        }
+    return table
+
+
+def stored_bytes(
+    maps: Mapping[str, MapSpec],
+    states: int,
+    *,
+    n_samples: int,
+    n_targets: int,
+    n_shards: int,
+    dtype: str,
+) -> dict[str, int]:
+    """Return what is stored before compression; `states` is the size of one shard's."""
+    itemsize = 2 if dtype == "float16" else 4
+    values = sum(math.prod(spec.shape) for spec in maps.values())
+    of_maps = values * n_targets * n_samples * itemsize
+    return {"maps": of_maps, "states": states * n_shards, "total": of_maps + states * n_shards}
+
+
+def state_bytes(found: Mapping[str, Explainer], trace: Trace, samples: Samples) -> int:
+    """Return the size of one shard's states, by folding the example."""
+    total = 0
+    for explainer in found.values():
+        first = explainer.rounds({}) if isinstance(explainer, Scan) else None
+        if first is not None:
+            state = first.scan.fold([(trace, samples)])
+            total += sum(value.nbytes for value in state.values())
+    return total
+
+
+def batch_size(network: Network, example: Tensor, n_samples: int, threads: int) -> int:
+    """Return the smallest batch that is about as fast per sample as any, by trying a few.
+
+    What is tried is one forward and backward pass, which stands for all methods.
+    """
+    limit = max(1, min(-(-n_samples // MIN_BATCHES), _rows_in_memory(network, example)))
+    sizes = [size for size in BATCH_SIZES if size <= limit]
+    if len(sizes) < 2:
+        return sizes[0] if sizes else limit
+    seconds: dict[int, float] = {}
+    deadline = time.perf_counter() + _SECONDS
+    with torch_threads(threads):
+        _pass(network, example)
+        for size in sizes:
+            inputs = example[torch.arange(size) % len(example)]
+            best = min(_pass(network, inputs), _pass(network, inputs))
+            seconds[size] = best / size
+            is_slower = seconds[size] > _SLACK * min(seconds.values())
+            # the next size takes about four times as long as both runs of this one
+            if is_slower or time.perf_counter() + 4 * best > deadline:
+                break
+    fastest = min(seconds.values())
+    return next(size for size, each in seconds.items() if each <= _SLACK * fastest)
+
+
+def shard_size(maps: Mapping[str, MapSpec], n_samples: int, n_targets: int, batch: int) -> int:
+    """Return the samples per shard: whole batches, many shards, maps that fit in memory."""
+    wanted = -(-n_samples // MIN_SHARDS)
+    size = min(-(-wanted // batch) * batch, max(MAX_SHARD // batch * batch, batch))
+    row = 4 * n_targets * sum(math.prod(spec.shape) for spec in maps.values())
+    fitting = worker_memory() // 4 // max(row, 1)
+    if size > fitting:
+        size = max(fitting // batch * batch, min(batch, fitting), 1)
+    return min(size, max(n_samples, 1))
+
+
+def seconds_for(
+    found: Mapping[str, Explainer],
+    network: Network,
+    example: Tensor,
+    targets: Sequence[Target],
+    *,
+    n_samples: int,
+    batch: int,
+    threads: int,
+) -> float:
+    """Return the seconds that one worker takes for all samples, by explaining one batch."""
+    inputs = example[torch.arange(batch) % len(example)].to(network.device)
+    samples = Samples(torch.arange(batch), torch.zeros(batch, dtype=torch.int64))
+    with torch_threads(threads):
+        _pass(network, example)
+        started = time.perf_counter()
+        trace = Trace(network, inputs, samples=samples)
+        for explainer in found.values():
+            if isinstance(explainer, Scan):
+                explainer.fold([(trace, samples)])
+            elif isinstance(explainer, Attribution):
+                for target in targets:
+                    explainer.relevance(trace, target)
+        _wait(network)
+        return (time.perf_counter() - started) * n_samples / batch
+
+
+def worker_memory() -> int:
+    """Return the bytes of memory per processor: what a worker can count on."""
+    return int(psutil.virtual_memory().total) // max(os.cpu_count() or 1, 1)
+
+
+@contextlib.contextmanager
+def torch_threads(count: int) -> Iterator[None]:
+    """Run a block with so many torch threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _map_spec(dims: tuple[str, ...], input_shape: tuple[int, ...], channels: str) -> MapSpec:
+    names: tuple[str, ...] = dims
+    if len(dims) != len(input_shape):
+        # a map with fewer dimensions than the input keeps the sizes of those it shares
+        names = ("channel", "height", "width")[-len(input_shape) :]
+    sizes = dict(zip(names, input_shape, strict=False))
+    kept = [name for name in dims if not (channels == "sum" and name == "channel")]
+    return MapSpec(tuple(kept), tuple(sizes.get(name, 1) for name in kept))
+
+
+def _pass(network: Network, inputs: Tensor) -> float:
+    inputs = inputs.to(network.device)
+    started = time.perf_counter()
+    trace = Trace(network, inputs)
+    if inputs.is_floating_point():
+        trace.gradient(Target.parse("predicted"))
+    else:
+        trace.output  # noqa: B018 - a lazy value
+    _wait(network)
+    return time.perf_counter() - started
+
+
+def _wait(network: Network) -> None:
+    if network.device.type == "cuda":
+        torch.cuda.synchronize()
+
+
+def _rows_in_memory(network: Network, example: Tensor) -> int:
+    """Return the rows whose values, and as much again for gradients, fit a quarter of memory."""
+    if not network.is_program:
+        return BATCH_SIZES[-1]
+    values = Trace(network, example.to(network.device)).values.values()
+    row = sum(value.nbytes for value in values) // len(example)
+    memory = worker_memory()
+    if network.device.type == "cuda":
+        memory = int(torch.cuda.get_device_properties(network.device).total_memory)
+    return max(1, memory // 4 // max(2 * row, 1))
