@@ -14,7 +14,7 @@ from explainers.base import Cost, Round, Scan
 from explainers.streaming import stream_factors, stream_moments
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     from torch import Tensor
 
@@ -29,6 +29,8 @@ LEAST_ROWS = 128
 """Rows that a shard keeps at least: at rank 10, forty rows would be 4e-5 off the optimum."""
 SCATTER_BYTES = 1 << 30
 """Largest exact covariance; every shard stores one and the reduction holds two."""
+FOLD_BYTES = 1 << 28
+"""Inputs that a fold holds at once; a longer shard, or a whole data set, is folded in pieces."""
 FACTOR_BYTES = 1 << 28
 """Up to this size merged factors keep as many rows as there are features, so that merging
 shards loses nothing; beyond, as many as a shard keeps."""
@@ -87,12 +89,14 @@ class Moments(Scan):
     def fold(self, batches: Iterable[tuple[Trace, Samples]]) -> State:
         """Return the moments of a shard."""
         with_scatter = self.covariance == "exact"
-        return moment_groups.table(
-            {
+        state = self.init()
+        for piece in _grouped_rows(batches, per_class=self.per_class):
+            groups = {
                 label: (len(rows), stream_moments(rows, with_scatter=with_scatter))
-                for label, rows in _grouped_rows(batches, per_class=self.per_class).items()
+                for label, rows in piece.items()
             }
-        )
+            state = self.merge(state, moment_groups.table(groups))
+        return state
 
     def update(self, state: State, trace: Trace, samples: Samples) -> State:
         """Return the state with one batch added."""
@@ -168,14 +172,12 @@ class LowRank(Scan):
 
     def fold(self, batches: Iterable[tuple[Trace, Samples]]) -> State:
         """Return the factors of a shard."""
-        counts: dict[int, int] = {}
-        parts: dict[int, Tensor] = {}
-        for label, rows in _grouped_rows(batches, per_class=self.per_class).items():
-            part = rows.new_zeros((0, *rows.shape[1:]), dtype=torch.float64)
-            for factor in stream_factors(rows, self._mean(label)):
-                part = factors.combine([part, factor], self._limit)
-            counts[label], parts[label] = len(rows), factors.truncate(part, self._kept)
-        return _factor_table(counts, parts)
+        state = self.init()
+        for piece in _grouped_rows(batches, per_class=self.per_class):
+            counts = {label: len(rows) for label, rows in piece.items()}
+            parts = {label: self._factor(label, rows) for label, rows in piece.items()}
+            state = self.merge(state, _factor_table(counts, parts))
+        return state
 
     def update(self, state: State, trace: Trace, samples: Samples) -> State:
         """Return the state with one batch added."""
@@ -224,6 +226,13 @@ class LowRank(Scan):
         n_groups, features = self.means["mean"].flatten(1).shape
         return max(self._kept, min(features, FACTOR_BYTES // (8 * features * n_groups)))
 
+    def _factor(self, label: int, rows: Tensor) -> Tensor:
+        """Return the factor of some rows of one group, as a shard keeps it."""
+        factor = rows.new_zeros((0, *rows.shape[1:]), dtype=torch.float64)
+        for block in stream_factors(rows, self._mean(label)):
+            factor = factors.combine([factor, block], self._limit)
+        return factors.truncate(factor, self._kept)
+
     def _mean(self, label: int) -> Tensor:
         rows = torch.nonzero(self.means["label"] == label)[:, 0]
         if not len(rows):
@@ -263,12 +272,26 @@ def _groups(state: State) -> dict[int, tuple[int, Tensor]]:
 
 def _grouped_rows(
     batches: Iterable[tuple[Trace, Samples]], *, per_class: bool
-) -> dict[int, Tensor]:
-    """Return the inputs of each class, or of all samples under the label -1, on the CPU."""
+) -> Iterator[dict[int, Tensor]]:
+    """Yield the inputs by class, or of all samples under the label -1, on the CPU.
+
+    statstream has to see the rows once per statistic, so they are held: ``FOLD_BYTES`` at a time.
+    """
     chunks: dict[int, list[Tensor]] = defaultdict(list)
+    held = 0
     for trace, samples in batches:
         inputs = trace.inputs.detach().cpu()
         labels = samples.label.cpu() if per_class else torch.full((len(inputs),), -1)
         for label in torch.unique(labels).tolist():
             chunks[label].append(inputs[labels == label])
+        held += inputs.nbytes
+        if held >= FOLD_BYTES:
+            yield _joined(chunks)
+            chunks.clear()
+            held = 0
+    if chunks:
+        yield _joined(chunks)
+
+
+def _joined(chunks: Mapping[int, list[Tensor]]) -> dict[int, Tensor]:
     return {label: torch.cat(chunks[label]) for label in sorted(chunks)}

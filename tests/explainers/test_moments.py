@@ -265,6 +265,35 @@ def test_the_batch_size_changes_no_bit(size: int) -> None:
     assert all(torch.equal(result[name], expected[name]) for name in expected)
 
 
+@pytest.mark.parametrize("per_class", [False, True])
+def test_a_shard_larger_than_memory_allows_is_folded_in_pieces(
+    monkeypatch: pytest.MonkeyPatch, per_class: bool
+) -> None:
+    inputs, labels = synthetic()
+    monkeypatch.setattr("explainers.scan.moments.FOLD_BYTES", 70 * inputs[0].nbytes)
+    scan = Moments(covariance="exact", rank=48, per_class=per_class)
+    result = run(scan, [(inputs, labels)])
+    assert_equal_to_numpy(result, inputs)
+    assert relative(gram(result["factor"]), dense_covariance(inputs)) < 1e-12
+
+
+def test_the_library_scans_a_loader() -> None:
+    import explainers
+
+    inputs, labels = synthetic(200)
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(48, 4)).double()
+    loader = list(batches_of_tensors(inputs, labels))
+    result = explainers.scan(model, "moments", loader, covariance="exact", rank=48)
+    assert_equal_to_numpy(result, inputs)
+    assert relative(gram(result["factor"]), dense_covariance(inputs)) < 1e-12
+
+
+def batches_of_tensors(
+    inputs: torch.Tensor, labels: torch.Tensor
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    return zip(inputs.split(64), labels.split(64), strict=True)
+
+
 @pytest.mark.parametrize("size", [1, 7, 64])
 def test_updating_batch_by_batch_gives_what_folding_the_shard_gives(size: int) -> None:
     inputs, labels = synthetic(300)
