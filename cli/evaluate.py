@@ -1,12 +1,15 @@
 """Commands that judge runs: evaluate, report, verify."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from cli import output
 from cli.options import AsJson, RunFolder
+
+if TYPE_CHECKING:
+    from pipeline.evaluate import Evaluation
 
 
 def evaluate(
@@ -26,14 +29,40 @@ def evaluate(
 
     Example:  xpipe evaluate runs/quickstart --metric sparseness
     """
-    from pipeline.evaluate import evaluate as evaluate_run
+    from dataclasses import asdict
 
     from cli.progress import Reporter
+    from pipeline.evaluate import evaluate as evaluate_run
 
-    metrics = None if not metric else {name: {} for name in metric}
     with Reporter() as reporter:
-        evaluate_run(path, metrics, callbacks=(reporter,))
-    raise NotImplementedError
+        evaluation = evaluate_run(path, metric or None, callbacks=(reporter,))
+    if as_json:
+        output.as_json(asdict(evaluation))
+    else:
+        _show_scores(evaluation)
+    for pass_name, shard in evaluation.quarantined:
+        output.note(f"shard {shard} of pass {pass_name} was given up; xpipe logs has the reason")
+    raise typer.Exit(evaluation.exit_code)
+
+
+def _show_scores(evaluation: "Evaluation") -> None:
+    rows = [
+        {
+            "metric": entry.metric,
+            "explainer": entry.explainer,
+            "score": entry.column,
+            "better": entry.direction,
+            "mean": entry.mean,
+            "95 % interval": f"{entry.low:.4g} to {entry.high:.4g}",
+            "median": entry.median,
+            "samples": entry.n,
+            "undefined": entry.n_undefined,
+        }
+        for entry in evaluation.aggregates
+        if entry.metric in evaluation.metrics and entry.group == "all" and entry.step < 0
+    ]
+    numbers = ("mean", "95 % interval", "median", "samples", "undefined")
+    output.table(rows, ("metric", "explainer", "score", "better", *numbers), right=numbers)
 
 
 def report(

@@ -96,7 +96,7 @@ def _cell(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, float):
-        return f"{value:.4g}"
+        return f"{value:.0f}" if value.is_integer() else f"{value:.4g}"
     if isinstance(value, Mapping):
         return ", ".join(f"{key} {_cell(entry)}" for key, entry in value.items()) or "-"
     if isinstance(value, set | frozenset):

@@ -149,7 +149,8 @@ def _show_plan(plan: "Plan") -> None:
         | {"digest": plan.digest[:16]}
     )
     output.line("")
-    columns = list(dict.fromkeys(name for cost in plan.costs.values() for name in cost))
+    spent = [name for cost in plan.costs.values() for name, number in cost.items() if number]
+    columns = tuple(dict.fromkeys(spent))
     rows: list[dict[str, Any]] = [
         {"explainer": name, "map": _map_of(plan, name), **cost} for name, cost in plan.costs.items()
     ]
