@@ -66,7 +66,8 @@ test-all: install
 	$(BIN)/python -m pytest
 
 bench: install
-	$(BIN)/python -m benchmarks
+	@set -e; for path in benchmarks/[a-z]*.py; do \
+		name=$$(basename $$path .py); echo "$$name"; $(BIN)/python -m benchmarks.$$name; done
 
 demo: $(VENV)/.demo
 	$(BIN)/xpipe run configs/quickstart/run.yaml
