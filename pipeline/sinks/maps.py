@@ -102,7 +102,7 @@ class MapSink:
 
     def has(self, name: str, array: str = RELEVANCE) -> bool:
         """Whether the array has been created."""
-        return self._folder.exists(_path(f"{name}/{array}", nodes.DOCUMENT))
+        return self._folder.exists(_path(f"{name}/{array}".lstrip("/"), nodes.DOCUMENT))
 
     def consolidate(self) -> None:
         """Copy all metadata into the root's, for readers; the driver does it after each pass."""

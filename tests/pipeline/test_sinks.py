@@ -1,0 +1,202 @@
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+import xarray as xr
+
+from pipeline import paths
+from pipeline.errors import StoreError
+from pipeline.sinks import results, samples, scores, states, tables
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@pytest.fixture(params=["local", "memory"])
+def root(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    return str(tmp_path) if request.param == "local" else f"memory://{tmp_path.name}/run"
+
+
+def _is_vouched(root: str, objects: dict[str, str]) -> bool:
+    folder = paths.Folder(root)
+    return bool(objects) and all(folder.digest(name) == objects[name] for name in objects)
+
+
+def test_samples_come_back_in_the_order_of_shards(root: str) -> None:
+    for shard in (1, 0):
+        index = np.arange(3) + 3 * shard
+        facts = {"index": index, "sample_id": [f"s{n}" for n in index], "status": ["", "bad", ""]}
+        assert _is_vouched(root, samples.write(root, "explain", shard, facts))
+    rows = samples.read(root, "explain", [0, 1]).to_pydict()
+    assert rows["index"] == list(range(6))
+    assert rows["sample_id"][4] == "s4"
+    assert rows["status"] == ["", "bad", ""] * 2
+    assert samples.read(root, "explain", []).num_rows == 0
+
+
+def test_columns_of_different_lengths_are_refused(root: str) -> None:
+    with pytest.raises(StoreError, match="one row per sample"):
+        samples.write(root, "explain", 0, {"index": np.arange(3), "status": [""]})
+    with pytest.raises(StoreError, match="one or two dimensions"):
+        scores.write(root, "m", "e", 0, {"x": np.zeros((2, 2, 2))})
+
+
+def test_scores_are_scalars_and_curves(root: str) -> None:
+    curves = np.random.default_rng(0).standard_normal((10, 5)).astype(np.float32)
+    curves[3] = np.nan
+    for shard, rows in enumerate((slice(0, 4), slice(4, 8), slice(8, 10))):
+        columns = {"auc": curves[rows, 0].astype(np.float64), "curve": curves[rows]}
+        assert _is_vouched(root, scores.write(root, "flipping", "lrp", shard, columns))
+    assert scores.stored_shards(root, "flipping", "lrp") == (0, 1, 2)
+    got = scores.read(root, "flipping", "lrp")
+    np.testing.assert_array_equal(got["curve"], curves)
+    assert got["curve"].dtype == np.float32
+    np.testing.assert_array_equal(got["auc"], curves[:, 0])
+    part = scores.read(root, "flipping", "lrp", [1])
+    np.testing.assert_array_equal(part["curve"], curves[4:8])
+    assert scores.read(root, "flipping", "other") == {}
+
+
+def test_table_rows_may_differ_and_shards_may_have_none(root: str) -> None:
+    written = [[{"sample": 0, "members": [1, 2]}, {"sample": 0, "score": 0.5}], [], [{"sample": 9}]]
+    for shard, rows in enumerate(written):
+        assert _is_vouched(root, tables.write(root, "acd", shard, rows))
+    got = tables.read(root, "acd", range(3)).to_pylist()
+    assert [row["sample"] for row in got] == [0, 0, 9]
+    assert got[0]["members"] == [1, 2]
+    assert got[1]["score"] == 0.5
+    assert tables.read(root, "acd", [1]).num_rows == 0
+
+
+def test_states_come_back_to_the_bit(root: str) -> None:
+    wide = torch.randn(4, 6, dtype=torch.float64)
+    state = {
+        "sum": wide[:, ::2],
+        "shared": wide.T,
+        "count": torch.tensor(3),
+        "empty": torch.zeros(0, 5),
+        "flags": torch.tensor([True, False]),
+    }
+    objects = states.write(root, "statistics", "mean", 3, state)
+    assert list(objects) == ["states/statistics/mean/3.safetensors"]
+    got = states.read(root, "statistics", "mean", 3)
+    assert set(got) == set(state)
+    assert all(torch.equal(got[name], state[name]) for name in state)
+    assert all(got[name].dtype == state[name].dtype for name in state)
+    reordered = dict(reversed(list(state.items())))
+    assert states.write(root, "statistics", "mean", 3, reordered) == objects
+
+
+def test_an_unreadable_state_is_an_error_that_says_what_to_do(root: str) -> None:
+    with pytest.raises(StoreError, match="verify --repair"):
+        states.read(root, "statistics", "mean", 0)
+    paths.Folder(root).write("states/statistics/mean/0.safetensors", b"no tensors")
+    with pytest.raises(StoreError, match="verify --repair"):
+        states.read(root, "statistics", "mean", 0)
+
+
+RESULT = {
+    "mean": torch.arange(6.0, dtype=torch.float64).reshape(2, 3),
+    "count": 10,
+    "share": float("nan"),
+    "note": "exact",
+    "shape": (2, 3),
+    "zeros": torch.zeros(4, dtype=torch.int64),
+    "features.0#1": {
+        "sum/normed": {"sample": np.array([3, -1]), "value": np.array([0.5, np.nan])},
+        "per_class": {0: {}, 3: {"x": np.zeros((0, 4))}},
+    },
+    "half": torch.ones(3, dtype=torch.bfloat16),
+    "scalar": torch.tensor(2.5),
+}
+
+
+def test_a_result_comes_back_as_nested_arrays(root: str) -> None:
+    objects = results.write(root, "statistics", RESULT)
+    assert _is_vouched(root, objects)
+    assert results.objects(root, "statistics") == objects
+    assert results.names(root) == ("statistics",)
+    got = results.read(root, "statistics")
+    assert list(got) == list(RESULT)
+    np.testing.assert_array_equal(got["mean"], RESULT["mean"])
+    assert got["mean"].dtype == np.float64
+    assert (got["count"], got["note"], got["shape"]) == (10, "exact", [2, 3])
+    assert np.isnan(got["share"])
+    np.testing.assert_array_equal(got["zeros"], np.zeros(4))
+    layer = got["features.0#1"]
+    np.testing.assert_array_equal(layer["sum/normed"]["value"], [0.5, np.nan])
+    assert list(layer["per_class"]) == [0, 3]
+    assert layer["per_class"][3]["x"].shape == (0, 4)
+    np.testing.assert_array_equal(got["half"], np.ones(3))
+    assert got["scalar"] == 2.5
+
+
+def test_xarray_opens_a_result(tmp_path: Path) -> None:
+    results.write(tmp_path, "statistics", {"mean": torch.ones(2, 3), "layer": {"x": torch.ones(4)}})
+    tree = xr.open_datatree(tmp_path / "scans/statistics.zarr", engine="zarr")
+    assert tree["mean"].shape == (2, 3)
+    assert tree["layer"]["x"].shape == (4,)
+
+
+def test_equal_results_have_equal_bytes(tmp_path: Path) -> None:
+    first = results.write(tmp_path / "a", "statistics", RESULT)
+    assert results.write(tmp_path / "b", "statistics", RESULT) == first
+
+
+def test_a_result_is_replaced_as_a_whole_and_counts_when_its_record_is_there(root: str) -> None:
+    results.write(root, "statistics", {"old": torch.ones(2)})
+    results.write(root, "statistics", {"new": torch.ones(2)})
+    assert list(results.read(root, "statistics")) == ["new"]
+    assert not [name for name in paths.Folder(root).files() if "old" in name]
+    paths.Folder(root).remove("scans/statistics.json")
+    assert not results.exists(root, "statistics")
+    with pytest.raises(StoreError, match="no result"):
+        results.read(root, "statistics")
+    results.withdraw(root, "statistics")
+    assert paths.Folder(root).files() == []
+
+
+def test_large_arrays_are_cut_along_their_first_axis(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(results, "CHUNK_BYTES", 100)
+    values = torch.arange(60.0).reshape(10, 6)
+    objects = results.write(tmp_path, "statistics", {"covariance": values})
+    assert sum("/c." in name for name in objects) == 3
+    np.testing.assert_array_equal(results.read(tmp_path, "statistics")["covariance"], values)
+
+
+def test_a_flipped_bit_in_a_result_is_noticed_by_readers(tmp_path: Path) -> None:
+    results.write(tmp_path, "statistics", {"mean": torch.randn(50)})
+    path = tmp_path / "scans/statistics.zarr/mean/c.0"
+    content = bytearray(path.read_bytes())
+    content[20] ^= 4
+    path.write_bytes(content)
+    with pytest.raises(StoreError, match="cannot read the result"):
+        results.read(tmp_path, "statistics")
+
+
+def test_what_no_result_can_hold_is_refused(root: str) -> None:
+    with pytest.raises(StoreError, match="got a object in a result"):
+        results.write(root, "statistics", {"x": object()})
+
+
+def test_equal_columns_have_equal_bytes(tmp_path: Path) -> None:
+    columns = {"index": np.arange(5), "curve": np.zeros((5, 3)), "id": list("abcde")}
+    first = samples.write(tmp_path / "a", "explain", 0, columns)
+    assert samples.write(tmp_path / "b", "explain", 0, columns) == first
+
+
+def test_a_flipped_bit_in_a_column_is_noticed_by_readers(tmp_path: Path) -> None:
+    values = np.random.default_rng(0).standard_normal(500)
+    samples.write(tmp_path, "explain", 0, {"logit": values})
+    path = tmp_path / "samples/explain/0.parquet"
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 4
+    path.write_bytes(content)
+    with pytest.raises((StoreError, pa.ArrowException), match="cannot read"):
+        samples.read(tmp_path, "explain", [0])
