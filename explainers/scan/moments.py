@@ -123,11 +123,11 @@ class Moments(Scan):
         exact = results["exact"]
         if self.rank is None or "low_rank" in results or not int(exact["count"]):
             return None
-        # Without classes the one group is all samples.
+        # Without classes the one group is all samples. Results may have been read from a store.
         groups = exact.get("per_class") or {
-            "label": torch.tensor([-1]),
-            "mean": exact["mean"].unsqueeze(0),
-            "count": exact["count"].unsqueeze(0),
+            "label": [-1],
+            "mean": torch.as_tensor(exact["mean"])[None],
+            "count": torch.as_tensor(exact["count"])[None],
         }
         means = {name: torch.as_tensor(groups[name]) for name in ("label", "count", "mean")}
         return Round("low_rank", LowRank(self.rank, self.per_class, means))

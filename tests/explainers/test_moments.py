@@ -266,6 +266,25 @@ def test_the_batch_size_changes_no_bit(size: int) -> None:
 
 
 @pytest.mark.parametrize("per_class", [False, True])
+def test_the_second_round_takes_arrays_that_were_read_from_a_store(per_class: bool) -> None:
+    inputs, labels = synthetic()
+    scan = Moments(rank=3, per_class=per_class)
+    shards = cut(inputs, labels, UNEVEN)
+    exact = scan.finalise(fold(scan, shards))
+    stored = {name: arrays(value) for name, value in exact.items()}
+    following = scan.rounds({"exact": stored})
+    assert following is not None
+    result = following.scan.finalise(fold(following.scan, shards))
+    assert torch.equal(result["factor"], run(scan, shards)["factor"])
+
+
+def arrays(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: arrays(part) for name, part in value.items()}
+    return value.numpy()
+
+
+@pytest.mark.parametrize("per_class", [False, True])
 def test_a_shard_larger_than_memory_allows_is_folded_in_pieces(
     monkeypatch: pytest.MonkeyPatch, per_class: bool
 ) -> None:
