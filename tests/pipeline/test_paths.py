@@ -3,6 +3,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import stat
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
@@ -48,6 +49,29 @@ def test_of_many_threads_that_create_one_does(tmp_path: Path) -> None:
         won = list(pool.map(lambda n: folder.create("x", str(n).encode()), range(64)))
     assert sum(won) == 1
     assert folder.read("x") == str(won.index(True)).encode()
+
+
+@pytest.mark.parametrize(("method", "place"), [("write", "replace"), ("create", "link")])
+def test_content_is_on_the_disk_before_its_name_and_its_name_before_the_return(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str, place: str
+) -> None:
+    calls: list[str] = []
+    sync, put = os.fsync, getattr(os, place)
+
+    def fsync(descriptor: int) -> None:
+        is_folder = stat.S_ISDIR(os.fstat(descriptor).st_mode)
+        calls.append("folder" if is_folder else "file")
+        sync(descriptor)
+
+    def place_it(source: str, target: str) -> None:
+        calls.append("place")
+        put(source, target)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(os, place, place_it)
+    getattr(paths.Folder(tmp_path), method)("a/b/c", b"content")
+    # New folders a and b are entries of their parents, which have to last too.
+    assert calls == ["folder", "folder", "file", "place", "folder"]
 
 
 @pytest.mark.parametrize("method", ["write", "create"])

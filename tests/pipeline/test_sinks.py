@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,6 +15,12 @@ from pipeline.sinks import results, samples, scores, states, tables
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+
+@pytest.fixture(autouse=True)
+def _a_disk_that_does_not_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Syncing is tested in test_paths; here it would only take time."""
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
 
 
 @pytest.fixture(params=["local", "memory"])

@@ -1,9 +1,10 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -17,6 +18,12 @@ from tests.pipeline import stored
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+
+@pytest.fixture(autouse=True)
+def _a_disk_that_does_not_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Syncing is tested in test_paths; here it would only take time."""
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
 
 
 @pytest.fixture(params=["local", "memory"])
@@ -54,7 +61,7 @@ INDICES = [
 @pytest.mark.parametrize("index", INDICES, ids=repr)
 @pytest.mark.parametrize("done", [(0, 1, 2), (0, 2), ()], ids=repr)
 def test_any_index_gives_what_it_gives_of_the_whole(
-    tmp_path: Path, index: tuple[object, ...], done: tuple[int, ...]
+    tmp_path: Path, index: tuple[Any, ...], done: tuple[int, ...]
 ) -> None:
     plan = stored.make_run(str(tmp_path), done=done)
     whole = np.full((10, *stored.SHAPE), np.nan, np.float32)

@@ -21,6 +21,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
+@pytest.fixture(autouse=True)
+def _a_disk_that_does_not_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Syncing is tested in test_paths; here it would only take time."""
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+
+
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
     stored.make_run(str(tmp_path), late=(0, 1, 2), evaluated=(0, 1, 2))
