@@ -79,7 +79,7 @@ def report(
     """
     from pipeline.report import build
 
-    page = build(path, out or path / "report.html")
+    page = build(path, out)
     if as_json:
         output.as_json({"report": page, "bytes": page.stat().st_size})
     else:

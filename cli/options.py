@@ -10,7 +10,8 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON o
 RunFile = Annotated[Path, typer.Argument(metavar="CONFIG", help="A run file.", show_default=False)]
 
 RunFolder = Annotated[
-    Path, typer.Argument(metavar="RUN", help="The folder of a run.", show_default=False)
+    str,
+    typer.Argument(metavar="RUN", help="The folder of a run, or its URL.", show_default=False),
 ]
 
 Overrides = Annotated[
