@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from explainers.registry import Registry
-from pipeline import parameters
+from pipeline.parameters import build as build_dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -118,7 +118,7 @@ def build(name: str, settings: Mapping[str, Any], where: str = "") -> Metric:
     """
     chosen = dict(settings)
     kind = metrics.get(str(chosen.pop("method", name)))
-    metric: Metric = parameters.build(kind, chosen, where or f"metrics.{name}")
+    metric: Metric = build_dataclass(kind, chosen, where or f"metrics.{name}")
     return metric
 
 

@@ -1,0 +1,204 @@
+"""Score the stored maps of a run: each metric is mapped over the shards like an explainer."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline import aggregate
+from pipeline.aggregate import Judged
+from pipeline.errors import ConfigError
+from pipeline.metrics import build
+from pipeline.plan import EXPLAIN
+from pipeline.scorer import EvaluateTask
+from pipeline.session import open_session
+from pipeline.store import EVALUATE, Run, open_run
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from contextlib import AbstractContextManager
+
+    from pipeline.aggregate import Aggregate
+    from pipeline.events import Callback
+    from pipeline.metrics import Metric
+    from pipeline.session import Session
+    from pipeline.shards import Shard
+
+SERVED = frozenset({"network", "masks"})
+"""What stored maps can be scored with; a metric that explains again is for the library."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What became of an evaluation."""
+
+    path: Path
+    """Folder of the run."""
+    metrics: tuple[str, ...]
+    """Entries that were scored, now or before."""
+    n_samples: int
+    """Samples in the shards that have maps."""
+    n_shards: int
+    """Shards that have maps."""
+    n_scored: int
+    """Pairs of metric and shard that were scored now; others were there."""
+    quarantined: tuple[tuple[str, int], ...]
+    """Pass and shard of each shard that was given up."""
+    aggregates: tuple[Aggregate, ...]
+    """Means, intervals and medians, as in aggregates.parquet."""
+    exit_code: int
+    """0 done, 5 with quarantined shards, 130 or 143 interrupted."""
+    seconds: float
+
+
+def evaluate(
+    run: str | Path | Run,
+    metrics: Mapping[str, Mapping[str, Any]] | Sequence[str] | None = None,
+    *,
+    engine: str | None = None,
+    session: Session | None = None,
+    callbacks: Sequence[Callback] = (),
+    take_over: bool = False,
+) -> Evaluation:
+    """Score the maps of a run and write scores and aggregates; what is scored already is kept.
+
+    Parameters
+    ----------
+    run
+        A run's folder, or the opened run.
+    metrics
+        Entries and their parameters, as in a run file; the run file's own if not given. A name
+        without parameters means the run file's entry, where there is one.
+    engine
+        Name of the engine; that of the run file if not given.
+    session
+        The start of the run that this belongs to; a new one if not given.
+    callbacks
+        Told every event, if there is no session.
+    take_over
+        Whether to take the folder from an owner that this host cannot see.
+
+    Raises
+    ------
+    ConfigError
+        If a metric or a parameter is unknown, or cannot be served here.
+    RunConflictError
+        If somebody else works on the run.
+    """
+    started = time.monotonic()
+    opened = open_run(run) if isinstance(run, (str, Path)) else run
+    chosen = _chosen(opened, metrics)
+    done = _explained(opened)
+    with _session(opened, engine, session, callbacks, take_over) as current:
+        n_before = len(current.quarantined)
+        n_scored = sum(_map(opened, name, chosen[name], done, current) for name in chosen)
+        return Evaluation(
+            path=Path(opened.path),
+            metrics=tuple(chosen),
+            n_samples=sum(len(shard) for shard in done),
+            n_shards=len(done),
+            n_scored=n_scored,
+            quarantined=tuple(current.quarantined[n_before:]),
+            aggregates=tuple(aggregate.write(opened)),
+            exit_code=current.interrupts.exit_code
+            or (5 if len(current.quarantined) > n_before else 0),
+            seconds=time.monotonic() - started,
+        )
+
+
+def _chosen(
+    run: Run, metrics: Mapping[str, Mapping[str, Any]] | Sequence[str] | None
+) -> dict[str, dict[str, Any]]:
+    """Return the settings of each metric, with its method; everything is checked."""
+    configured = run.config.metrics
+    asked = configured if metrics is None else metrics
+    given = asked if isinstance(asked, Mapping) else {name: {} for name in asked}
+    chosen = {}
+    for name, settings in given.items():
+        wanted = dict(settings or configured.get(name, {}))
+        try:
+            metric = build(name, wanted)
+        except LookupError as error:
+            raise ConfigError(str(error.args[0]), fix="xpipe metrics lists them") from error
+        _check_served(run, name, metric)
+        chosen[name] = {"method": metric.name, **wanted}
+    return chosen
+
+
+def _check_served(run: Run, name: str, metric: Metric) -> None:
+    missing = sorted(metric.requires - SERVED)
+    if missing:
+        raise ConfigError(
+            f"metric {name!r} needs {', '.join(missing)}, which stored maps do not have",
+            fix="use pipeline.metrics.score in Python",
+        )
+    if "masks" in metric.requires and not run.manifest.n_masks:
+        raise ConfigError(
+            f"metric {name!r} needs masks, but no sample of the run has one",
+            fix="name a folder of masks in the section data and start a new run",
+        )
+
+
+def _explained(run: Run) -> tuple[Shard, ...]:
+    """Return the shards in which every explainer's maps are committed."""
+    passes = {EXPLAIN, *(run.pass_of(name) for name in run.maps)}
+    done = [set(run.entries(pass_name)) for pass_name in passes]
+    return tuple(shard for shard in run.plan.shards if all(shard.index in each for each in done))
+
+
+def _map(
+    run: Run, name: str, settings: dict[str, Any], shards: Iterable[Shard], session: Session
+) -> int:
+    """Score one metric and return how many shards were done now."""
+    judged = _judge(run, name, settings)
+    pass_name = f"{EVALUATE}{name}"
+    present = run.ledger.entries(pass_name)
+    stale = [shard for shard, entry in present.items() if entry.digest != judged.digest]
+    for shard in stale:
+        run.ledger.withdraw(pass_name, shard)
+    judged.write(run.folder)
+    task = EvaluateTask(str(run.path), name, settings, judged.explainers, judged.digest)
+    outcomes = session.map(task, pass_name, tuple(shards), set(present) - set(stale))
+    return sum(outcome.status == "committed" for outcome in outcomes)
+
+
+def _judge(run: Run, name: str, settings: Mapping[str, Any]) -> Judged:
+    """Return how a metric is evaluated, with the digest that its records carry."""
+    metric = build(name, settings)
+    # a metric is a frozen dataclass of its parameters; the ABC cannot say so
+    parameters: dict[str, Any] = asdict(metric)  # type: ignore[call-overload]
+    explainers = tuple(run.maps)
+    parts = [run.plan.digest, metric.name, parameters, explainers]
+    text = json.dumps(parts, sort_keys=True, default=repr)
+    return Judged(
+        name=name,
+        method=metric.name,
+        parameters=parameters,
+        direction=metric.direction,
+        space=metric.space,
+        headline=metric.headline,
+        explainers=explainers,
+        digest=hashlib.sha256(text.encode()).hexdigest(),
+    )
+
+
+def _session(
+    run: Run,
+    engine: str | None,
+    session: Session | None,
+    callbacks: Sequence[Callback],
+    take_over: bool,
+) -> AbstractContextManager[Session]:
+    if session is not None:
+        return contextlib.nullcontext(session)
+    config = run.config
+    if engine is not None:
+        chosen = config.engine.model_copy(update={"kind": engine})
+        config = config.model_copy(update={"engine": chosen})
+    return open_session(run.path, config, callbacks=callbacks, take_over=take_over)

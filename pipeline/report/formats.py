@@ -1,0 +1,72 @@
+"""How numbers are written for people."""
+
+from __future__ import annotations
+
+import math
+
+from markupsafe import Markup
+
+MISSING = "\N{EN DASH}"
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """Return a number with so many significant digits."""
+    if value is None or math.isnan(value):
+        return MISSING
+    if value != 0 and not 1e-3 <= abs(value) < 1e5:
+        mantissa, exponent = f"{value:.{digits - 1}e}".split("e")
+        return _minus(f"{mantissa}e{int(exponent)}")
+    decimals = 0 if value == 0 else max(0, digits - 1 - math.floor(math.log10(abs(value))))
+    return _minus(f"{value:,.{decimals}f}")
+
+
+def interval(mean: float, half: float) -> tuple[str, str]:
+    """Return a mean and half its interval, to the two digits that the interval leaves."""
+    if math.isnan(mean):
+        return MISSING, ""
+    if math.isnan(half) or half <= 0:
+        return number(mean), ""
+    if not 1e-6 <= half < 1e5:
+        return number(mean), number(half, 2)
+    decimals = max(0, 1 - math.floor(math.log10(half)))
+    return _minus(f"{mean:,.{decimals}f}"), f"{half:,.{decimals}f}"
+
+
+def count(value: float) -> str:
+    """Return a whole number with thin spaces between thousands."""
+    return f"{int(value):,}".replace(",", "\N{NARROW NO-BREAK SPACE}")
+
+
+def percent(value: float, digits: int = 1) -> str:
+    """Return a share in percent."""
+    return MISSING if math.isnan(value) else f"{100 * value:.{digits}f} %"
+
+
+def duration(seconds: float) -> str:
+    """Return a time that a person can take in."""
+    if seconds < 1:
+        return f"{1000 * seconds:.0f} ms"
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest:02d} s"
+    return f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def size(n_bytes: float) -> str:
+    """Return a number of bytes in decimal units."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if n_bytes < 1000:
+            return f"{n_bytes:.0f} {unit}" if unit == "B" else f"{n_bytes:.1f} {unit}"
+        n_bytes /= 1000
+    return f"{n_bytes:.1f} TB"
+
+
+def breakable(name: str) -> Markup:
+    """Return a name that may be broken after its underscores."""
+    return Markup("_<wbr>").join(name.split("_"))
+
+
+def _minus(text: str) -> str:
+    return text.replace("-", "\N{MINUS SIGN}", 1) if text.startswith("-") else text

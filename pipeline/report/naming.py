@@ -1,0 +1,39 @@
+"""How classes are called on the page, and how samples are read back."""
+
+from __future__ import annotations
+
+import functools
+import logging
+from typing import TYPE_CHECKING
+
+from pipeline.data import open_source
+from pipeline.errors import XpipeError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pipeline.data.source import Source
+    from pipeline.store import Run
+
+logger = logging.getLogger(__name__)
+
+
+def source_of(run: Run) -> Source | None:
+    """Return the source of a run's samples; None if it cannot be opened here any more."""
+    try:
+        return open_source(run.config.data, run.config.base)
+    except (XpipeError, OSError, ImportError) as error:
+        logger.warning("the page shows no inputs: the data source cannot be opened: %s", error)
+        return None
+
+
+def class_names(run: Run) -> Callable[[int], str]:
+    """Return what names a class: the source's word for it, else its index."""
+    source = source_of(run)
+    return functools.partial(_name, source.class_names if source else None)
+
+
+def _name(names: tuple[str, ...] | None, index: int) -> str:
+    if index < 0:
+        return "unknown"
+    return names[index] if names is not None and index < len(names) else str(index)

@@ -1,0 +1,158 @@
+"""Arrays as small pictures that a page can hold: inputs, heat maps, their colour bars."""
+
+from __future__ import annotations
+
+import base64
+from dataclasses import dataclass
+from io import BytesIO
+from typing import TYPE_CHECKING
+
+import numpy as np
+from markupsafe import Markup
+from matplotlib import colormaps
+from PIL import Image
+
+from pipeline.report.formats import number
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+COLOURS = {"signed": "RdBu_r", "unsigned": "magma", "grey": "gray"}
+"""Colour maps of matplotlib; the signed one is white at zero."""
+SATURATION = 99.5
+"""Percentile of magnitudes at which colours saturate: one hot pixel must not hide the others."""
+
+_PIXELATED_UP_TO = 96
+"""Pictures at most so wide are enlarged without smoothing: each pixel of the input is seen."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture for a page."""
+
+    uri: str
+    """``data:`` URI."""
+    width: int
+    height: int
+
+    @property
+    def is_coarse(self) -> bool:
+        """Whether pixels should be seen as such."""
+        return max(self.width, self.height) <= _PIXELATED_UP_TO
+
+
+@dataclass(frozen=True)
+class HeatMap:
+    """A picture of relevance and what its colours mean."""
+
+    picture: Picture
+    low: float
+    """Value of the first colour."""
+    high: float
+    """Value of the last colour."""
+    kind: str
+    """``signed`` (symmetric about zero), ``unsigned`` (from zero up) or ``grey`` (any range)."""
+
+    @property
+    def bar(self) -> Markup:
+        """The colour bar with its ends, and zero in the middle of a signed one."""
+        middle = Markup("<span>0</span>") if self.kind == "signed" else Markup("")
+        return Markup(
+            '<div class="bar {}"></div><div class="ends"><span>{}</span>{}<span>{}</span></div>'
+        ).format(self.kind, number(self.low, 2), middle, number(self.high, 2))
+
+
+def heat_map(relevance: NDArray[np.floating], side: int, *, is_signed: bool) -> HeatMap | None:
+    """Return one sample's relevance as a heat map; None for what is no picture or not finite.
+
+    Parameters
+    ----------
+    relevance
+        ``(height, width)``, or ``(channel, height, width)``, which is summed over channels.
+    side
+        Longest side in pixels; larger maps are averaged down.
+    is_signed
+        Colours symmetric about zero, else from zero up.
+    """
+    values = plane(relevance)
+    if values is None or not np.isfinite(values).all():
+        return None
+    limit = float(np.percentile(np.abs(values), SATURATION)) or float(np.abs(values).max())
+    kind, low = ("signed", -limit) if is_signed else ("unsigned", 0.0)
+    return _coloured(values, side, low, limit, kind)
+
+
+def image(values: NDArray[np.floating], side: int) -> HeatMap | None:
+    """Return a picture in the units of an input, grey from its least to its greatest value."""
+    flat = plane(values / len(values) if values.ndim == 3 else values)
+    if flat is None or not np.isfinite(flat).all():
+        return None
+    return _coloured(flat, side, float(flat.min()), float(flat.max()), "grey")
+
+
+def _coloured(
+    values: NDArray[np.floating], side: int, low: float, high: float, kind: str
+) -> HeatMap:
+    share = (shrink(values, side) - low) / ((high - low) or 1.0)
+    indices = np.clip(np.rint(share * 255), 0, 255).astype(np.uint8)
+    picture = Image.fromarray(indices)
+    picture.putpalette(_palette(COLOURS[kind]))
+    return HeatMap(_encode(picture), low, high, kind)
+
+
+def photograph(values: NDArray[np.floating], side: int) -> Picture | None:
+    """Return an input in [0, 1], ``(channel, height, width)`` or ``(height, width)``."""
+    stack = values[None] if values.ndim == 2 else values
+    if stack.ndim != 3 or stack.shape[0] not in (1, 3):
+        flat = plane(values)
+        if flat is None:
+            return None
+        stack = flat[None]
+    channels = [shrink(channel, side) for channel in stack]
+    pixels = np.rint(np.clip(np.nan_to_num(np.stack(channels, axis=-1)), 0, 1) * 255)
+    pixels = pixels.astype(np.uint8)
+    picture = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
+    is_large = max(picture.size) > _PIXELATED_UP_TO
+    return _encode(picture, as_jpeg=is_large and picture.mode == "RGB")
+
+
+def plane(values: NDArray[np.floating]) -> NDArray[np.floating] | None:
+    """Return values as ``(height, width)``: channels summed, a vector as a strip."""
+    if values.ndim == 1:
+        return values[None]
+    if values.ndim == 3:
+        return np.asarray(values.sum(axis=0))
+    return values if values.ndim == 2 else None
+
+
+def shrink(values: NDArray[np.floating], side: int) -> NDArray[np.floating]:
+    """Return a plane no larger than `side`, averaged down; small ones as they are."""
+    height, width = values.shape
+    if max(height, width) <= side:
+        return values
+    scale = side / max(height, width)
+    target = (max(1, round(width * scale)), max(1, round(height * scale)))
+    smaller = Image.fromarray(values.astype(np.float32)).resize(target, Image.Resampling.BOX)
+    return np.asarray(smaller)
+
+
+def gradient(name: str) -> str:
+    """Return a colour map as a CSS gradient."""
+    stops = [colormaps[name](share, bytes=True)[:3] for share in np.linspace(0, 1, 17)]
+    return f"linear-gradient(to right, {', '.join(f'rgb({r},{g},{b})' for r, g, b in stops)})"
+
+
+def _palette(name: str) -> bytes:
+    colours = colormaps[name](np.arange(256), bytes=True)
+    return np.ascontiguousarray(colours[:, :3]).tobytes()
+
+
+def _encode(picture: Image.Image, *, as_jpeg: bool = False) -> Picture:
+    buffer = BytesIO()
+    if as_jpeg:
+        picture.save(buffer, "JPEG", quality=85)
+    else:
+        picture.save(buffer, "PNG", optimize=True)
+    kind = "jpeg" if as_jpeg else "png"
+    text = base64.b64encode(buffer.getvalue()).decode()
+    return Picture(f"data:image/{kind};base64,{text}", *picture.size)

@@ -1,0 +1,85 @@
+"""Headline scores by class, the worst classes first."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pipeline import aggregate
+from pipeline.report import naming, page
+
+if TYPE_CHECKING:
+    from pipeline.aggregate import Judged
+    from pipeline.store import Run
+
+title = "Classes"
+order = 40
+
+LIMIT = 20
+"""Classes per table: the worst ones are what one looks for."""
+
+TEMPLATE = """
+<div class="cards">
+{% for metric, explainers, rows, n_classes in tables %}
+<div class="card"><h3 style="margin-top:0">{{ metric.name }}
+  <span class="pill">{{ "lower is better" if metric.direction == "lower" else "higher is better" }}
+  </span></h3>
+<div class="scroll"><table class="wide tight">
+<thead><tr><th>class</th>
+{% for name in explainers %}<th class="value">{{ name | breakable }}</th>{% endfor %}</tr></thead>
+<tbody>
+{% for name, n, cells in rows %}
+<tr><th>{{ name }} <small>{{ n | count }}</small></th>
+{% for mean, shade in cells %}
+<td class="cell" style="background: rgba(var(--shade), {{ "%.2f" | format(shade) }})">
+{{ mean | number }}</td>
+{% endfor %}</tr>
+{% endfor %}
+</tbody></table></div>
+{% if n_classes > rows | length %}
+<p class="note">The worst {{ rows | length }} of {{ n_classes }} classes.</p>
+{% endif %}
+</div>
+{% endfor %}
+</div>
+<p class="note">Class means, worst class first (by the mean over explainers); beside the name, its
+samples. The darker, the worse: shades span each table.</p>
+"""
+
+
+def render(run: Run) -> str | None:
+    """Return a table per metric; None if there are no scores or no classes."""
+    tables = [table for metric in aggregate.judged(run) if (table := _table(run, metric))]
+    return page.fragment(TEMPLATE, tables=tables) if tables else None
+
+
+def _table(run: Run, metric: Judged) -> tuple[Any, ...] | None:
+    rows = [row for row in aggregate.headlines(run, metric) if row.group.startswith("class:")]
+    groups = list(dict.fromkeys(row.group for row in rows))
+    if len(groups) < 2:
+        return None
+    found = {(row.group, row.explainer): row for row in rows}
+    explainers = [name for name in metric.explainers if (groups[0], name) in found]
+    means = np.array([[found[group, name].mean for name in explainers] for group in groups])
+    badness = _shares(means if metric.direction == "lower" else -means)
+    with np.errstate(invalid="ignore"):
+        order_ = np.argsort(-np.nan_to_num(badness).mean(axis=1), kind="stable")[:LIMIT]
+    label = naming.class_names(run)
+    shown = [
+        (
+            label(int(groups[place].removeprefix("class:"))),
+            found[groups[place], explainers[0]].n,
+            list(zip(means[place].tolist(), (0.55 * badness[place]).tolist(), strict=True)),
+        )
+        for place in order_
+    ]
+    return metric, explainers, shown, len(groups)
+
+
+def _shares(values: np.ndarray[Any, np.dtype[np.float64]]) -> Any:
+    """Return values from 0 (the least) to 1 (the greatest); NaN is 0."""
+    span = np.nanmax(values) - np.nanmin(values) if not np.isnan(values).all() else 0.0
+    return (
+        np.nan_to_num((values - np.nanmin(values)) / span) if span > 0 else np.zeros(values.shape)
+    )

@@ -1,0 +1,173 @@
+"""Samples with their heat maps: some of every class, and some that were misclassified."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from pipeline import aggregate
+from pipeline.report import naming, page, pictures
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from numpy.typing import NDArray
+
+    from pipeline.report.pictures import HeatMap, Picture
+    from pipeline.store import Run
+
+title = "Gallery"
+order = 50
+
+MISCLASSIFIED_SHARE = 0.25
+SIDE = 176
+"""Longest side of a picture in pixels."""
+BUDGET = 4_000_000
+"""Pixels of all pictures together: about a byte each in the page, which stays below 10 MB."""
+
+TEMPLATE = """
+<p class="note">Relevance, summed over channels. Red speaks for the explained class, blue against
+it; maps without negative values run from black to bright. Every map has its own scale, which the
+bar below it gives; colours saturate at the {{ saturation }}th percentile of its magnitudes.
+{% if not has_inputs %}The data source cannot be opened here, so inputs are missing.{% endif %}</p>
+<div class="gallery">
+{% for sample in samples %}
+<div class="sample">
+  <figure>
+    <figcaption><b>{{ sample.sample_id }}</b></figcaption>
+    {% if sample.picture %}
+    <img src="{{ sample.picture.uri }}" alt="input {{ sample.sample_id }}"
+      {%- if sample.picture.is_coarse %} class="coarse"{% endif %}>
+    {% else %}<div class="absent">no picture</div>{% endif %}
+    <figcaption class="below">
+    {% if sample.is_wrong %}<span class="warn">predicted <b>{{ sample.prediction }}</b>,
+      is <b>{{ sample.label }}</b></span>
+    {% else %}predicted <b>{{ sample.prediction }}</b>{% endif %}</figcaption>
+  </figure>
+  {% for name, heat in sample.maps %}
+  <figure>
+    <figcaption>{{ name }}</figcaption>
+    {% if heat %}
+    <img src="{{ heat.picture.uri }}" alt="{{ name }} of {{ sample.sample_id }}"
+      {%- if heat.picture.is_coarse %} class="coarse"{% endif %}>
+    {{ heat.bar }}
+    {% else %}<div class="absent">not finite</div>{% endif %}
+  </figure>
+  {% endfor %}
+</div>
+{% endfor %}
+</div>
+"""
+
+
+@dataclass(frozen=True)
+class Shown:
+    """One row of the gallery."""
+
+    sample_id: str
+    label: str
+    prediction: str
+    is_wrong: bool
+    picture: Picture | None
+    maps: list[tuple[str, HeatMap | None]]
+
+
+def render(run: Run) -> str | None:
+    """Return the gallery; None if it should be empty or there are no maps."""
+    facts = aggregate.facts(run)
+    places = choose(facts, run.config.report.samples)
+    if not places or not run.maps:
+        return None
+    chosen = {key: [values[place] for place in places] for key, values in facts.items()}
+    rows = [int(index) for index in chosen["index"]]
+    side = _side(len(rows) * (len(run.maps) + 1))
+    inputs = _inputs(run, rows)
+    maps = {name: _heat_maps(values, side) for name, values in _relevance(run, rows).items()}
+    label = naming.class_names(run)
+    samples = [
+        Shown(
+            sample_id=chosen["sample_id"][k],
+            label=label(chosen["label"][k]),
+            prediction=label(chosen["prediction"][k]),
+            is_wrong=_is_wrong(chosen, k),
+            picture=None if inputs is None else pictures.photograph(inputs[k], side),
+            maps=[(name, heat[k]) for name, heat in maps.items()],
+        )
+        for k in range(len(rows))
+    ]
+    return page.fragment(
+        TEMPLATE,
+        samples=samples,
+        has_inputs=inputs is not None,
+        saturation=f"{pictures.SATURATION:g}",
+    )
+
+
+def choose(facts: Mapping[str, list[Any]], n: int) -> list[int]:
+    """Return which rows to show: classes in turn, a quarter of them misclassified if there are."""
+    good = [k for k, status in enumerate(facts["status"]) if not status]
+    wrong = [k for k in good if _is_wrong(facts, k)]
+    n_wrong = min(len(wrong), math.ceil(MISCLASSIFIED_SHARE * n))
+    misses = _in_turn(facts, wrong, n_wrong)
+    right = [k for k in good if not _is_wrong(facts, k)]
+    return [*_in_turn(facts, right, n - n_wrong), *misses]
+
+
+def _in_turn(facts: Mapping[str, list[Any]], rows: list[int], n: int) -> list[int]:
+    """Return `n` rows, one of each class, then a second of each; ordered by class."""
+    by_class: dict[int, list[int]] = {}
+    for row in rows:
+        by_class.setdefault(_class(facts, row), []).append(row)
+    turns = [
+        (turn, known, row)
+        for known, members in by_class.items()
+        for turn, row in enumerate(members[:n])
+    ]
+    return [row for _, row in sorted((known, row) for _, known, row in sorted(turns)[:n])]
+
+
+def _class(facts: Mapping[str, list[Any]], row: int) -> int:
+    label = int(facts["label"][row])
+    return label if label >= 0 else int(facts["prediction"][row])
+
+
+def _is_wrong(facts: Mapping[str, list[Any]], row: int) -> bool:
+    label = int(facts["label"][row])
+    return label >= 0 and label != int(facts["prediction"][row])
+
+
+def _side(n_pictures: int) -> int:
+    return max(8, min(SIDE, int((BUDGET / n_pictures) ** 0.5)))
+
+
+def _inputs(run: Run, rows: list[int]) -> list[NDArray[np.float32]] | None:
+    from pipeline.data import read_batch
+
+    source = naming.source_of(run)
+    if source is None:
+        return None
+    records = [run.manifest.slice(row, row + 1)[0] for row in rows]
+    batch, good, _ = read_batch(source, records, tuple(run.plan.input_shape))
+    shown = torch.zeros((len(rows), *run.plan.input_shape))
+    if good:
+        shown[good] = source.display(batch).float()
+    return [np.asarray(picture) for picture in shown.numpy()]
+
+
+def _relevance(run: Run, rows: list[int]) -> dict[str, NDArray[np.float32]]:
+    """Return maps of the chosen rows; of several targets, the first."""
+    found = {}
+    for name, stored in run.maps.items():
+        picked = stored.isel(sample=rows)
+        picked = picked.isel(target=0) if "target" in picked.dims else picked
+        found[name] = np.asarray(picked.values, np.float32)
+    return found
+
+
+def _heat_maps(relevance: NDArray[np.float32], side: int) -> list[HeatMap | None]:
+    is_signed = bool(np.nanmin(relevance) < 0) if np.isfinite(relevance).any() else True
+    return [pictures.heat_map(values, side, is_signed=is_signed) for values in relevance]

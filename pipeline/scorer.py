@@ -1,0 +1,222 @@
+"""The work of `evaluate` on one shard: read inputs and maps, score every explainer, write."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import psutil
+import torch
+
+from explainers import Samples, Target, Trace
+from pipeline import fit
+from pipeline.data import open_source, read_batch, read_masks
+from pipeline.ledger import Entry, Ledger
+from pipeline.metrics import Case, build
+from pipeline.models import load_model
+from pipeline.plan import EXPLAIN
+from pipeline.sinks import scores as score_sink
+from pipeline.store import open_run
+from pipeline.task import Outcome, WorkItem
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import xarray as xr
+    from numpy.typing import NDArray
+
+    from explainers import Network
+    from pipeline.data import Record, Source
+    from pipeline.metrics import Metric
+    from pipeline.shards import Shard
+    from pipeline.store import Run
+
+Columns = dict[str, "NDArray[Any]"]
+
+
+@dataclass(frozen=True)
+class EvaluateTask:
+    """Score the stored maps of a run with one metric."""
+
+    path: str
+    """Folder of the run."""
+    name: str
+    """The metric's entry: names the pass and the folder of its scores."""
+    settings: dict[str, Any]
+    """``method`` and all parameters."""
+    explainers: tuple[str, ...]
+    """Whose maps are scored."""
+    digest: str
+    """Of run, parameters and explainers; records carry it."""
+
+    def open(self, worker: str) -> EvaluateWorker:
+        """Return the worker."""
+        return EvaluateWorker(self, worker)
+
+
+class EvaluateWorker:
+    """Holds the run, and the network where the metric needs one.
+
+    Parameters
+    ----------
+    task
+        What to do.
+    worker
+        Names the worker in the ledger.
+    """
+
+    def __init__(self, task: EvaluateTask, worker: str) -> None:
+        self._task = task
+        self._worker = worker
+        self._run: Run = open_run(task.path)
+        self._ledger = Ledger(task.path)
+        self._metric: Metric = build(task.name, task.settings)
+        self._targets = [Target.parse(spec) for spec in self._run.plan.targets]
+        # now, so that a model that cannot be loaded refuses before a shard is charged with it
+        self._network = self._read_network() if self._needs("network") else None
+
+    def __call__(self, item: WorkItem) -> Outcome:
+        """Score one shard and commit it."""
+        started, clock = time.time(), time.monotonic()
+        explained = self._run.ledger.entry(EXPLAIN, item.shard)
+        n_failed = 0 if explained is None else explained.n_failed
+        shard = self._run.plan.shards[item.shard]
+        present = self._ledger.entry(item.pass_name, item.shard)
+        if present is not None and present.digest == self._task.digest:
+            return Outcome(item, "skipped", len(shard), n_failed, worker=self._worker)
+        objects: dict[str, str] = {}
+        for name, columns in self._score(shard).items():
+            objects |= score_sink.write(self._task.path, self._task.name, name, item.shard, columns)
+        entry = Entry(
+            pass_name=item.pass_name,
+            shard=item.shard,
+            digest=self._task.digest,
+            objects=objects,
+            attempt=item.attempt,
+            epoch=item.epoch,
+            started=started,
+            seconds=time.monotonic() - clock,
+            worker=self._worker,
+            batch_size=self._run.plan.batch_size,
+            peak_memory=psutil.Process().memory_info().rss,
+            n_samples=len(shard),
+            n_failed=n_failed,
+        )
+        is_first = self._ledger.commit(entry)
+        return Outcome(
+            item,
+            "committed" if is_first else "skipped",
+            len(shard),
+            n_failed,
+            entry.seconds,
+            self._worker,
+        )
+
+    def close(self) -> None:
+        """Do nothing: nothing is left open."""
+
+    @cached_property
+    def _source(self) -> Source:
+        config = self._run.config
+        return open_source(config.data, config.base)
+
+    def _read_network(self) -> Network:
+        """The network as the run read it: from the same example, on the same device."""
+        config = self._run.config
+        model = load_model(config.model, config.base)
+        example, _ = fit.find_example(self._source, self._run.manifest)
+        network = fit.read_network(model, example, config.where("model"))
+        if config.engine.gpus_per_worker != 0 and torch.cuda.is_available():
+            return network.to(device="cuda")
+        return network
+
+    @cached_property
+    def _maps(self) -> dict[str, xr.DataArray]:
+        """Stored maps, opened once: shards that are scored were committed before."""
+        return {name: self._run.maps[name] for name in self._task.explainers}
+
+    def _stored(self, name: str, shard: Shard) -> NDArray[Any]:
+        return np.asarray(self._maps[name].isel(sample=shard.rows).values)
+
+    def _score(self, shard: Shard) -> dict[str, Columns]:
+        """Return columns of the whole shard for each explainer; NaN where there is no score."""
+        found: dict[str, Columns] = {name: {} for name in self._task.explainers}
+        # as much as one worker held when it made them
+        maps = {name: self._stored(name, shard) for name in found}
+        for start in range(shard.start, shard.stop, self._run.plan.batch_size):
+            stop = min(start + self._run.plan.batch_size, shard.stop)
+            records = self._run.manifest.slice(start, stop)
+            inputs, rows = self._inputs(records)
+            if not rows:
+                continue
+            place = start - shard.start + np.array(rows)
+            for target, suffix, case in self._cases(inputs, [records[row] for row in rows]):
+                for name, columns in found.items():
+                    relevance = self._relevance(maps[name][place], target)
+                    scored = self._metric.score(case, relevance)
+                    for column, values in scored.items():
+                        _place(columns, column + suffix, len(shard), place, values)
+        return found
+
+    @property
+    def _device(self) -> torch.device:
+        return torch.device("cpu") if self._network is None else self._network.device
+
+    def _needs(self, what: str) -> bool:
+        return what in self._metric.requires
+
+    def _inputs(self, records: Sequence[Record]) -> tuple[torch.Tensor | None, list[int]]:
+        """Return the readable inputs and their rows; all rows for a metric that reads none."""
+        if self._network is None:
+            return None, list(range(len(records)))
+        inputs, rows, _ = read_batch(self._source, records, tuple(self._run.plan.input_shape))
+        return inputs, rows
+
+    def _cases(
+        self, inputs: torch.Tensor | None, records: Sequence[Record]
+    ) -> list[tuple[int, str, Case]]:
+        """Return position, suffix of columns and prepared case of each target."""
+        trace, network = None, self._network
+        if inputs is not None and network is not None:
+            samples = Samples(
+                torch.tensor([record.index for record in records], device=network.device),
+                torch.tensor([record.label for record in records], device=network.device),
+            )
+            placed = inputs.to(device=network.device, dtype=network.dtype)
+            trace = Trace(
+                network,
+                placed,
+                samples=samples,
+                seed=self._run.config.seed,
+                namespace=self._task.name,
+            )
+        size = tuple(self._run.plan.input_shape[-2:])
+        mask = None
+        if self._needs("masks"):
+            mask = read_masks(self._source, records, (size[0], size[1])).to(self._device)
+        return [
+            (position, suffix(position), self._metric.prepare(Case(trace, target, mask=mask)))
+            for position, target in enumerate(self._targets)
+        ]
+
+    def _relevance(self, stored: NDArray[Any], target: int) -> torch.Tensor:
+        """Return maps of one target, ``(batch, ...)``, as they were explained: in float32."""
+        values = stored[:, target] if self._run.plan.has_target_dimension else stored
+        return torch.from_numpy(np.array(values, dtype=np.float32)).to(self._device)
+
+
+def suffix(target: int) -> str:
+    """Return what is added to the columns of a run's targets: nothing for the first one."""
+    return f".{target}" if target else ""
+
+
+def _place(
+    columns: Columns, column: str, n_rows: int, rows: NDArray[Any], values: torch.Tensor
+) -> None:
+    scored = values.detach().cpu().numpy()
+    if column not in columns:
+        columns[column] = np.full((n_rows, *scored.shape[1:]), np.nan, scored.dtype)
+    columns[column][rows] = scored
