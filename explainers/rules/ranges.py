@@ -36,6 +36,7 @@ UNKNOWN: Range = (-math.inf, math.inf)
 
 _OF_ACTIVATIONS: dict[str, Range] = {
     "relu": (0.0, math.inf),
+    "relu6": (0.0, 6.0),
     "sigmoid": (0.0, 1.0),
     "hardsigmoid": (0.0, 1.0),
     "softplus": (0.0, math.inf),

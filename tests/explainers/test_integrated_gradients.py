@@ -1,0 +1,145 @@
+"""Integrated gradients against Captum, and against what the method promises."""
+
+from __future__ import annotations
+
+from typing import get_args
+
+import pytest
+import torch
+from captum.attr import IntegratedGradients
+from torch import nn
+
+import explainers
+from explainers import Network
+from explainers.attribution import integrated_gradients
+from explainers.quadratures import Quadrature, nodes_and_weights
+from tests.explainers.twins import network_twin, twin
+
+# Nodes and weights are Captum's to the bit; what is left is the order of sums in float64.
+TOLERANCE = {"rtol": 0, "atol": 1e-8}
+QUADRATURES = get_args(Quadrature)
+
+
+@pytest.mark.parametrize("method", QUADRATURES)
+@pytest.mark.parametrize("name", ["cnn", pytest.param("resnet18", marks=pytest.mark.slow)])
+def test_maps_and_deltas_equal_captums(name: str, method: str) -> None:
+    model, inputs = twin(name, "functions")
+    inputs = inputs[:2]
+    classes = torch.tensor([1, 4])
+    expected, delta = IntegratedGradients(model).attribute(
+        inputs, target=classes, n_steps=7, method=method, return_convergence_delta=True
+    )
+    bound = explainers.get("integrated_gradients")(model, n_steps=7, method=method)
+    found = bound.explain(inputs, classes)
+    torch.testing.assert_close(found.relevance, expected, **TOLERANCE)
+    torch.testing.assert_close(found.arrays["convergence_delta"], delta, **TOLERANCE)
+
+
+@pytest.mark.parametrize("baseline", ["number", "one", "each"])
+def test_baselines_are_captums(baseline: str) -> None:
+    model, inputs = twin("cnn", "modules")
+    generator = torch.Generator().manual_seed(3)
+    given = {
+        "number": 0.3,
+        "one": torch.randn(inputs[:1].shape, generator=generator, dtype=torch.float64),
+        "each": torch.randn(inputs.shape, generator=generator, dtype=torch.float64),
+    }[baseline]
+    expected, delta = IntegratedGradients(model).attribute(
+        inputs, baselines=given, target=2, return_convergence_delta=True
+    )
+    found = explainers.get("integrated_gradients")(model, baseline=given).explain(inputs, 2)
+    torch.testing.assert_close(found.relevance, expected, **TOLERANCE)
+    torch.testing.assert_close(found.arrays["convergence_delta"], delta, **TOLERANCE)
+
+
+def test_the_mean_gradient_alone_is_captums() -> None:
+    model, inputs = twin("cnn", "modules")
+    captum = IntegratedGradients(model, multiply_by_inputs=False)
+    expected = captum.attribute(inputs, target=2, n_steps=9)
+    found = explainers.explain(
+        model, "integrated_gradients", inputs, 2, n_steps=9, multiply_by_inputs=False
+    )
+    torch.testing.assert_close(found, expected, **TOLERANCE)
+
+
+def test_the_explained_class_is_that_of_the_sample_along_the_whole_path() -> None:
+    network, inputs = network_twin("cnn", "modules")
+    classes = network(inputs).argmax(1)
+    assert not torch.equal(classes, network(torch.zeros_like(inputs)).argmax(1))
+    predicted = explainers.explain(network, "integrated_gradients", inputs, "predicted")
+    named = explainers.explain(network, "integrated_gradients", inputs, classes)
+    torch.testing.assert_close(predicted, named, rtol=0, atol=0)
+
+
+def test_the_delta_goes_to_zero_with_more_steps() -> None:
+    network, inputs = network_twin("cnn", "modules")
+    deltas = [
+        explainers.get("integrated_gradients")(network, n_steps=n_steps)
+        .explain(inputs)
+        .arrays["convergence_delta"]
+        for n_steps in (5, 500)
+    ]
+    scale = network(inputs).abs().amax()
+    assert float(deltas[1].abs().max()) < 1e-3 * float(scale)
+    assert float(deltas[1].abs().max()) < 0.1 * float(deltas[0].abs().max())
+
+
+@pytest.mark.parametrize("elements", [1, 2 * 3 * 28 * 28 * 3, 2**30])
+def test_the_size_of_a_chunk_changes_nothing_but_rounding(
+    elements: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network, inputs = network_twin("cnn", "modules")
+    expected = explainers.explain(network, "integrated_gradients", inputs)
+    monkeypatch.setattr(integrated_gradients, "_CHUNK_ELEMENTS_OF_A_CPU", elements)
+    found = explainers.explain(network, "integrated_gradients", inputs)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-13)
+
+
+def test_no_pass_has_more_rows_than_a_chunk_or_the_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    network, inputs = network_twin("cnn", "modules")
+    rows: list[int] = []
+    run = network.run
+
+    def counted(batch: torch.Tensor) -> dict[str, torch.Tensor]:
+        rows.append(len(batch))
+        return run(batch)
+
+    monkeypatch.setattr(network, "run", counted)
+    monkeypatch.setattr(integrated_gradients, "_CHUNK_ELEMENTS_OF_A_CPU", 7 * inputs[0].numel())
+    explainers.explain(network, "integrated_gradients", inputs, n_steps=10)
+    assert rows == [3, 6, 6, 6, 6, 6]
+
+
+def test_an_opaque_model_is_integrated_too() -> None:
+    linear = nn.Linear(4, 3).double()
+    inputs = torch.randn(2, 4, dtype=torch.float64)
+
+    def opaque(x: torch.Tensor) -> torch.Tensor:
+        return linear(x) if float(x.detach().sum()) > -1e9 else x
+
+    assert not Network(opaque, inputs).is_program
+    found = explainers.explain(opaque, "integrated_gradients", inputs, target=1)
+    # Captum's float32 weights sum to one within 1e-7.
+    torch.testing.assert_close(found, inputs * linear.weight[1].detach(), rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("method", QUADRATURES)
+def test_weights_sum_to_one_and_nodes_lie_on_the_path(method: Quadrature) -> None:
+    nodes, weights = nodes_and_weights(method, 16)
+    # The trapezoid's weights are Captum's: n nodes as if there were n intervals.
+    expected = 1 - 1 / 16 if method == "riemann_trapezoid" else 1.0
+    assert sum(weights) == pytest.approx(expected, abs=1e-6)
+    assert all(0 <= node <= 1 for node in nodes)
+
+
+@pytest.mark.parametrize(
+    ("params", "message"),
+    [
+        ({"n_steps": 0}, "expected at least 1"),
+        ({"n_steps": 1, "method": "riemann_left"}, "expected at least 2"),
+        ({"method": "simpson"}, "expected gausslegendre or one of"),
+    ],
+)
+def test_wrong_parameters_are_refused_at_once(params: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        explainers.build("integrated_gradients", **params)

