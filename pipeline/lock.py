@@ -98,6 +98,19 @@ def acquire(path: str | Path, *, take_over: bool = False) -> Owner:
     return mine
 
 
+def refuse_if_owned(path: str | Path, *, take_over: bool = False) -> None:
+    """Refuse early, before anything is planned, what `acquire` would refuse.
+
+    Raises
+    ------
+    RunConflictError
+        If the owner lives, or may live on another host.
+    """
+    present = owner(path)
+    if present is not None:
+        _refuse_if_alive(present, Path(path), take_over=take_over)
+
+
 def release(path: str | Path, mine: Owner) -> None:
     """Give the folder back, unless somebody has taken it over meanwhile."""
     folder = Path(path)

@@ -2,19 +2,40 @@
 
 from __future__ import annotations
 
+import json
+import logging
+import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.lock import Owner, owner
+from pipeline import environment, paths
+from pipeline.callbacks.event_log import EventLog
+from pipeline.config import dump
+from pipeline.conflict import refuse_other_run
+from pipeline.errors import ConfigError
+from pipeline.events import RunFinished, RunStarted, StageFinished
+from pipeline.lock import Owner, owner, refuse_if_owned
+from pipeline.passes import Passes
+from pipeline.plan import EXPLAIN, Plan
+from pipeline.planner import make_plan
+from pipeline.session import open_session
+from pipeline.store import open_run
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
     from pipeline.config import RunConfig
     from pipeline.events import Callback
+    from pipeline.planner import Planned
+    from pipeline.session import Session
 
 __all__ = ["Owner", "RunSummary", "owner", "resume", "run"]
+
+logger = logging.getLogger(__name__)
+
+INCOMPLETE = 5
+"""Exit code of a run with samples that failed or shards that were given up."""
 
 
 @dataclass(frozen=True)
@@ -45,12 +66,185 @@ def run(
     callbacks: Sequence[Callback] = (),
     take_over: bool = False,
 ) -> RunSummary:
-    """Plan and run a configuration; a folder with the same digest is resumed."""
-    raise NotImplementedError
+    """Plan and run a configuration; a folder with the same digest is resumed.
+
+    Parameters
+    ----------
+    config
+        What to run.
+    only
+        Entries of ``explainers`` to keep; all if not given.
+    limit
+        Only the first so many samples.
+    callbacks
+        Told every event.
+    take_over
+        Whether to take the folder from an owner on another host, which must be dead.
+
+    Raises
+    ------
+    ConfigError, PlanError
+        If the run cannot be made; nothing is written then.
+    RunConflictError
+        If somebody else works on the folder, or it holds another run.
+    StoreError
+        If the disk is full or read-only.
+    """
+    started = time.monotonic()
+    config = _narrowed(config, only, limit)
+    path = Path(config.output.path)
+    refuse_if_owned(path, take_over=take_over)
+    planned = make_plan(config)
+    refuse_other_run(path, config, planned.plan)
+    with open_session(path, config, callbacks=callbacks, take_over=take_over) as session:
+        # again, now that nobody else can write it
+        refuse_other_run(path, config, planned.plan)
+        plan = _settle_folder(path, config, planned)
+        session.callbacks = (EventLog(path / paths.EVENTS), *session.callbacks)
+        return _Start(session, config, plan, planned, started).run()
 
 
 def resume(
     path: str | Path, *, callbacks: Sequence[Callback] = (), take_over: bool = False
 ) -> RunSummary:
-    """Go on with the run in a folder."""
-    raise NotImplementedError
+    """Go on with the run in a folder.
+
+    Raises
+    ------
+    StoreError
+        If there is none.
+    PlanError, RunConflictError, StoreError
+        As `run`.
+    """
+    config = open_run(str(path)).config
+    # the folder may have been moved
+    output = config.output.model_copy(update={"path": str(path)})
+    return run(
+        config.model_copy(update={"output": output}), callbacks=callbacks, take_over=take_over
+    )
+
+
+@dataclass
+class _Start:
+    """One start of a run, with its folder settled."""
+
+    session: Session
+    config: RunConfig
+    plan: Plan
+    planned: Planned
+    started: float
+    report: Path | None = None
+
+    def run(self) -> RunSummary:
+        self.session.emit(
+            RunStarted(
+                path=str(self.session.path),
+                digest=self.plan.digest,
+                epoch=self.session.epoch,
+                n_samples=self.plan.n_samples,
+                n_shards=len(self.plan.shards),
+                passes=tuple(each.name for each in self.plan.passes),
+            )
+        )
+        message, exit_code = "", 1
+        try:
+            self._work()
+            exit_code = self._exit_code()
+        except KeyboardInterrupt:
+            exit_code = self.session.interrupts.exit_code or 130
+        except BaseException as error:
+            message = f"{type(error).__name__}: {error}"
+            exit_code = getattr(error, "exit_code", 1)
+            raise
+        finally:
+            self._tell_end(exit_code, message)
+        return self._summary(exit_code)
+
+    def _work(self) -> None:
+        passes = Passes(self.session, self.config, self.plan, self.planned.explainers)
+        passes.run()
+        if self.config.metrics and not self.session.is_stopping:
+            from pipeline.evaluate import evaluate
+
+            evaluate(self.session.path, session=self.session)
+        if not self.session.is_stopping:
+            from pipeline import report
+
+            self.report = report.build(self.session.path)
+            self.session.emit(StageFinished("report", str(self.report)))
+
+    def _exit_code(self) -> int:
+        if self.session.interrupts.exit_code:
+            return self.session.interrupts.exit_code
+        return INCOMPLETE if self.session.quarantined or self._n_failed() else 0
+
+    def _n_failed(self) -> int:
+        entries = open_run(str(self.session.path)).entries(EXPLAIN).values()
+        return sum(entry.n_failed for entry in entries)
+
+    def _tell_end(self, exit_code: int, message: str) -> None:
+        summary = self._summary(exit_code)
+        self.session.emit(
+            RunFinished(
+                exit_code=exit_code,
+                n_samples=summary.n_samples,
+                n_failed=summary.n_failed,
+                quarantined=summary.quarantined,
+                seconds=summary.seconds,
+                message=message,
+            )
+        )
+
+    def _summary(self, exit_code: int) -> RunSummary:
+        return RunSummary(
+            path=self.session.path,
+            exit_code=exit_code,
+            n_samples=self.plan.n_samples,
+            n_failed=self._n_failed(),
+            quarantined=tuple(self.session.quarantined),
+            seconds=time.monotonic() - self.started,
+            report=self.report,
+        )
+
+
+def _narrowed(config: RunConfig, only: Sequence[str] | None, limit: int | None) -> RunConfig:
+    if limit is not None:
+        data = config.data.model_copy(update={"limit": limit})
+        config = config.model_copy(update={"data": data})
+    if only is None:
+        return config
+    unknown = [name for name in only if name not in config.explainers]
+    if unknown:
+        raise ConfigError(
+            f"got {unknown[0]!r}, expected entries of explainers: {', '.join(config.explainers)}",
+            fix="name those to run",
+        )
+    kept = {name: values for name, values in config.explainers.items() if name in only}
+    return config.model_copy(update={"explainers": kept})
+
+
+def _settle_folder(path: Path, config: RunConfig, planned: Planned) -> Plan:
+    """Write what describes the run, or return the plan that is there, whose sizes bind."""
+    folder = paths.Folder(path)
+    if folder.exists(paths.PLAN):
+        _compare_versions(path)
+        return Plan.read(folder.at_url(paths.PLAN))
+    folder.write(paths.RUN_FILE, dump(config).encode())
+    described = environment.describe(config, planned.plan)
+    folder.write(paths.ENVIRONMENT, (json.dumps(described, indent=2) + "\n").encode())
+    planned.manifest.write(folder.at_url(paths.MANIFEST))
+    # last: a folder with a plan holds a run
+    folder.write(paths.PLAN, planned.plan.to_json().encode())
+    return planned.plan
+
+
+def _compare_versions(path: Path) -> None:
+    before = open_run(str(path)).environment.get("packages", {})
+    for name, version in environment.versions().items():
+        if before.get(name, version) != version:
+            logger.warning(
+                "the run was begun with %s %s and goes on with %s; shards may differ in rounding",
+                name,
+                before[name],
+                version,
+            )

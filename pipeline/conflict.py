@@ -1,0 +1,63 @@
+"""A folder holds one run: another one is refused, and what differs is named."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from pipeline import paths
+from pipeline.errors import RunConflictError
+from pipeline.store import open_run
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+
+    from pipeline.config import RunConfig
+    from pipeline.plan import Plan
+
+INPUTS = {
+    "manifest_digest": "the samples (files, order or labels)",
+    "weights_digest": "the weights",
+    "code_digest": "the python files that the run file names",
+}
+MISSING = "(nothing)"
+
+
+def refuse_other_run(path: Path, config: RunConfig, plan: Plan) -> None:
+    """Refuse a folder that holds a run whose results would be others.
+
+    Raises
+    ------
+    RunConflictError
+        If it does; the message names every difference.
+    """
+    if not paths.Folder(path).exists(paths.PLAN):
+        return
+    present = open_run(str(path))
+    if present.plan.digest == plan.digest:
+        return
+    found = list(differences(present.config.canonical(), config.canonical()))
+    found += [
+        f"{meaning} changed"
+        for field, meaning in INPUTS.items()
+        if getattr(present.plan, field) != getattr(plan, field)
+    ]
+    listed = "\n".join(f"  {line}" for line in found)
+    raise RunConflictError(
+        f"{path} holds another run, which differs in:\n{listed}",
+        fix="give another output.path, undo the change, or remove the folder",
+    )
+
+
+def differences(
+    before: Mapping[str, Any], after: Mapping[str, Any], prefix: str = ""
+) -> Iterator[str]:
+    """Yield ``name: value there, value here`` for every field that differs."""
+    for name in dict.fromkeys((*before, *after)):
+        there, here = before.get(name, MISSING), after.get(name, MISSING)
+        if there == here:
+            continue
+        if isinstance(there, dict) and isinstance(here, dict):
+            yield from differences(there, here, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}: {there!r} there, {here!r} here"

@@ -1,0 +1,188 @@
+"""One shard of a pass: each batch is traced once, and every explainer reads that trace."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from typing import TYPE_CHECKING, TypeAlias
+
+import torch
+
+from explainers import Explained, Samples, Trace
+from pipeline.folds import Fold
+from pipeline.products import Products
+from pipeline.sinks.maps import RELEVANCE
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+
+    from torch import Tensor
+
+    from explainers import Attribution, Network, Round, State, Target
+    from pipeline.plan import Plan
+    from pipeline.prefetch import Batch
+    from pipeline.shards import Shard
+
+TracedFold: TypeAlias = "Fold[tuple[Trace, Samples], State]"
+
+
+class Explanation:
+    """What a pass does with a shard.
+
+    Parameters
+    ----------
+    network
+        On the device where the work is done.
+    plan
+        Targets, seeds and the form of maps.
+    seed
+        Of the run.
+    attributions
+        Explainer to what makes its maps.
+    rounds
+        Scan to the round that is folded.
+    is_first
+        Whether this is the first pass, which also tells what the network says.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        plan: Plan,
+        seed: int,
+        attributions: Mapping[str, Attribution],
+        rounds: Mapping[str, Round],
+        targets: tuple[Target, ...],
+        *,
+        is_first: bool,
+    ) -> None:
+        self.network = network
+        self._plan = plan
+        self._seed = seed
+        self._attributions = attributions
+        self._rounds = rounds
+        self._targets = targets
+        self._is_first = is_first
+        self.sample_ids: tuple[str, ...] = ()
+        """Samples of the batch that is being computed."""
+
+    def explain(self, shard: Shard, batches: Iterable[Batch]) -> Products:
+        """Return what the pass makes of a shard."""
+        names = list(self._attributions)
+        products = Products.empty(shard, self._plan, names, is_first=self._is_first)
+        with self._folds() as folds:
+            for batch in batches:
+                self.sample_ids = batch.sample_ids
+                products.failures |= batch.failures
+                if batch.rows:
+                    self._explain_batch(products, batch, folds)
+            for name, fold in folds.items():
+                products.states[name, self._rounds[name].name] = fold.finish()
+        self.sample_ids = ()
+        return products
+
+    @contextlib.contextmanager
+    def _folds(self) -> Iterator[dict[str, TracedFold]]:
+        folds: dict[str, TracedFold] = {}
+        try:
+            for name, each in self._rounds.items():
+                folds[name] = Fold(each.scan.fold)
+            yield folds
+        finally:
+            for fold in folds.values():
+                fold.abandon()
+
+    def _explain_batch(
+        self, products: Products, batch: Batch, folds: Mapping[str, TracedFold]
+    ) -> None:
+        trace, samples = self._trace(batch)
+        if self._is_first:
+            self._describe(products, batch.rows, trace)
+        for name, attribution in self._attributions.items():
+            found = [
+                _explained(attribution.relevance(_as(trace, name), target))
+                for target in self._targets
+            ]
+            self._enter(products, name, batch.rows, found)
+        for name, fold in folds.items():
+            fold.push((_as(trace, name), samples))
+
+    def _trace(self, batch: Batch) -> tuple[Trace, Samples]:
+        device = self.network.device
+        samples = Samples(
+            batch.index.to(device, non_blocking=True), batch.label.to(device, non_blocking=True)
+        )
+        inputs = batch.inputs.to(device, non_blocking=True).to(self.network.dtype)
+        return Trace(self.network, inputs, samples=samples, seed=self._seed), samples
+
+    def _describe(self, products: Products, rows: list[int], trace: Trace) -> None:
+        """Enter what the network says, and what of it is explained."""
+        products.put_array("", "prediction", rows, trace.prediction)
+        products.put_fact("prediction", rows, trace.prediction)
+        products.put_fact("logit", rows, trace.selected(self._targets[0]).double())
+        classes = [_classes(trace, target) for target in self._targets]
+        products.put_array("", "target", rows, self._joined(classes))
+
+    def _enter(
+        self, products: Products, name: str, rows: list[int], found: list[Explained]
+    ) -> None:
+        attribution = self._attributions[name]
+        relevance = self._joined([each.relevance for each in found]).float()
+        if self._plan.channels == "sum":
+            dims = attribution.dims(tuple(self._plan.input_shape))
+            if "channel" in dims:
+                # counted from the end, where the map's own dimensions are
+                relevance = relevance.sum(dims.index("channel") - len(dims))
+        products.put_array(name, RELEVANCE, rows, relevance)
+        for array in found[0].arrays:
+            values = self._joined([each.arrays[array] for each in found])
+            if found[0].arrays[array].ndim == 1:
+                self._enter_fact(products, f"{name}.{array}", rows, values)
+            else:
+                products.put_array(name, array, rows, values)
+        for target, each in enumerate(found):
+            for table, entries in each.tables.items():
+                place = products.rows.setdefault(f"{name}.{table}", [])
+                place.extend(self._row(products, rows, target, entry) for entry in entries)
+
+    def _enter_fact(self, products: Products, column: str, rows: list[int], values: Tensor) -> None:
+        if not self._plan.has_target_dimension:
+            products.put_fact(column, rows, values)
+            return
+        for target in range(len(self._targets)):
+            suffix = f".{target}" if target else ""
+            products.put_fact(column + suffix, rows, values[:, target])
+
+    def _row(
+        self, products: Products, rows: list[int], target: int, entry: dict[str, object]
+    ) -> dict[str, object]:
+        """Return a table's row with its sample in place of its position in the batch."""
+        position = entry["row"]
+        rest = {key: value for key, value in entry.items() if key != "row"}
+        who = {"sample": products.shard.start + rows[int(str(position))]}
+        if self._plan.has_target_dimension:
+            who["target"] = target
+        return {**who, **rest}
+
+    def _joined(self, parts: list[Tensor]) -> Tensor:
+        """Return the parts of each target as one tensor, with a dimension for it if there is."""
+        return torch.stack(parts, dim=1) if self._plan.has_target_dimension else parts[0]
+
+
+def _as(trace: Trace, name: str) -> Trace:
+    """Return the trace with randomness of its own; what is computed so far is shared."""
+    named = copy.copy(trace)
+    named.namespace = name
+    return named
+
+
+def _classes(trace: Trace, target: Target) -> Tensor:
+    """Return the class that is explained, or -1 where it is a mixture of several."""
+    weights = trace.cotangent(target)
+    if target.kind == "weights":
+        return torch.full_like(trace.prediction, -1)
+    return weights.argmax(1)
+
+
+def _explained(found: Tensor | Explained) -> Explained:
+    return found if isinstance(found, Explained) else Explained(found)

@@ -1,0 +1,146 @@
+"""The passes of a run in order: explain, fold, decide, fold again, until every scan is done."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from explainers import Scan
+from pipeline import reduce, trust
+from pipeline.events import ScanFinished
+from pipeline.products import coordinates, layouts
+from pipeline.sinks import results
+from pipeline.sinks.maps import MapSink
+from pipeline.worker import ExplainTask
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from explainers import Explainer, Result, Round
+    from pipeline.config import RunConfig
+    from pipeline.ledger import Entry
+    from pipeline.plan import Pass, Plan
+    from pipeline.session import Session
+
+
+@dataclass
+class Passes:
+    """Goes through the passes of a run; what is committed is not done again."""
+
+    session: Session
+    """The start of the run that this belongs to."""
+    config: RunConfig
+    """What was asked for."""
+    plan: Plan
+    """What was decided."""
+    explainers: Mapping[str, Explainer]
+    """Entries, without the results of scans that they need."""
+    entries: dict[str, dict[int, Entry]] = field(default_factory=dict)
+    """Pass to the records that it ended with."""
+    scans: dict[str, Result] = field(default_factory=dict)
+    """Results of scans that are done."""
+
+    def run(self) -> None:
+        """Do every pass that can be done; stops in between where a signal asks for it."""
+        sink = MapSink(self._path)
+        names = [name for each in self.plan.passes for name in each.attributions]
+        sink.create(
+            layouts(self.plan, names),
+            self.plan.n_samples,
+            self.plan.shard_size,
+            coordinates=coordinates(self.plan),
+        )
+        for each in self.plan.passes:
+            self._run_pass(each)
+            if self.session.is_stopping:
+                return
+            # methods may have found arrays of their own
+            sink.consolidate()
+
+    def _run_pass(self, each: Pass) -> None:
+        first = {name: self._first_round(name) for name in each.scans}
+        rounds = {name: found for name, found in first.items() if found is not None}
+        wanted = {name: self.plan.needs.get(name, {}) for name in each.attributions}
+        needed = sorted({scan for needs in wanted.values() for scan in needs.values()})
+        if any(scan not in self.scans for scan in needed):
+            return  # its shards were all given up; the summary says so
+        basis = trust.basis_of(*(self._basis(scan) for scan in needed)) if needed else ""
+        attributions = {name: self._with_results(name) for name in each.attributions}
+        self._map(each.name, attributions, rounds, basis)
+        for name in each.scans:
+            if self.session.is_stopping:
+                return
+            self._finish_scan(name, each.name, rounds.get(name))
+
+    def _map(
+        self,
+        pass_name: str,
+        attributions: Mapping[str, Explainer],
+        rounds: Mapping[str, Round],
+        basis: str,
+    ) -> None:
+        task = ExplainTask(
+            self._path, self.config, self.plan, pass_name, dict(attributions), dict(rounds)
+        )
+        done = trust.settle(self._path, pass_name, self.plan.digest, basis)
+        self.session.map(task, pass_name, self.plan.shards, done)
+        self.entries[pass_name] = self._committed(pass_name)
+
+    def _finish_scan(self, name: str, pass_name: str, current: Round | None) -> None:
+        """Finalise a scan's first round, and map the others as long as it has any."""
+        scan = self._scan(name)
+        found: dict[str, Result] = {}
+        while current is not None:
+            entries = self.entries[pass_name]
+            if not entries:
+                return  # nothing to finalise: every shard was given up
+            found[current.name] = reduce.finalise(self._path, name, current, entries)
+            current = scan.rounds(found)
+            if current is not None:
+                basis = trust.basis_of(name, entries)
+                pass_name = f"{name}.{current.name}"
+                self._map(pass_name, {}, {name: current}, basis)
+                if self.session.is_stopping:
+                    return
+        self._conclude(name, scan, found)
+
+    def _conclude(self, name: str, scan: Scan, found: Mapping[str, Result]) -> None:
+        """Write a scan's result, unless it is there and made from the same records."""
+        self.scans[name] = scan.conclude(found)
+        basis = self._basis(name)
+        if results.exists(self._path, name) and trust.is_result_of(self._path, name, basis):
+            return
+        results.write(self._path, name, self.scans[name])
+        trust.note_result_of(self._path, name, basis)
+        self.session.emit(ScanFinished(name))
+
+    def _basis(self, scan: str) -> str:
+        """Return the digest of the records that a scan's result is made from."""
+        first = next(each.name for each in self.plan.passes if scan in each.scans)
+        names = [first, *(name for name in self.entries if name.startswith(f"{scan}."))]
+        return trust.basis_of(*(self.entries.get(name, {}) for name in names))
+
+    def _committed(self, pass_name: str) -> dict[int, Entry]:
+        from pipeline.ledger import Ledger
+
+        return Ledger(self._path).current(pass_name, self.plan.digest)
+
+    def _first_round(self, name: str) -> Round | None:
+        return self._scan(name).rounds({})
+
+    def _scan(self, name: str) -> Scan:
+        found = self.explainers[name]
+        if not isinstance(found, Scan):
+            raise TypeError(f"{name!r} is a {type(found).__name__}, expected a scan")
+        return found
+
+    def _with_results(self, name: str) -> Explainer:
+        """Return an explainer with the results that it needs in their places."""
+        needs = self.plan.needs.get(name, {})
+        given: dict[str, Any] = {parameter: self.scans[scan] for parameter, scan in needs.items()}
+        # explainers are frozen dataclasses; the ABC cannot say so
+        return replace(self.explainers[name], **given) if given else self.explainers[name]  # type: ignore[type-var]
+
+    @property
+    def _path(self) -> str:
+        return str(self.session.path)

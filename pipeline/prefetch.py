@@ -1,0 +1,92 @@
+"""Batches are read while the one before is computed."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from pipeline.data import read_batch
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Sequence
+    from concurrent.futures import Executor, Future
+
+    from torch import Tensor
+
+    from pipeline.data import Record, Source
+    from pipeline.manifest import Manifest
+    from pipeline.shards import Shard
+
+DEPTH = 2
+"""Batches that are being read or wait; a second one covers a batch that is slow to decode."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Samples that could be read, and why others could not."""
+
+    inputs: Tensor
+    """``(good, ...)``, on the CPU."""
+    rows: list[int]
+    """Position of each within the shard."""
+    index: Tensor
+    """Position of each in the manifest, ``(good,)``."""
+    label: Tensor
+    """Class index of each, ``(good,)``."""
+    sample_ids: tuple[str, ...]
+    """Of all samples of the batch."""
+    failures: dict[int, str]
+    """Position within the shard to reason."""
+
+
+@dataclass(frozen=True)
+class Reader:
+    """Reads the batches of a shard ahead.
+
+    Parameters
+    ----------
+    source, manifest
+        Where samples are, and which.
+    shape
+        Of one sample.
+    executor
+        One thread, so that sources see one call at a time.
+    is_pinned
+        Whether batches go to page-locked memory, from which copies to a GPU are asynchronous.
+    """
+
+    source: Source
+    manifest: Manifest
+    shape: tuple[int, ...]
+    executor: Executor
+    is_pinned: bool
+
+    def batches(self, shard: Shard, batch_size: int) -> Generator[Batch, None, None]:
+        """Yield the batches of a shard in order."""
+        pending: deque[Future[Batch]] = deque()
+        records = self.manifest.slice(shard.start, shard.stop)
+        try:
+            for start in range(0, len(records), batch_size):
+                part = records[start : start + batch_size]
+                pending.append(self.executor.submit(self._read, part, start))
+                if len(pending) > DEPTH:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
+        finally:
+            for future in pending:
+                future.cancel()
+
+    def _read(self, records: Sequence[Record], start: int) -> Batch:
+        inputs, good, failures = read_batch(self.source, records, self.shape)
+        return Batch(
+            inputs=inputs.pin_memory() if self.is_pinned else inputs,
+            rows=[start + position for position in good],
+            index=torch.tensor([records[position].index for position in good], dtype=torch.int64),
+            label=torch.tensor([records[position].label for position in good], dtype=torch.int64),
+            sample_ids=tuple(record.sample_id for record in records),
+            failures={start + position: reason for position, reason in failures.items()},
+        )

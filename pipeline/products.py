@@ -1,0 +1,153 @@
+"""What comes out of one shard of a pass: collected batch by batch, written as a whole."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+
+from pipeline.sinks import samples, states, tables
+from pipeline.sinks.maps import COORDINATES, RELEVANCE, Layout
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+    from explainers import State
+    from pipeline.data import Record
+    from pipeline.plan import Plan
+    from pipeline.shards import Shard
+    from pipeline.sinks.maps import MapSink
+
+
+@dataclass
+class Products:
+    """Arrays over the shard's samples, rows of tables, and states of scans."""
+
+    shard: Shard
+    """Which samples."""
+    arrays: dict[tuple[str, str], NDArray[Any]] = field(default_factory=dict)
+    """Explainer and array to values, one row per sample; explainer "" for coordinates."""
+    facts: dict[str, NDArray[Any]] = field(default_factory=dict)
+    """Columns, one row per sample."""
+    rows: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    """Table to rows."""
+    states: dict[tuple[str, str], State] = field(default_factory=dict)
+    """Scan and round to state."""
+    failures: dict[int, str] = field(default_factory=dict)
+    """Position within the shard to reason."""
+
+    @classmethod
+    def empty(
+        cls, shard: Shard, plan: Plan, attributions: Sequence[str], *, is_first: bool
+    ) -> Self:
+        """Return products in which every sample is missing.
+
+        Parameters
+        ----------
+        shard
+            Which samples.
+        plan
+            Form of the maps.
+        attributions
+            Explainers that make maps in this pass.
+        is_first
+            Whether this is the first pass, which writes coordinates.
+        """
+        products = cls(shard)
+        for name, layout in layouts(plan, attributions).items():
+            shape = (len(shard), *layout.shape)
+            # in float32, whatever is stored: sinks convert, and scale before they do
+            products.arrays[name, RELEVANCE] = np.full(shape, np.nan, np.float32)
+        if is_first:
+            index = np.arange(shard.start, shard.stop, dtype=np.int64)
+            products.arrays["", "sample"] = index
+            for name, layout in coordinates(plan).items():
+                if name != "sample":
+                    missing = np.full((len(shard), *layout.shape), -1, np.int64)
+                    products.arrays["", name] = missing
+        return products
+
+    def put_array(self, name: str, array: str, rows: Sequence[int], values: Tensor) -> None:
+        """Enter rows of an array; rows that are never entered are NaN, or -1 for integers."""
+        self._put(self.arrays, (name, array), rows, values)
+
+    def put_fact(self, column: str, rows: Sequence[int], values: Tensor) -> None:
+        """Enter rows of a column."""
+        self._put(self.facts, column, rows, values)
+
+    def _put(self, place: dict[Any, Any], key: Any, rows: Sequence[int], values: Tensor) -> None:
+        found = values.detach().cpu().numpy()
+        if key not in place:
+            fill = np.nan if found.dtype.kind == "f" else -1
+            place[key] = np.full((len(self.shard), *found.shape[1:]), fill, found.dtype)
+        place[key][list(rows)] = found
+
+    def write(
+        self, root: str, pass_name: str, sink: MapSink, plan: Plan, records: Sequence[Record]
+    ) -> dict[str, str]:
+        """Write everything durably and return its objects and their SHA-256."""
+        objects: dict[str, str] = {}
+        for (name, array), values in self.arrays.items():
+            if name and array != RELEVANCE and not sink.has(name, array):
+                sink.add(name, array, _layout(array, values, plan), plan.n_samples, plan.shard_size)
+            objects |= sink.write(name, array, self.shard, values)
+        for table, rows in self.rows.items():
+            objects |= tables.write(root, table, self.shard.index, rows)
+        for (scan, round_name), state in self.states.items():
+            objects |= states.write(root, scan, round_name, self.shard.index, state)
+        columns = self._columns(records)
+        return objects | samples.write(root, pass_name, self.shard.index, columns)
+
+    def _columns(self, records: Sequence[Record]) -> Mapping[str, Any]:
+        columns: dict[str, Any] = {
+            "index": np.array([record.index for record in records], dtype=np.int64),
+            "sample_id": [record.sample_id for record in records],
+            "label": np.array([record.label for record in records], dtype=np.int64),
+            samples.STATUS: [self.failures.get(row, "") for row in range(len(records))],
+        }
+        return columns | self.facts | self._summaries()
+
+    def _summaries(self) -> dict[str, NDArray[Any]]:
+        """Return sum, minimum and maximum of every map of every sample."""
+        found: dict[str, NDArray[Any]] = {}
+        for (name, array), values in self.arrays.items():
+            if name and array == RELEVANCE:
+                flat = values.reshape(len(values), -1)
+                found[f"{name}.sum"] = flat.sum(axis=1, dtype=np.float64)
+                found[f"{name}.min"] = flat.min(axis=1)
+                found[f"{name}.max"] = flat.max(axis=1)
+        return found
+
+
+def layouts(plan: Plan, names: Sequence[str]) -> dict[str, Layout]:
+    """Return the layouts of the maps of some explainers."""
+    return {
+        name: _with_target(plan, plan.maps[name].dims, plan.maps[name].shape, plan.dtype)
+        for name in names
+    }
+
+
+def coordinates(plan: Plan) -> dict[str, Layout]:
+    """Return the layouts of the coordinates."""
+    return {**COORDINATES, "target": _with_target(plan, (), (), "int64")}
+
+
+def _with_target(plan: Plan, dims: tuple[str, ...], shape: tuple[int, ...], dtype: str) -> Layout:
+    if not plan.has_target_dimension:
+        return Layout(dims, shape, dtype)
+    return Layout(("target", *dims), (len(plan.targets), *shape), dtype)
+
+
+def _layout(array: str, values: NDArray[Any], plan: Plan) -> Layout:
+    """Return the layout of an array that a method found beside its map."""
+    shape = values.shape[1:]
+    lead = ("target",) if plan.has_target_dimension else ()
+    of_input = tuple(plan.input_shape)
+    if shape[len(lead) :] == of_input and len(of_input) == 3:
+        return Layout((*lead, "channel", "height", "width"), shape, str(values.dtype))
+    dims = tuple(f"{array}_{axis}" for axis in range(len(shape) - len(lead)))
+    return Layout((*lead, *dims), shape, str(values.dtype))

@@ -1,0 +1,220 @@
+"""The work of a run on one shard: read, explain, write, and commit when all of it is durable."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import resource
+import sys
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING
+
+import torch
+
+from explainers import Attribution, Target
+from pipeline import fit
+from pipeline.data import open_source
+from pipeline.explanation import Explanation
+from pipeline.ledger import Entry, Ledger
+from pipeline.manifest import Manifest
+from pipeline.models import load_model
+from pipeline.paths import MANIFEST, Folder
+from pipeline.plan import EXPLAIN
+from pipeline.prefetch import Reader
+from pipeline.sinks.maps import MapSink
+from pipeline.task import Outcome, ShardError, WorkItem
+from pipeline.writer import Writer
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from explainers import Explainer, Network, Round
+    from pipeline.config import RunConfig
+    from pipeline.data import Source
+    from pipeline.plan import Plan
+    from pipeline.products import Products
+    from pipeline.shards import Shard
+
+logger = logging.getLogger(__name__)
+
+OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")
+"""What errors other than `torch.OutOfMemoryError` say when memory ran out."""
+
+
+@dataclass(frozen=True)
+class ExplainTask:
+    """Explain the samples of a run: one pass over its shards."""
+
+    path: str
+    """Folder of the run."""
+    config: RunConfig
+    """What was asked for."""
+    plan: Plan
+    """What was decided."""
+    pass_name: str
+    """Names the pass."""
+    attributions: Mapping[str, Explainer] = field(default_factory=dict)
+    """Entries that make maps in this pass, with the results that they need."""
+    rounds: Mapping[str, Round] = field(default_factory=dict)
+    """Scans to the rounds that fold in this pass, with what earlier rounds decided."""
+
+    def open(self, worker: str) -> ExplainWorker:
+        """Return the worker; the model is read here."""
+        return ExplainWorker(self, worker)
+
+
+class ExplainWorker:
+    """Holds the network, the source and the store.
+
+    Parameters
+    ----------
+    task
+        What to do.
+    worker
+        Names the worker in the ledger.
+    """
+
+    def __init__(self, task: ExplainTask, worker: str) -> None:
+        self._task = task
+        self._name = worker
+        self._shards = task.plan.shards
+        self._batch_size = task.plan.batch_size
+        self._ledger = Ledger(task.path)
+        self._sink = MapSink(task.path)
+        self._manifest = Manifest.read(Folder(task.path).at_url(MANIFEST))
+        source = open_source(task.config.data, task.config.base, task.config.where)
+        self._explanation = self._prepare(_network(task.config, source, self._manifest))
+        self._readers = ThreadPoolExecutor(1, thread_name_prefix="reader")
+        self._reader = Reader(
+            source,
+            self._manifest,
+            tuple(task.plan.input_shape),
+            self._readers,
+            is_pinned=self._explanation.network.device.type == "cuda",
+        )
+        self._writer = Writer()
+
+    def __call__(self, item: WorkItem) -> Outcome | Future[Outcome]:
+        """Explain one shard; it is committed while the next one is explained."""
+        started, clock = time.time(), time.monotonic()
+        present = self._ledger.entry(item.pass_name, item.shard)
+        if present is not None and present.digest == self._task.plan.digest:
+            return self._outcome(item, "skipped", present)
+        try:
+            products = self._explain(self._shards[item.shard])
+        except Exception as error:  # anybody's model and explainers: it becomes the shard's error
+            ids = self._explanation.sample_ids
+            return self._failed(item, error, time.monotonic() - clock, ids)
+        return self._writer.submit(partial(self._finish, item, products, started, clock))
+
+    def close(self) -> None:
+        """Wait for what is being written."""
+        self._writer.close()
+        self._readers.shutdown(cancel_futures=True)
+
+    def _prepare(self, network: Network) -> Explanation:
+        task = self._task
+        attributions = {
+            name: each for name, each in task.attributions.items() if isinstance(each, Attribution)
+        }
+        return Explanation(
+            network,
+            task.plan,
+            task.config.seed,
+            attributions,
+            task.rounds,
+            tuple(Target.parse(spec) for spec in task.plan.targets),
+            is_first=task.pass_name == EXPLAIN,
+        )
+
+    def _explain(self, shard: Shard) -> Products:
+        """Explain a shard; when memory runs out, again in smaller batches, also from then on."""
+        while True:
+            try:
+                with contextlib.closing(self._reader.batches(shard, self._batch_size)) as batches:
+                    return self._explanation.explain(shard, batches)
+            except (RuntimeError, MemoryError) as error:
+                if not _is_out_of_memory(error) or self._batch_size == 1:
+                    raise
+                self._batch_size = (self._batch_size + 1) // 2
+                logger.warning(
+                    "out of memory in shard %s; batches of %s from now on",
+                    shard.index,
+                    self._batch_size,
+                )
+            # here, where the error and the tensors that its traceback holds are gone
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+
+    def _finish(self, item: WorkItem, products: Products, started: float, clock: float) -> Outcome:
+        """Write a shard, and commit it: in the writer's thread."""
+        try:
+            return self._commit(item, products, started, clock)
+        except Exception as error:  # whatever a store raises; it is the shard's
+            return self._failed(item, error, time.monotonic() - clock)
+
+    def _commit(self, item: WorkItem, products: Products, started: float, clock: float) -> Outcome:
+        task, shard = self._task, products.shard
+        records = self._manifest.slice(shard.start, shard.stop)
+        objects = products.write(task.path, item.pass_name, self._sink, task.plan, records)
+        entry = Entry(
+            pass_name=item.pass_name,
+            shard=item.shard,
+            digest=task.plan.digest,
+            objects=objects,
+            attempt=item.attempt,
+            epoch=item.epoch,
+            started=started,
+            seconds=time.monotonic() - clock,
+            worker=self._name,
+            batch_size=self._batch_size,
+            peak_memory=_peak_memory(self._explanation.network),
+            n_samples=len(shard),
+            n_failed=len(products.failures),
+        )
+        is_first = self._ledger.commit(entry)
+        return self._outcome(item, "committed" if is_first else "skipped", entry)
+
+    def _outcome(self, item: WorkItem, status: str, entry: Entry) -> Outcome:
+        return Outcome(
+            item,
+            "committed" if status == "committed" else "skipped",
+            n_samples=entry.n_samples,
+            n_failed=entry.n_failed,
+            seconds=entry.seconds,
+            worker=self._name,
+        )
+
+    def _failed(
+        self, item: WorkItem, error: Exception, seconds: float, sample_ids: tuple[str, ...] = ()
+    ) -> Outcome:
+        record = ShardError.of(error, item.shard, sample_ids)
+        return Outcome(item, "failed", seconds=seconds, worker=self._name, error=record)
+
+
+def _network(config: RunConfig, source: Source, manifest: Manifest) -> Network:
+    """Return the network as the planner read it, on the device where the work is done."""
+    model = load_model(config.model, config.base)
+    example, _ = fit.find_example(source, manifest)
+    network = fit.read_network(model, example, config.where("model"))
+    if config.engine.gpus_per_worker != 0 and torch.cuda.is_available():
+        return network.to(device="cuda")
+    return network
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(
+        phrase in str(error) for phrase in OUT_OF_MEMORY
+    )
+
+
+def _peak_memory(network: Network) -> int:
+    """Return bytes: on the GPU if the network is there, else of the process."""
+    if network.device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(network.device))
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    # kilobytes, but for macOS
+    return peak if sys.platform == "darwin" else peak * 1024
