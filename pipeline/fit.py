@@ -58,8 +58,8 @@ def find_example(source: Source, manifest: Manifest) -> tuple[Tensor, list[int]]
     return torch.stack([sample, sample]), [index, index]
 
 
-def read_network(model: nn.Module, example: Tensor, where: str) -> Network:
-    """Return the model as a network.
+def count_classes(model: nn.Module, example: Tensor, where: str) -> int:
+    """Return the number of outputs of a model.
 
     Raises
     ------
@@ -87,6 +87,17 @@ def read_network(model: nn.Module, example: Tensor, where: str) -> Network:
             f"({len(example)}, classes)",
             fix="wrap the model so that it returns one row of logits per sample",
         )
+    return int(output.shape[1])
+
+
+def read_network(model: nn.Module, example: Tensor, where: str) -> Network:
+    """Return the model as a network.
+
+    Raises
+    ------
+    PlanError
+        If it is none.
+    """
     try:
         return Network(model, example)
     except (ValueError, TypeError, RuntimeError, LookupError) as error:

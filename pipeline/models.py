@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import pickle
+import warnings
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -129,7 +130,10 @@ def _read_safetensors(path: Path) -> Mapping[str, Tensor]:
 
 def _read_torch(path: Path) -> Mapping[str, Tensor]:
     try:
-        found = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            # of other pickle protocols, before they are refused
+            warnings.simplefilter("ignore", UserWarning)
+            found = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise PlanError(
             f"refused the weights {str(path)!r}: the file is a pickle that wants to run code, or "

@@ -86,7 +86,7 @@ def digest_of(config: RunConfig, manifest: str, weights: str, code: str) -> str:
 
 
 def _fit(config: RunConfig) -> _Parts:
-    # cheap things first: names and parameters before data, data before the model
+    # cheap things first: names, then data, then the model, and last its program
     found = build_explainers(config)
     metrics = build_metrics(config)
     source = open_source(config.data, config.base, config.where)
@@ -96,9 +96,10 @@ def _fit(config: RunConfig) -> _Parts:
     fit.check_metrics(config, metrics, manifest)
     model = models.load_model(config.model, config.base)
     example, indices = fit.find_example(source, manifest)
+    n_classes = fit.count_classes(model, example, config.where("model"))
+    fit.check_labels(config, manifest, n_classes)
+    targets = fit.check_targets(config, manifest, n_classes)
     network = fit.read_network(model, example, config.where("model"))
-    fit.check_labels(config, manifest, network.n_outputs)
-    targets = fit.check_targets(config, manifest, network.n_outputs)
     fit.check_explainers(config, found, network, manifest)
     files: list[Path] = [*models.code_files(config.model, config.base), *source.code_files()]
     samples = Samples(torch.tensor(indices), torch.from_numpy(manifest.labels[indices].copy()))
