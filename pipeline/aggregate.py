@@ -136,7 +136,8 @@ def write(run: Run) -> list[Aggregate]:
 def facts(run: Run) -> dict[str, list[Any]]:
     """Return who the samples of the finished shards are and what the network said."""
     columns = ("index", "sample_id", "label", "prediction", "status")
-    return {name: [] for name in columns} | run.samples().to_pydict()
+    known: dict[str, list[Any]] = run.samples().to_pydict()
+    return {name: [] for name in columns} | known
 
 
 def _groups(run: Run) -> dict[str, NDArray[np.bool_]]:

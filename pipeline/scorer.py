@@ -124,7 +124,7 @@ class EvaluateWorker:
         return open_source(config.data, config.base)
 
     def _read_network(self) -> Network:
-        """The network as the run read it: from the same example, on the same device."""
+        """Return the network as the run read it: from the same example, on the same device."""
         config = self._run.config
         model = load_model(config.model, config.base)
         example, _ = fit.find_example(self._source, self._run.manifest)

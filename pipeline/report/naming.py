@@ -21,10 +21,13 @@ logger = logging.getLogger(__name__)
 def source_of(run: Run) -> Source | None:
     """Return the source of a run's samples; None if it cannot be opened here any more."""
     try:
-        return open_source(run.config.data, run.config.base)
+        source = open_source(run.config.data, run.config.base)
+        # sources are lazy: what is gone is found out when it is first asked for
+        _ = source.class_names
     except (XpipeError, OSError, ImportError) as error:
         logger.warning("the page shows no inputs: the data source cannot be opened: %s", error)
         return None
+    return source
 
 
 def class_names(run: Run) -> Callable[[int], str]:

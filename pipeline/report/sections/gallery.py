@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
 from pipeline import aggregate
+from pipeline.data import read_batch
 from pipeline.report import naming, page, pictures
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ TEMPLATE = """
 <p class="note">Relevance, summed over channels. Red speaks for the explained class, blue against
 it; maps without negative values run from black to bright. Every map has its own scale, which the
 bar below it gives; colours saturate at the {{ saturation }}th percentile of its magnitudes.
-{% if not has_inputs %}The data source cannot be opened here, so inputs are missing.{% endif %}</p>
+{% if not has_inputs %}The data cannot be read here, so inputs are missing.{% endif %}</p>
 <div class="gallery">
 {% for sample in samples %}
 <div class="sample">
@@ -94,7 +94,7 @@ def render(run: Run) -> str | None:
             label=label(chosen["label"][k]),
             prediction=label(chosen["prediction"][k]),
             is_wrong=_is_wrong(chosen, k),
-            picture=None if inputs is None else pictures.photograph(inputs[k], side),
+            picture=pictures.photograph(inputs[k], side) if k in inputs else None,
             maps=[(name, heat[k]) for name, heat in maps.items()],
         )
         for k in range(len(rows))
@@ -102,7 +102,7 @@ def render(run: Run) -> str | None:
     return page.fragment(
         TEMPLATE,
         samples=samples,
-        has_inputs=inputs is not None,
+        has_inputs=bool(inputs),
         saturation=f"{pictures.SATURATION:g}",
     )
 
@@ -144,18 +144,15 @@ def _side(n_pictures: int) -> int:
     return max(8, min(SIDE, int((BUDGET / n_pictures) ** 0.5)))
 
 
-def _inputs(run: Run, rows: list[int]) -> list[NDArray[np.float32]] | None:
-    from pipeline.data import read_batch
-
+def _inputs(run: Run, rows: list[int]) -> dict[int, NDArray[np.float32]]:
+    """Return what can be shown of the chosen samples, by position."""
     source = naming.source_of(run)
     if source is None:
-        return None
+        return {}
     records = [run.manifest.slice(row, row + 1)[0] for row in rows]
     batch, good, _ = read_batch(source, records, tuple(run.plan.input_shape))
-    shown = torch.zeros((len(rows), *run.plan.input_shape))
-    if good:
-        shown[good] = source.display(batch).float()
-    return [np.asarray(picture) for picture in shown.numpy()]
+    shown = source.display(batch).float().numpy() if good else ()
+    return dict(zip(good, shown, strict=True))
 
 
 def _relevance(run: Run, rows: list[int]) -> dict[str, NDArray[np.float32]]:

@@ -1,0 +1,260 @@
+"""One page, nothing beside it: what it says is what the run holds."""
+
+from __future__ import annotations
+
+import base64
+import re
+import sys
+import time
+from html.parser import HTMLParser
+from io import BytesIO
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pipeline import aggregate
+from pipeline.evaluate import evaluate
+from pipeline.report import build, charts, discover, formats, pictures, sections
+from pipeline.report.sections import gallery
+from pipeline.store import Run, open_run
+from tests.pipeline.explained import FAILED, explained
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+VOID = {"meta", "link", "img", "br", "line"}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    run = explained(tmp_path_factory.mktemp("report"))
+    evaluate(run)
+    return run
+
+
+@pytest.fixture(scope="module")
+def html(run: Run) -> str:
+    return build(run.path).read_text()
+
+
+class Checker(HTMLParser):
+    """Counts what is open, and collects every address."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.addresses: list[str] = []
+        self.text: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag not in VOID:
+            self.open.append(tag)
+        self.addresses += [value or "" for name, value in attrs if name in ("src", "href")]
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        pass
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text.append(data)
+
+
+def test_the_page_is_well_formed_and_asks_for_nothing(html: str) -> None:
+    checker = Checker()
+    checker.feed(html)
+    assert checker.open == []
+    assert all(address.startswith(("data:", "#")) for address in checker.addresses)
+    assert not re.search(r"https?://|@import|url\((?!data:)|<script", html)
+
+
+def test_every_section_is_there_in_order(html: str) -> None:
+    anchors = re.findall(r'<section id="(\w+)">', html)
+    assert anchors == [
+        "overview",
+        "scores",
+        "curves",
+        "classes",
+        "gallery",
+        "statistics",
+        "failures",
+        "provenance",
+    ]
+
+
+def test_what_a_user_named_is_escaped(html: str) -> None:
+    assert "<b>bee</b>" not in html
+    assert "&lt;b&gt;bee&lt;/b&gt;" in html
+    assert "ant &amp; co" in html
+    assert "&lt;i&gt;000005: 1 of 108 values are NaN" in html
+
+
+def test_the_table_shades_the_best_by_direction(html: str, run: Run) -> None:
+    table = html[html.index('id="scores"') : html.index('id="curves"')].split("<tbody>")[1]
+    rows = re.findall(r"<tr><th>(\w+)</th>(.*?)</tr>", table, re.DOTALL)
+    for column, metric in enumerate(aggregate.judged(run)):
+        means = {
+            row.explainer: row.mean
+            for row in aggregate.headlines(run, metric)
+            if row.group == "all"
+        }
+        best = (min if metric.direction == "lower" else max)(means, key=means.__getitem__)
+        shaded = [name for name, cells in rows if "best" in cells.split("<td")[column + 1][:30]]
+        assert shaded == [best]
+
+
+def test_the_gallery_shows_inputs_maps_and_bars(html: str) -> None:
+    part = html[html.index('id="gallery"') : html.index('id="statistics"')]
+    assert part.count('<div class="sample">') == 10  # eleven samples, one of them failed
+    assert part.count('class="bar signed"') == 10
+    assert part.count('class="bar unsigned"') == 10
+    assert part.count("<img") == 30
+
+
+def test_the_page_names_digests_seeds_and_failures(html: str, run: Run) -> None:
+    for text in (run.plan.digest, run.plan.weights_digest, run.plan.manifest_digest, "000005"):
+        assert text in html
+    assert "worker hours" in html
+
+
+def test_the_same_run_gives_the_same_page(run: Run, html: str, tmp_path: Path) -> None:
+    assert build(run, tmp_path / "again.html").read_text() == html
+
+
+def test_a_run_without_scores_or_with_open_shards_has_a_page_too(tmp_path: Path) -> None:
+    run = explained(tmp_path, done=(0,))
+    html = build(run).read_text()
+    assert 'id="scores"' not in html
+    assert "Not done: shard 1 (samples" in re.sub(r"\s+", " ", html)
+    for shard in range(1):
+        run.ledger.withdraw("explain", shard)
+    assert 'id="gallery"' not in build(open_run(run.path)).read_text()
+
+
+def test_a_page_without_its_data_shows_the_maps(
+    run: Run, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    moved = open_run(run.path)
+    moved.__dict__["config"] = run.config.model_copy(update={"base": tmp_path / "gone"})
+    html = build(moved, tmp_path / "page.html").read_text()
+    assert "inputs are missing" in html
+    assert 'class="bar signed"' in html
+    assert "cannot be opened" in caplog.text
+
+
+def test_a_new_section_is_one_new_module(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = f"{sections.__name__}.weather"
+    (tmp_path / "weather.py").write_text(
+        'title = "Weather"\norder = 15\n\n\ndef render(run):\n    return "<p>fine</p>"\n'
+    )
+    monkeypatch.setattr(sections, "__path__", [*sections.__path__, str(tmp_path)])
+    try:
+        assert [section.title for section in discover()][:3] == ["Overview", "Weather", "Scores"]
+        assert "<p>fine</p>" in build(run, tmp_path / "page.html").read_text()
+    finally:
+        sys.modules.pop(name, None)
+
+
+def test_samples_are_spread_over_classes_and_a_quarter_is_misclassified() -> None:
+    labels = [0] * 50 + [1] * 30 + [2] * 20
+    prediction = list(labels)
+    for wrong in (3, 55, 56, 90):
+        prediction[wrong] = (labels[wrong] + 1) % 3
+    facts = {"label": labels, "prediction": prediction, "status": ["bad"] + [""] * 99}
+    chosen = gallery.choose(facts, 12)
+    assert [labels[row] for row in chosen[:9]] == [0, 0, 0, 1, 1, 1, 2, 2, 2]
+    assert chosen[9:] == [3, 55, 90]
+    assert 0 not in chosen
+    assert gallery.choose(facts, 0) == []
+
+
+def decoded(picture: pictures.Picture) -> np.ndarray:
+    content = base64.b64decode(picture.uri.split(",", 1)[1])
+    return np.asarray(Image.open(BytesIO(content)).convert("RGB"))
+
+
+def test_signed_maps_are_symmetric_about_zero_and_white_there() -> None:
+    values = np.zeros((4, 4))
+    values[0, 0], values[3, 3] = 2.0, -1.0
+    heat = pictures.heat_map(values, 64, is_signed=True)
+    assert heat is not None
+    assert heat.low == -heat.high
+    pixels = decoded(heat.picture).astype(int)
+    assert pixels[1, 1].min() > 240
+    assert pixels[0, 0, 0] > pixels[0, 0, 2]  # red for
+    assert pixels[3, 3, 2] > pixels[3, 3, 0]  # blue against
+
+
+def test_maps_of_zeros_have_a_picture_and_maps_of_nan_have_none() -> None:
+    assert pictures.heat_map(np.zeros((3, 4, 4)), 64, is_signed=True) is not None
+    assert pictures.heat_map(np.full((4, 4), np.nan), 64, is_signed=True) is None
+
+
+def test_large_pictures_are_averaged_down() -> None:
+    heat = pictures.heat_map(np.random.default_rng(0).random((3, 300, 200)), 50, is_signed=False)
+    assert heat is not None
+    assert (heat.picture.width, heat.picture.height) == (33, 50)
+    assert np.allclose(pictures.shrink(np.ones((300, 200)), 50), 1.0)
+
+
+def test_24_photographs_under_five_explainers_stay_below_10_megabytes_and_20_seconds() -> None:
+    generator = np.random.default_rng(0)
+    started = time.perf_counter()
+    side = gallery._side(24 * 6)
+    n_bytes = 0
+    for _ in range(24):
+        photograph = pictures.photograph(generator.random((3, 224, 224)), side)
+        assert photograph is not None
+        n_bytes += len(photograph.uri)
+        for _ in range(5):
+            heat = pictures.heat_map(generator.normal(size=(3, 224, 224)), side, is_signed=True)
+            assert heat is not None
+            n_bytes += len(heat.picture.uri)
+    assert n_bytes < 9e6  # noise: the worst case for compression
+    assert time.perf_counter() - started < 20
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0.12345, "0.123"),
+        (0.0, "0"),
+        (12345.6, "12,346"),
+        (-0.5, "\N{MINUS SIGN}0.500"),
+        (1.5e-7, "1.50e-7"),
+        (float("nan"), formats.MISSING),
+    ],
+)
+def test_numbers_have_three_digits(value: float, text: str) -> None:
+    assert formats.number(value) == text
+
+
+def test_a_mean_has_the_digits_that_its_interval_leaves() -> None:
+    assert formats.interval(0.123456, 0.0234) == ("0.123", "0.023")
+    assert formats.interval(12.3456, 1.7) == ("12.3", "1.7")
+    assert formats.interval(float("nan"), 1.0) == (formats.MISSING, "")
+
+
+def test_a_chart_draws_each_series_with_its_band() -> None:
+    x = np.linspace(0, 1, 5)
+    series = [charts.Series(f"<{n}>", x, x - 0.1, x + 0.1, n) for n in range(2)]
+    svg = charts.lines(x, series, "share", "probability")
+    assert svg.count("<polyline") == svg.count("<polygon") == 2
+    assert "&lt;0&gt;" in svg
+
+
+def test_sections_are_modules_with_a_title_and_an_order() -> None:
+    found = discover()
+    assert all(isinstance(section, ModuleType) for section in found)
+    assert [section.order for section in found] == sorted(section.order for section in found)
+
+
+def test_the_failed_sample_is_not_in_the_gallery(html: str) -> None:
+    part = html[html.index('id="gallery"') : html.index('id="statistics"')]
+    assert f"{FAILED:06d}" not in part
