@@ -129,12 +129,17 @@ class Run:
         """
         import xarray as xr
 
-        stored = self._masked(name, array)
+        first = self.entries(EXPLAIN)
+        made_by = self.pass_of(name) if name else EXPLAIN
+        entries = first if made_by == EXPLAIN else self.entries(made_by)
+        stored = MaskedArray.open(self.folder, name, array, entries)
         coordinates: dict[str, Any] = {"sample": np.arange(self.plan.n_samples)}
         if name:
-            others = ("target", "prediction")
-            beside = {other: self._masked("", other) for other in others if self._has(other)}
-            coordinates |= {other: part.variable() for other, part in beside.items()}
+            others = [other for other in ("target", "prediction") if self._has(other)]
+            beside = [MaskedArray.open(self.folder, "", other, first) for other in others]
+            coordinates |= {
+                other: part.variable() for other, part in zip(others, beside, strict=True)
+            }
         return xr.DataArray(stored.variable(), coords=coordinates, name=name or array)
 
     def arrays(self, name: str) -> tuple[str, ...]:
@@ -213,10 +218,6 @@ class Run:
 
     def _has(self, coordinate: str) -> bool:
         return map_sink.MapSink(self.path).has("", coordinate)
-
-    def _masked(self, name: str, array: str) -> MaskedArray:
-        entries = self.entries(self.pass_of(name) if name else EXPLAIN)
-        return MaskedArray.open(self.folder, name, array, entries)
 
     def _result(self, name: str) -> dict[Any, Any]:
         return results.read(self.path, name)

@@ -227,13 +227,14 @@ def halve(values: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
     :math:`|R| \ge 2^{-28}\max|R|`, and at most :math:`2^{-39}\max|R|` below.
     """
     axes = tuple(range(1, values.ndim))
-    is_finite = np.isfinite(values)
-    largest = np.abs(np.where(is_finite, values, 0)).max(axis=axes, initial=0)
+    largest = np.abs(values).max(axis=axes, initial=0)
+    if not np.isfinite(largest).all():
+        largest = np.abs(np.where(np.isfinite(values), values, 0)).max(axis=axes, initial=0)
     # float32's smallest normal number is 2**-126.
     exponent = np.maximum(np.frexp(largest)[1] - HALF_EXPONENT, -126)
     scale = np.where(largest > 0, np.ldexp(1.0, exponent), 1.0).astype(np.float32)
-    scaled = values / scale.reshape(-1, *[1] * len(axes))
-    return scaled.astype(np.float16), scale
+    factor = (1 / scale).reshape(-1, *[1] * len(axes))  # a power of two, so this is exact
+    return (values * factor).astype(np.float16), scale
 
 
 def _path(node: str, key: str) -> str:
