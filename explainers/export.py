@@ -8,7 +8,7 @@ import logging
 import threading
 import warnings
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch.export import Dim, export
@@ -46,7 +46,7 @@ class Exported:
     """Node that holds the logits."""
 
 
-def exported(model: nn.Module, example: Tensor) -> Exported:
+def exported(model: nn.Module, example: Tensor, position: int = 0) -> Exported:
     """Return the model's functional graph for any batch size.
 
     Parameters
@@ -55,6 +55,8 @@ def exported(model: nn.Module, example: Tensor) -> Exported:
         In eval mode; its tensors are shared with the graph.
     example
         At least two rows: sizes 0 and 1 would be taken for fixed.
+    position
+        Of the logits among the outputs, where the model has several.
 
     Raises
     ------
@@ -64,7 +66,7 @@ def exported(model: nn.Module, example: Tensor) -> Exported:
     first = ""
     for is_strict in (False, True):
         try:
-            return _checked(_exported(model, example, is_strict))
+            return _checked(_exported(model, example, is_strict), position)
         except UnreadableError:
             raise
         except Exception as error:  # torch.export documents no common base for what it raises
@@ -76,18 +78,15 @@ def _exported(model: nn.Module, example: Tensor, is_strict: bool) -> ExportedPro
     batch = Dim("batch", min=1, max=_LARGEST_BATCH)
     with _lock, _silenced(), torch.no_grad():
         program = export(model, (example,), dynamic_shapes=({0: batch},), strict=is_strict)
-        return program.run_decompositions({})
+        functional: ExportedProgram = program.run_decompositions({})
+        return functional
 
 
-def _checked(program: ExportedProgram) -> Exported:
+def _checked(program: ExportedProgram, position: int) -> Exported:
     signature = program.graph_signature
     if signature.buffers_to_mutate or signature.user_inputs_to_mutate:
         changed = [*signature.buffers_to_mutate.values(), *signature.user_inputs_to_mutate.values()]
         raise UnreadableError(f"the forward pass changes {changed[0]!r}")
-    if len(signature.user_inputs) != 1 or len(signature.user_outputs) != 1:
-        raise UnreadableError(
-            f"the model has {len(signature.user_outputs)} outputs, expected one tensor"
-        )
     paths = {
         **signature.inputs_to_parameters,
         **signature.inputs_to_buffers,
@@ -102,7 +101,7 @@ def _checked(program: ExportedProgram) -> Exported:
         {name: held[path].detach() for name, path in paths.items()},
         dict(paths),
         str(signature.user_inputs[0]),
-        str(signature.user_outputs[0]),
+        str(signature.user_outputs[position]),
     )
 
 
@@ -113,26 +112,24 @@ def calls(graph: Graph) -> Iterator[Node]:
 
 @contextlib.contextmanager
 def _silenced() -> Iterator[None]:
-    """Keep export's warnings, printed graphs and log records from the user."""
-    logger = logging.getLogger("torch")
-    was_disabled = logging.root.manager.disable
-    sink = io.StringIO()
-    with (
-        warnings.catch_warnings(),
-        contextlib.redirect_stdout(sink),
-        contextlib.redirect_stderr(sink),
-    ):
+    """Keep torch's warnings, log records and printed graphs from the user; the reason is enough."""
+    handlers = list(logging.getLogger("torch").handlers)
+    with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
         warnings.simplefilter("ignore")
-        logging.disable(logging.ERROR)
+        for handler in handlers:
+            handler.addFilter(_nothing)
         try:
             yield
         finally:
-            logging.disable(was_disabled)
-            for handler in logger.handlers:
-                handler.flush()
+            for handler in handlers:
+                handler.removeFilter(_nothing)
+
+
+def _nothing(record: logging.LogRecord) -> bool:
+    return False
 
 
 def _summary(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    text: Any = lines[0] if lines else "no message"
-    return f"{type(error).__name__}: {text[:300]}"
+    text = lines[0][:300] if lines else "no message"
+    return f"{type(error).__name__}: {text}"

@@ -5,13 +5,16 @@ from __future__ import annotations
 import operator
 from collections import defaultdict
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
+
+import torch
 
 from explainers.export import calls
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Collection, Iterator, Mapping
 
+    from torch import Tensor, nn
     from torch.fx import Graph, Node
 
 
@@ -84,8 +87,7 @@ def _output(nodes: list[Node]) -> Node | None:
 def _computing(node: Node) -> Node:
     """Return the node itself, or the one of whose several outputs it is the first."""
     if node.target is operator.getitem and node.args[1] == 0:
-        source = node.args[0]
-        return source  # type: ignore[return-value]  # an item is always taken of a node
+        return cast("Node", node.args[0])
     return node
 
 
@@ -101,3 +103,53 @@ def _distinct(graph: Graph, leaves: dict[Node, str], owners: dict[Node, str]) ->
         names[node] = f"{name}#{counts[name]}"
         counts[name] += 1
     return names
+
+
+def silent_modules(
+    model: nn.Module, known: Collection[str], values: Mapping[str, Tensor], inputs: Tensor
+) -> dict[str, str]:
+    """Return the operators whose values modules hand on that left no node: dropout, identity.
+
+    Parameters
+    ----------
+    model
+        Is run once, with hooks that are removed again.
+    known
+        Modules that need no search.
+    values
+        Of the program's operators, in execution order, for the same inputs.
+    inputs
+        Not the example: values that differ between operators tell them apart.
+    """
+    seen: dict[str, Tensor] = {}
+    counts: dict[str, int] = defaultdict(int)
+
+    def hook_of(path: str) -> Callable[[nn.Module, object, object], None]:
+        def hook(module: nn.Module, received: object, output: object) -> None:
+            name = f"{path}#{counts[path]}" if counts[path] else path
+            counts[path] += 1
+            if name not in known and isinstance(output, torch.Tensor):
+                seen[name] = output.clone()
+
+        return hook
+
+    modules = {path: module for path, module in model.named_modules() if path}
+    handles = [module.register_forward_hook(hook_of(path)) for path, module in modules.items()]
+    try:
+        with torch.no_grad():
+            model(inputs.clone())
+    finally:
+        for handle in handles:
+            handle.remove()
+    found = {path: _holder(output, values) for path, output in seen.items()}
+    return {path: name for path, name in found.items() if name is not None}
+
+
+def _holder(output: Tensor, values: Mapping[str, Tensor]) -> str | None:
+    """Return the first operator that has the value; folding may have rounded it otherwise."""
+    scale = float(output.abs().max()) if output.numel() else 0.0
+    for name, value in values.items():
+        is_comparable = value.shape == output.shape and value.dtype == output.dtype
+        if is_comparable and torch.allclose(value, output, rtol=0.0, atol=1e-5 * scale):
+            return name
+    return None

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import copy
 import fnmatch
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
+from torch.utils._pytree import tree_leaves
 
 from explainers import operators as operator_classes
 from explainers.export import UnreadableError
-from explainers.program import Program, read_program
+from explainers.layers import silent_modules
+from explainers.program import Layer, Program, read_program
 from explainers.registry import suggest
-from explainers.trust import disagreement
+from explainers.rules.gradient import normalised as softmax_rule
+from explainers.trust import disagreement, random_like
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -21,7 +25,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from explainers.operators import Operator
-    from explainers.program import Layer
 
 
 class Network:
@@ -52,6 +55,8 @@ class Network:
     """Whether a trailing softmax was found and stripped: outputs are then logits."""
     input_shape: tuple[int, ...]
     """Of one sample."""
+    example: Tensor
+    """Two rows that fit."""
     n_outputs: int
     device: torch.device
     dtype: torch.dtype
@@ -59,22 +64,23 @@ class Network:
 
     def __init__(self, model: nn.Module | Callable[..., Tensor], example_inputs: Tensor) -> None:
         self._model = _copied(model)
-        example = _fitting(self._model, example_inputs)
-        self._example = example
+        example, position = _fitting(self._model, example_inputs)
+        self.example = example
         self.input_shape = tuple(example.shape[1:])
         self.device, self.dtype = example.device, example.dtype
-        with torch.no_grad():
-            self.n_outputs = self._model(example).shape[1]
         self.reason = None
         self._program: Program | None = None
+        with torch.no_grad():
+            self.n_outputs = self._outputs(example).shape[1]
         try:
-            program = read_program(self._model, example)
+            self._program = read_program(self._model, example, position)
         except UnreadableError as error:
             self.reason = str(error)
         else:
-            self._program = program
-            self.reason = disagreement(self._model, self._with_softmax, example)
-        if self.reason is not None:
+            self.reason = disagreement(self._outputs, self)
+        if self.reason is None:
+            self._name_silent_modules()
+        else:
             self._program = None
         self.is_program = self._program is not None
         self.has_softmax = self._program is not None and self._program.softmax is not None
@@ -104,8 +110,7 @@ class Network:
         self.check(inputs)
         with torch.no_grad():
             if self._program is None:
-                outputs: Tensor = self._model(inputs)
-                return outputs
+                return self._outputs(inputs)
             values = {self._program.operators[0].name: _laid_out(inputs.detach())}
             return self._run(values, is_kept=False)[self._program.output_name]
 
@@ -130,12 +135,27 @@ class Network:
         with torch.no_grad():
             return found.unfolded.run(*(values[name] for name in found.unfolded.inputs))
 
+    def with_softmax(self, inputs: Tensor) -> Tensor:
+        """Return the model's own outputs: probabilities where a softmax was stripped."""
+        softmax = self._readable().softmax
+        logits = self(inputs)
+        return logits if softmax is None else softmax.run(logits)
+
+    def before_softmax(self, values: Mapping[str, Tensor], weights: Tensor) -> Tensor:
+        """Return weights of the logits that do what `weights` of the model's outputs do."""
+        softmax = self._readable().softmax
+        if softmax is None:
+            return weights
+        logits = values[self.output_name]
+        (start,) = softmax_rule(softmax, weights, {softmax.name: softmax.run(logits)})
+        return weights if start is None else start
+
     def recorded(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
         """Return a leaf and the output computed from it under autograd; for opaque networks."""
         self.check(inputs)
         leaf = inputs.detach().clone().requires_grad_(inputs.is_floating_point())
         with torch.enable_grad():
-            return leaf, self._model(leaf)
+            return leaf, self._outputs(leaf)
 
     def operator(self, layer: str) -> Operator:
         """Return the operator whose output is a layer's; for a folded norm, the convolution.
@@ -193,7 +213,7 @@ class Network:
     ) -> Network:
         """Return the network elsewhere, or in another precision; it is read anew."""
         model = copy.deepcopy(self._model).to(device=device, dtype=dtype)
-        example = self._example.to(device=device)
+        example = self.example.to(device=device)
         if dtype is not None and example.is_floating_point():
             example = example.to(dtype)
         return Network(model, example)
@@ -207,10 +227,19 @@ class Network:
                     del values[name]
         return values
 
-    def _with_softmax(self, inputs: Tensor) -> Tensor:
-        softmax = self._readable().softmax
-        logits = self(inputs)
-        return logits if softmax is None else softmax.run(logits)
+    def _outputs(self, inputs: Tensor) -> Tensor:
+        # a copy, because a model may change its input in place
+        return _logits(self._model(inputs.clone()))
+
+    def _name_silent_modules(self) -> None:
+        program = self._readable()
+        inputs = random_like(self.example)
+        values = self.run(inputs)
+        aliases = silent_modules(self._model, program.layers, values, inputs)
+        order = {op.name: position for position, op in enumerate(program.operators)}
+        layers = {**program.layers, **{path: Layer(name) for path, name in aliases.items()}}
+        ordered = dict(sorted(layers.items(), key=lambda item: order[item[1].operator]))
+        self._program = replace(program, layers=ordered)
 
     def _readable(self) -> Program:
         if self._program is None:
@@ -281,8 +310,8 @@ def _copied(model: nn.Module | Callable[..., Tensor]) -> nn.Module:
     return module.eval().requires_grad_(False)
 
 
-def _fitting(model: nn.Module, example_inputs: Tensor) -> Tensor:
-    """Return two rows of the example, where the model is and in its precision."""
+def _fitting(model: nn.Module, example_inputs: Tensor) -> tuple[Tensor, int]:
+    """Return two rows of the example, fit for the model, and where its logits are."""
     example = example_inputs.detach()
     if example.ndim == 0 or len(example) == 0:
         raise ValueError(
@@ -295,13 +324,14 @@ def _fitting(model: nn.Module, example_inputs: Tensor) -> Tensor:
         example = example.to(held[0].device)
         example = example.to(held[0].dtype) if example.is_floating_point() else example
     with torch.no_grad():
-        output = _logits(model(example))
+        returned = model(example.clone())
+    output = _logits(returned)
     if output.ndim != 2 or len(output) != len(example):
         raise ValueError(
             f"got an output of shape {tuple(output.shape)} for {len(example)} rows, expected "
             f"(batch, classes); wrap the model so that it returns one row of logits per sample"
         )
-    return example
+    return example, [leaf is output for leaf in tree_leaves(returned)].index(True)
 
 
 def _laid_out(inputs: Tensor) -> Tensor:

@@ -11,7 +11,6 @@ import torch
 from explainers.export import exported
 from explainers.layers import named
 from explainers.operators import Affine, Convolution, Linear, Operator, Softmax
-from explainers.parsers_of_maps import parsers
 from explainers.reading import Reading, Ref
 
 if TYPE_CHECKING:
@@ -47,17 +46,17 @@ class Program:
     """Operator to the inputs that nothing after it reads."""
 
 
-def read_program(model: nn.Module, example: Tensor) -> Program:
-    """Read a model in eval mode as a program.
+def read_program(model: nn.Module, example: Tensor, position: int = 0) -> Program:
+    """Read a model in eval mode as a program; the logits are its output at a position.
 
     Raises
     ------
     UnreadableError
         If that is not possible.
     """
-    graph = exported(model, example)
+    graph = exported(model, example, position)
     names = named(graph.graph)
-    reading = Reading(graph, names, parsers, example.device)
+    reading = Reading(graph, names, example.device)
     output = reading.read()
     operators, softmax = _stripped(reading.operators, output)
     output_name = softmax.inputs[0] if softmax is not None else output.name
@@ -137,7 +136,7 @@ def _with_norm(op: Operator, norm: Affine) -> Operator:
     scale, shift = norm.scale.double().flatten(), norm.shift.double().flatten()
     weight = op.weight.double()
     if isinstance(op, Convolution) and op.transposed:
-        grouped = weight.unflatten(0, (op.groups, -1))
+        grouped = weight.reshape(op.groups, -1, *weight.shape[1:])
         by_group = scale.reshape(op.groups, 1, -1, *[1] * (weight.ndim - 2))
         weight = (grouped * by_group).flatten(0, 1)
     else:

@@ -6,40 +6,74 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from explainers.rules.gradient import gradient
+from explainers.rules.table import walk
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from torch import Tensor, nn
+    from torch import Tensor
+
+    from explainers.network import Network
 
 # Kernels and folding round differently; a wrong reading is off by orders of magnitude more.
 _TOLERANCES = {torch.float64: 1e-9, torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.05}
 
 
-def disagreement(
-    model: nn.Module, program: Callable[[Tensor], Tensor], example: Tensor
-) -> str | None:
+def disagreement(model: Callable[[Tensor], Tensor], network: Network) -> str | None:
     """Return in what way model and program differ, or None.
 
-    Compared are the example, a second random batch of another size, a single row of it, and a
-    repeated call. That finds what export does not report: masks over rows, noise, statistics over
-    the batch, buffers that change.
+    Compared are the example, a second random batch of another size, a single row of it, a repeated
+    call and the gradient. That finds what export does not report: masks over rows, noise,
+    statistics over the batch, buffers that change, backward passes that were written by hand.
     """
-    other = _random_like(example)
-    with torch.no_grad(), torch.random.fork_rng(devices=_cuda(example)):
-        if not _agree(model(example), program(example)):
-            return "the program's outputs differ from the model's on the example"
-        output = model(other)
-        if not _agree(output, model(other)):
-            return "the model's outputs differ between two calls with the same inputs"
-        if not _agree(model(other[:1]), output[:1]):
-            return "the model's output for a row depends on the other rows of the batch"
-        if not _agree(output, program(other)):
-            return "the program's outputs differ from the model's on a second batch"
-        if not _agree(model(other[:1]), program(other[:1])):
-            return "the program's output differs from the model's on a single row"
-        if not _agree(program(other), program(other)):
-            return "the program's outputs differ between two calls with the same inputs"
-    return None
+    example = network.example
+    other = random_like(example)
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=_cuda(example)):
+            output = model(other)
+            repeated, row, first = model(other), model(other[:1]), model(example)
+    except Exception as error:  # a model may raise anything
+        return f"the model fails for another batch size: {type(error).__name__}: {error}"
+    if not _agree(output, repeated):
+        return "the model's outputs differ between two calls with the same inputs"
+    if not _agree(output[:1], row):
+        return "the model's output for a row depends on the other rows of the batch"
+    program = network.with_softmax
+    if not _agree(first, program(example)):
+        return "the program's outputs differ from the model's on the example"
+    if not _agree(output, program(other)) or not _agree(output, program(other)):
+        return "the program's outputs differ from the model's on a second batch"
+    if not _agree(row, program(other[:1])):
+        return "the program's output differs from the model's on a single row"
+    return _wrong_gradient(model, network, other)
+
+
+def _wrong_gradient(
+    model: Callable[[Tensor], Tensor], network: Network, inputs: Tensor
+) -> str | None:
+    if not inputs.is_floating_point():
+        return None
+    leaf = inputs.clone().requires_grad_()
+    try:
+        with torch.enable_grad():
+            output = model(leaf)
+    except RuntimeError:  # written for inference only; there is nothing to compare
+        return None
+    generator = torch.Generator().manual_seed(1)
+    weights = torch.randn(output.shape, generator=generator, dtype=torch.float64).to(output)
+    expected = torch.zeros_like(leaf)
+    if output.requires_grad:
+        (expected,) = torch.autograd.grad(output, leaf, weights, materialize_grads=True)
+    with torch.no_grad():
+        values = network.run(inputs)
+        start = network.before_softmax(values, weights)
+        found = walk(network, values, start, gradient.find).relevance
+    # a gate may switch in single precision, but not many
+    tolerance = max(0.05, _TOLERANCES.get(output.dtype, 0.0))
+    if bool((expected - found).norm() <= tolerance * expected.norm()):
+        return None
+    return "the program's gradient differs from the model's, which is perhaps written by hand"
 
 
 def _agree(expected: Tensor, found: Tensor) -> bool:
@@ -56,7 +90,7 @@ def _agree(expected: Tensor, found: Tensor) -> bool:
     return bool(error <= tolerance * scale)
 
 
-def _random_like(example: Tensor) -> Tensor:
+def random_like(example: Tensor) -> Tensor:
     """Return three rows of the example's range that are not the example."""
     generator = torch.Generator().manual_seed(0)
     shape = (3, *example.shape[1:])

@@ -100,8 +100,9 @@ class AveragePool(Pool):
             return mean
         windowed = getattr(functional, f"avg_pool{n_axes}d")
         shape = (self.size, self.stride, self.padding, self.ceil_mode, self.count_include_pad)
-        mean = windowed(value, *shape) if n_axes == 1 else windowed(value, *shape, self.divisor)
-        return mean
+        divisor = () if n_axes == 1 else (self.divisor,)
+        result: Tensor = windowed(value, *shape, *divisor)
+        return result
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -34,7 +34,7 @@ aten = torch.ops.aten
 gradient = RuleTable("gradient")
 
 
-@gradient.rule(Operator)
+@gradient.rule(Operator)  # type: ignore[type-abstract]  # the base serves all
 def differentiated(op: Operator, relevance: Tensor, values: Values) -> Relevances:
     """Differentiate the operator by autograd; for what has no rule of its own."""
     inputs = [values[name].detach() for name in op.inputs]
@@ -147,7 +147,7 @@ def product(op: MatrixProduct, relevance: Tensor, values: Values) -> Relevances:
 def parted(op: Concat, relevance: Tensor, values: Values) -> Relevances:
     """Part the relevance where the values were joined."""
     sizes = [values[name].shape[op.dim] for name in op.inputs]
-    return relevance.split(sizes, op.dim)
+    return torch.split(relevance, sizes, op.dim)
 
 
 @gradient.rule(Pad)

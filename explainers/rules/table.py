@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import torch
 
-
 if TYPE_CHECKING:
     from torch import Tensor
 

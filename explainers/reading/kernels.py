@@ -21,25 +21,10 @@ from explainers.operators import (
     Recurrent,
     Softmax,
 )
-from explainers.reading import Bound, Ref
+from explainers.reading.graph import Bound, Ref, parses
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from torch import Tensor
-
-parsers: dict[str, Callable[[Bound], Operator | Ref | None]] = {}
-
-
-def parses(*words: str) -> Callable[[Any], Any]:
-    """Return a decorator that enters a parser for ATen functions."""
-
-    def enter(parser: Any) -> Any:
-        for word in words:
-            parsers[word] = parser
-        return parser
-
-    return enter
 
 
 def _is_fixed(value: Any) -> bool:

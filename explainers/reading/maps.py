@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
 from explainers.operators import Add, Affine, Concat, Elementwise, Multiply, Operator, Pad, Reshape
-from explainers.parsers import parsers, parses
-from explainers.reading import Bound, Ref, Size, generic
+from explainers.reading.graph import Bound, Ref, Size, generic, parses
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-__all__ = ["parsers"]
 
 
 @parses("clone", "alias", "contiguous", "detach", "lift_fresh_copy", "type_as", "_to_copy", "to")
@@ -180,8 +177,9 @@ def pad(bound: Bound) -> Operator | Ref | None:
     widths = bound["pad"]
     if any(isinstance(width, Size) for width in widths):
         return None
-    if not any(widths) and isinstance(bound["self"], Ref):
-        return bound["self"]  # type: ignore[no-any-return]  # a Ref, as just checked
+    value = bound["self"]
+    if not any(widths) and isinstance(value, Ref):
+        return value
     return Pad(
         **bound.header(bound["self"]),
         padding=tuple(widths),
@@ -213,12 +211,23 @@ def ordered(bound: Bound) -> Operator | Ref | None:
     return generic(reshaped, Reshape, is_ordered=True)
 
 
+@parses("new_zeros", "new_ones", "new_full", "new_empty")
+def filled(bound: Bound) -> Operator | Tensor | None:
+    """Read a new tensor of fixed size as the constant it is."""
+    sizes = bound["size"]
+    if any(isinstance(size, Size) for size in sizes):
+        return None
+    words = {"new_ones": 1.0, "new_full": bound.arguments.get("fill_value")}
+    value = cast("float", words.get(bound.word, 0.0))
+    return torch.full(sizes, value, dtype=bound.dtype, device=bound.program.device)
+
+
 @parses("permute", "transpose", "t", "numpy_T", "slice", "select", "split", "split_with_sizes")
 @parses("unbind", "chunk", "narrow", "movedim", "diagonal", "swapaxes")
 def view(bound: Bound) -> Operator | Ref | None:
     """Read what shares memory with its input."""
     if bound.word == "slice" and bound.shape == bound["self"].shape:
-        return bound["self"]  # type: ignore[no-any-return]  # the whole of a value is itself
+        return cast("Ref", bound["self"])
     return _index_map(bound, is_view=True)
 
 

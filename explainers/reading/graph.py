@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch._ops import OpOverload
@@ -13,7 +14,7 @@ from explainers.export import UnreadableError, calls
 from explainers.operators import Constant, Extent, Generic, Input, Operator, Slot
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Iterator, Mapping
 
     from torch import Tensor
     from torch.fx import Node
@@ -72,14 +73,31 @@ class Bound:
         return {"name": self.name, "module_path": self.owner, "inputs": names}
 
 
+Parser = Callable[[Bound], "Operator | Ref | Tensor | None"]
+"""Makes an operator of a node, or says which value it is; None where it cannot."""
+
+P = TypeVar("P", bound=Parser)
+parsers: dict[str, Parser] = {}
+"""ATen name, without namespace and overload, to parser."""
+
+
+def parses(*words: str) -> Callable[[P], P]:
+    """Return a decorator that enters a parser for ATen functions."""
+
+    def enter(parser: P) -> P:
+        for word in words:
+            parsers[word] = parser
+        return parser
+
+    return enter
+
+
 @dataclass
 class Reading:
     """The program so far."""
 
     graph: Exported
     names: Names
-    parsers: Mapping[str, Callable[[Bound], Operator | Ref | None]]
-    """ATen name to what makes an operator of it; None where it cannot, then it stays generic."""
     device: torch.device
     operators: list[Operator] = field(default_factory=list)
     values: dict[Node, Any] = field(default_factory=dict)
@@ -87,6 +105,8 @@ class Reading:
     norms: set[str] = field(default_factory=set)
     """Names of affine operators that were batch norms: what may be folded."""
     input_name: str = "input"
+    batch: str = ""
+    """Symbol of the batch size."""
 
     def read(self) -> Ref:
         """Read every node, in order; return what holds the output."""
@@ -121,6 +141,7 @@ class Reading:
         if static is not None or node.name != self.graph.input_name:
             return static
         shape = node.meta["val"].shape
+        self.batch = str(shape[0])
         while self.input_name in self.names.nodes.values():
             self.input_name += "#"
         made = Input(
@@ -133,8 +154,8 @@ class Reading:
 
     def _call(self, node: Node) -> Any:
         value = node.meta.get("val")
-        if isinstance(value, torch.SymInt | torch.SymBool | int | bool):
-            return _size(value)
+        if not isinstance(value, torch.Tensor | tuple | list):
+            return self._size(value)
         if node.target is operator.getitem:
             return self._item(node)
         if not isinstance(node.target, OpOverload):
@@ -145,6 +166,25 @@ class Reading:
         if _has_several(node.target):
             return node  # read when one of its outputs is taken
         return self._read(node, node, None)
+
+    def _size(self, value: Any) -> Any:
+        """Return an integer that may follow the batch size, as a linear function of it."""
+        if not isinstance(value, torch.SymInt):
+            if isinstance(value, int | float):
+                return value
+            raise UnreadableError("a number follows the values of the input")
+        expression = value.node.expr
+        symbols = expression.free_symbols
+        if not symbols:
+            return int(expression)
+        if {str(symbol) for symbol in symbols} != {self.batch}:
+            raise UnreadableError(f"the size {expression} follows the values of the input")
+        (symbol,) = symbols
+        at = [int(expression.subs({symbol: batch})) for batch in (2, 3, 12)]
+        factor = at[1] - at[0]
+        if at[2] != at[0] + 10 * factor:
+            raise UnreadableError(f"the size {expression} is not linear in the batch")
+        return Size(factor, at[0] - 2 * factor)
 
     def _item(self, node: Node) -> Any:
         source, position = node.args
@@ -171,9 +211,9 @@ class Reading:
             item,
             self,
         )
-        parser = self.parsers.get(bound.word)
+        parser = parsers.get(bound.word)
         made = parser(bound) if parser is not None else None
-        if isinstance(made, Ref):
+        if isinstance(made, Ref | torch.Tensor):
             return made
         return self.add(made or generic(bound), bound.shape, meta.dtype)
 
@@ -260,20 +300,3 @@ def _evaluated(function: OpOverload, arguments: dict[str, Any]) -> Any:
     named = {name: value for name, value in arguments.items() if schema[name].kwarg_only}
     with torch.no_grad():
         return function(*positional, **named)
-
-
-def _size(value: Any) -> Any:
-    """Return an integer that may follow the batch size, as a linear function of it."""
-    if not isinstance(value, torch.SymInt):
-        return value
-    expression = value.node.expr
-    symbols = list(expression.free_symbols)
-    if not symbols:
-        return int(expression)
-    if len(symbols) > 1:
-        raise UnreadableError(f"the size {expression} follows more than the batch")
-    at = [int(expression.subs({symbols[0]: batch})) for batch in (2, 3, 12)]
-    factor = at[1] - at[0]
-    if at[2] != at[0] + 10 * factor:
-        raise UnreadableError(f"the size {expression} is not linear in the batch")
-    return Size(factor, at[0] - 2 * factor)
