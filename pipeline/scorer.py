@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,7 @@ from pipeline.task import Outcome, WorkItem
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from concurrent.futures import Future
 
     import xarray as xr
     from numpy.typing import NDArray
@@ -74,49 +76,58 @@ class EvaluateWorker:
         self._run: Run = open_run(task.path)
         self._ledger = Ledger(task.path)
         self._metric: Metric = build(task.name, task.settings)
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="scores")
         self._targets = [Target.parse(spec) for spec in self._run.plan.targets]
         # now, so that a model that cannot be loaded refuses before a shard is charged with it
         self._network = self._read_network() if self._needs("network") else None
 
-    def __call__(self, item: WorkItem) -> Outcome:
-        """Score one shard and commit it."""
+    def __call__(self, item: WorkItem) -> Outcome | Future[Outcome]:
+        """Score one shard; it is written and committed while the next one is scored."""
         started, clock = time.time(), time.monotonic()
-        explained = self._run.ledger.entry(EXPLAIN, item.shard)
+        explained = self._ledger.entry(EXPLAIN, item.shard)
         n_failed = 0 if explained is None else explained.n_failed
         shard = self._run.plan.shards[item.shard]
         present = self._ledger.entry(item.pass_name, item.shard)
         if present is not None and present.digest == self._task.digest:
             return Outcome(item, "skipped", len(shard), n_failed, worker=self._worker)
-        objects: dict[str, str] = {}
-        for name, columns in self._score(shard).items():
-            objects |= score_sink.write(self._task.path, self._task.name, name, item.shard, columns)
         entry = Entry(
             pass_name=item.pass_name,
             shard=item.shard,
             digest=self._task.digest,
-            objects=objects,
             attempt=item.attempt,
             epoch=item.epoch,
             started=started,
-            seconds=time.monotonic() - clock,
             worker=self._worker,
             batch_size=self._run.plan.batch_size,
-            peak_memory=psutil.Process().memory_info().rss,
             n_samples=len(shard),
             n_failed=n_failed,
         )
-        is_first = self._ledger.commit(entry)
+        return self._writer.submit(self._commit, item, entry, self._score(shard), clock)
+
+    def close(self) -> None:
+        """Wait for what is being written."""
+        self._writer.shutdown()
+
+    def _commit(
+        self, item: WorkItem, entry: Entry, scores: dict[str, Columns], clock: float
+    ) -> Outcome:
+        objects: dict[str, str] = {}
+        for name, columns in scores.items():
+            objects |= score_sink.write(self._task.path, self._task.name, name, item.shard, columns)
+        entry = replace(
+            entry,
+            objects=objects,
+            seconds=time.monotonic() - clock,
+            peak_memory=psutil.Process().memory_info().rss,
+        )
         return Outcome(
             item,
-            "committed" if is_first else "skipped",
-            len(shard),
-            n_failed,
+            "committed" if self._ledger.commit(entry) else "skipped",
+            entry.n_samples,
+            entry.n_failed,
             entry.seconds,
             self._worker,
         )
-
-    def close(self) -> None:
-        """Do nothing: nothing is left open."""
 
     @cached_property
     def _source(self) -> Source:

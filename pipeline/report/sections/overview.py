@@ -41,7 +41,10 @@ def render(run: Run) -> str:
         (str(len(names)), "attributions per sample"),
         *_accuracy(facts),
         (formats.duration(spent.wall), "wall time over all passes"),
-        (formats.duration(spent.working), f"of work on {spent.n_workers} workers"),
+        (
+            formats.duration(spent.working),
+            f"of work on {spent.n_workers} worker{'s' * (spent.n_workers != 1)}",
+        ),
     ]
     n_shards = len(run.plan.shards)
     return page.fragment(

@@ -61,7 +61,8 @@ def render(run: Run) -> str:
         "configuration": run.config.digest(),
         "seed": run.config.seed,
         "samples": f"{formats.count(plan.n_samples)} in {len(plan.shards)} shards, "
-        f"batches of {plan.batch_size}, {plan.threads} threads per worker",
+        f"batches of {plan.batch_size}",
+        "torch threads per worker": plan.threads,
         "began": _time(spent.began),
         "worker hours": formats.number(spent.working / 3600),
         **{name: environment[name] for name in ("command", "git") if name in environment},
@@ -70,7 +71,7 @@ def render(run: Run) -> str:
         TEMPLATE,
         facts=list(facts.items()),
         coded={"run", "weights", "manifest", "configuration", "command", "git"},
-        passes=[(name, effort.spent(run, name)) for name in run.progress()],
+        passes=sorted(((name, effort.spent(run, name)) for name in run.progress()), key=_began),
         run_file=dump(run.config),
         environment=list(environment.items()),
     )
@@ -87,6 +88,10 @@ def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
         else:
             found[f"{prefix}{name}"] = str(value)
     return found
+
+
+def _began(named: tuple[str, effort.Effort]) -> float:
+    return named[1].began or float("inf")
 
 
 def _time(seconds: float) -> str:
