@@ -59,7 +59,10 @@ def build(path: str | Path | Run, out: str | Path | None = None) -> Path:
             if content is not None
         ],
     )
-    target = Path(out) if out is not None else Path(str(run.path)) / paths.REPORT
+    if out is None:
+        run.folder.write(paths.REPORT, html.encode())
+        return Path(run.path) / paths.REPORT
+    target = Path(out)
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_text(html, encoding="utf-8")
     return target

@@ -17,8 +17,9 @@ from pipeline.errors import ConfigError
 from pipeline.evaluate import evaluate
 from pipeline.metrics import Metric, available, build, score, scores
 from pipeline.models import load_model
+from pipeline.run import run as run_config
 from pipeline.store import open_run
-from tests.pipeline.explained import FAILED, METRICS, explained
+from tests.pipeline.explained import FAILED, METRICS, configure, explained
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -143,6 +144,20 @@ def test_a_batch_is_prepared_once_for_all_explainers(
     monkeypatch.setattr(kind, "prepare", prepare)
     evaluate(run, ["pixel_flipping"])
     assert len(prepared) == 6  # batches of two in shards of 4, 4 and 3 samples
+
+
+def test_every_target_of_a_run_is_scored(tmp_path: Path) -> None:
+    config = configure(tmp_path, target=["predicted", "runner_up"])
+    assert run_config(config).exit_code == 5  # one sample is NaN
+    run = open_run(config.output.path)
+    columns = run.scores("pixel_flipping", "gradient")
+    assert list(columns) == ["curve", "auc", "curve.1", "auc.1"]
+    network, inputs = memory(run)
+    for position, suffix in enumerate(("", ".1")):
+        relevance = torch.from_numpy(run.maps["gradient"].values[GOOD, position])
+        target = network(inputs).argsort(dim=1, descending=True)[:, position]
+        expected = score("pixel_flipping", network, inputs, target, relevance, n_steps=4)
+        np.testing.assert_allclose(columns[f"curve{suffix}"][GOOD], expected, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize(
