@@ -9,7 +9,6 @@ from cli import output
 from cli.options import AsJson, Limit, Only, Overrides, RunFile, RunFolder
 
 if TYPE_CHECKING:
-    from pipeline.config import RunConfig
     from pipeline.plan import Plan
     from pipeline.run import RunSummary
 
@@ -60,9 +59,12 @@ def plan(
 
     Example:  xpipe plan quickstart/run.yaml --limit 200
     """
+    from pipeline.config import load
     from pipeline.planner import make_plan
+    from pipeline.run import narrowed
 
-    made = make_plan(_load(config, overrides, limit, only), measure=measure).plan
+    asked = narrowed(load(config, overrides or ()), only, limit)
+    made = make_plan(asked, measure=measure).plan
     if as_json:
         import json
 
@@ -87,11 +89,14 @@ def run(
     Example:  xpipe run quickstart/run.yaml -s engine.workers=2
     """
     from cli.progress import Reporter
+    from pipeline.config import load
     from pipeline.run import run as run_config
 
-    loaded = _load(config, overrides, limit, only)
+    loaded = load(config, overrides or ())
     with Reporter() as reporter:
-        summary = run_config(loaded, callbacks=(reporter,), take_over=take_over)
+        summary = run_config(
+            loaded, only=only, limit=limit, callbacks=(reporter,), take_over=take_over
+        )
     _conclude(summary, as_json=as_json)
 
 
@@ -106,32 +111,6 @@ def resume(path: RunFolder, take_over: TakeOver = False, as_json: AsJson = False
     with Reporter() as reporter:
         summary = resume_run(path, callbacks=(reporter,), take_over=take_over)
     _conclude(summary, as_json=as_json)
-
-
-def _load(
-    path: Path, overrides: list[str] | None, limit: int | None, only: list[str] | None
-) -> "RunConfig":
-    """Return the run file's run with what the command line changes."""
-    from pipeline.config import load
-
-    changes = list(overrides or [])
-    if limit is not None:
-        changes.append(f"data.limit={limit}")
-    config = load(path, changes)
-    if not only:
-        return config
-    unknown = [name for name in only if name not in config.explainers]
-    if unknown:
-        from explainers.registry import suggest
-        from pipeline.errors import ConfigError
-
-        raise ConfigError(
-            f"--only names {unknown[0]!r}, which is no explainer of {path}; "
-            f"{suggest(unknown[0], list(config.explainers))}",
-            fix="name entries of `explainers:`",
-        )
-    kept = {name: value for name, value in config.explainers.items() if name in only}
-    return config.model_copy(update={"explainers": kept})
 
 
 def _show_plan(plan: "Plan") -> None:

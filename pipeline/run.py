@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from explainers.registry import suggest
 from pipeline import environment, paths
 from pipeline.callbacks.event_log import EventLog
 from pipeline.config import dump
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from pipeline.planner import Planned
     from pipeline.session import Session
 
-__all__ = ["Owner", "RunSummary", "owner", "resume", "run"]
+__all__ = ["Owner", "RunSummary", "narrowed", "owner", "resume", "run"]
 
 logger = logging.getLogger(__name__)
 
@@ -91,7 +92,7 @@ def run(
         If the disk is full or read-only.
     """
     started = time.monotonic()
-    config = _narrowed(config, only, limit)
+    config = narrowed(config, only, limit)
     path = Path(config.output.path)
     refuse_if_owned(path, take_over=take_over)
     planned = make_plan(config)
@@ -207,18 +208,26 @@ class _Start:
         )
 
 
-def _narrowed(config: RunConfig, only: Sequence[str] | None, limit: int | None) -> RunConfig:
+def narrowed(config: RunConfig, only: Sequence[str] | None, limit: int | None) -> RunConfig:
+    """Return the configuration with some of its explainers and samples only, as `run` takes them.
+
+    Raises
+    ------
+    ConfigError
+        If there is no such explainer.
+    """
     if limit is not None:
         data = config.data.model_copy(update={"limit": limit})
         config = config.model_copy(update={"data": data})
-    if only is None:
+    if not only:
         return config
-    unknown = [name for name in only if name not in config.explainers]
-    if unknown:
-        raise ConfigError(
-            f"got {unknown[0]!r}, expected entries of explainers: {', '.join(config.explainers)}",
-            fix="name those to run",
-        )
+    for name in only:
+        if name not in config.explainers:
+            raise ConfigError(
+                f"{config.where('explainers')}: there is no {name!r} to restrict the run to; "
+                f"{suggest(name, list(config.explainers))}",
+                fix="name entries of the section explainers",
+            )
     kept = {name: values for name, values in config.explainers.items() if name in only}
     return config.model_copy(update={"explainers": kept})
 

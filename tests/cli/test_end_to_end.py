@@ -194,6 +194,13 @@ def test_what_cannot_be_run_is_refused_before_anything_is_written(
     assert not (tmp_path / "out").exists()
 
 
+def test_only_refuses_a_name_that_is_not_there(run_file: Path) -> None:
+    for command in ("plan", "run"):
+        result = xpipe(command, run_file, "--only", "salency")
+        assert result.exit_code == 3
+        assert "did you mean 'saliency'" in result.stderr
+
+
 @pytest.mark.slow
 def test_failed_samples_are_named_and_exit_with_5(run_file: Path, tmp_path: Path) -> None:
     summary = answered("run", run_file, "-s", "data.params={n: 24, bad: [5]}", code=5)
