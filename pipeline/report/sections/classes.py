@@ -44,7 +44,7 @@ TEMPLATE = """
 {% endfor %}
 </div>
 <p class="note">Class means, worst class first (by the mean over explainers); beside the name, its
-samples. The darker, the worse: shades span each table.</p>
+samples. The stronger the shade, the worse; shades span each table.</p>
 """
 
 

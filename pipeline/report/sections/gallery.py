@@ -50,7 +50,7 @@ bar below it gives; colours saturate at the {{ saturation }}th percentile of its
   </figure>
   {% for name, heat in sample.maps %}
   <figure>
-    <figcaption>{{ name }}</figcaption>
+    <figcaption>{{ name | breakable }}</figcaption>
     {% if heat %}
     <img src="{{ heat.picture.uri }}" alt="{{ name }} of {{ sample.sample_id }}"
       {%- if heat.picture.is_coarse %} class="coarse"{% endif %}>
