@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pipeline import paths
-from pipeline.errors import StoreError
+from pipeline.errors import IntegrityError, StoreError
 from pipeline.ledger import Entry, Ledger
 from pipeline.plan import EXPLAIN, Plan
 from pipeline.sinks import maps as map_sink
@@ -100,6 +100,10 @@ class Run:
             environment: dict[str, Any] = json.loads(self.folder.read(paths.ENVIRONMENT))
         except FileNotFoundError:
             return {}
+        except ValueError as error:
+            raise IntegrityError(
+                f"{paths.ENVIRONMENT} is damaged: {error}", fix="restore it from a copy"
+            ) from error
         return environment
 
     @property

@@ -15,7 +15,7 @@ from pipeline.store import EVALUATE, Run, open_run
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from pipeline.ledger import Entry
 
@@ -66,6 +66,8 @@ def verify(path: str | os.PathLike[str], repair: bool = False) -> list[Problem]:
         If there is no run, or its plan cannot be read.
     RunConflictError
         If it is to be repaired while somebody works on it.
+    IntegrityError
+        If it is to be repaired and the plan is damaged, so that nothing says what is right.
     """
     run = open_run(path)
     if repair:
@@ -76,9 +78,11 @@ def verify(path: str | os.PathLike[str], repair: bool = False) -> list[Problem]:
     problems += _objects(run, entries)
     problems += _metadata(run)
     problems += _results(run)
-    problems += _manifest(run)
+    documents = _documents(run)
+    problems += documents
     problems += _orphans(run, files, entries)
     if repair:
+        _refuse_if_plan_is_damaged(documents)
         _repair(run, entries, problems)
     return sorted(problems)
 
@@ -186,14 +190,37 @@ def _results(run: Run) -> list[Problem]:
     return problems
 
 
-def _manifest(run: Run) -> list[Problem]:
+def _documents(run: Run) -> list[Problem]:
+    """Compare the documents of the run with the digests that they have of each other."""
     try:
-        got = run.manifest.digest()
+        digests = run.environment.get("digests", {})
     except XpipeError as error:
-        return [Problem(False, "", -1, paths.MANIFEST, "damaged", error.what)]
-    if got == run.plan.manifest_digest:
-        return []
-    return [_mismatch(paths.MANIFEST, run.plan.manifest_digest, got)]
+        return [Problem(False, "", -1, paths.ENVIRONMENT, "damaged", error.what)]
+    stated: list[tuple[str, str, Callable[[], str]]] = [
+        (paths.PLAN, "run", lambda: run.plan.digest),
+        (paths.PLAN, "manifest", lambda: run.plan.manifest_digest),
+        (paths.RUN_FILE, "config", lambda: run.config.digest()),
+        (paths.MANIFEST, "manifest", lambda: run.manifest.digest()),
+    ]
+    expected = {"manifest": run.plan.manifest_digest} | digests
+    problems = []
+    for name, which, got in stated:
+        try:
+            if which in expected and got() != expected[which]:
+                problems.append(_mismatch(name, expected[which], got()))
+        except XpipeError as error:
+            problems.append(Problem(False, "", -1, name, "damaged", error.what))
+    return problems
+
+
+def _refuse_if_plan_is_damaged(documents: Iterable[Problem]) -> None:
+    """Refuse to judge records by a plan that may be wrong itself: all of them would be stale."""
+    for problem in documents:
+        if problem.object == paths.PLAN:
+            raise IntegrityError(
+                f"{paths.PLAN} and {paths.ENVIRONMENT} disagree: {problem.detail}",
+                fix="restore them from a copy, or run again in another folder",
+            )
 
 
 def _orphans(run: Run, files: Iterable[str], entries: Iterable[Entry]) -> list[Problem]:

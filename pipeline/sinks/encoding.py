@@ -40,9 +40,9 @@ def sharding(chunk_shape: tuple[int, ...]) -> ShardingCodec:
     return ShardingCodec(chunk_shape=chunk_shape, codecs=chunk_codecs())
 
 
-def encode_chunk(values: NDArray[Any]) -> bytes:
+def encode_chunk(values: NDArray[Any], zstd: Zstd | None = None) -> bytes:
     """Return one chunk: zstd, then CRC-32C."""
-    compressed = bytes(Zstd(level=LEVEL).encode(_little_endian(values)))
+    compressed = bytes((zstd or Zstd(level=LEVEL)).encode(_little_endian(values)))
     return compressed + _crc(compressed)
 
 
@@ -58,9 +58,9 @@ def encode_shard(samples: Sequence[NDArray[Any]], n_chunks: int) -> bytes:
     """
     index = np.full((n_chunks, 2), ABSENT, dtype="<u8")
     chunks = []
-    offset = 0
+    offset, zstd = 0, Zstd(level=LEVEL)
     for position, values in enumerate(samples):
-        chunk = encode_chunk(values)
+        chunk = encode_chunk(values, zstd)
         index[position] = (offset, len(chunk))
         offset += len(chunk)
         chunks.append(chunk)

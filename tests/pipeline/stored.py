@@ -23,6 +23,12 @@ DIMS = ("channel", "height", "width")
 SHAPE = (2, 8, 8)
 N_SAMPLES = 10
 SHARD_SIZE = 4
+RUN_FILE = """
+name: x
+model: {source: python, name: "m:f"}
+data: {source: mnist5k}
+explainers: {lrp: {}}
+"""
 FAILED = 5
 """The sample that could not be used."""
 

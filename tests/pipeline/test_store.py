@@ -195,8 +195,7 @@ def test_progress_counts_shards_and_samples_of_each_pass(root: str) -> None:
 def test_what_a_run_was_is_read(root: str) -> None:
     stored.make_run(root)
     folder = paths.Folder(root)
-    asked = "name: x\nmodel: {source: python, name: m:f}\ndata: {source: mnist5k}\n"
-    folder.write(paths.RUN_FILE, (asked + "explainers: {lrp: {}}\n").encode())
+    folder.write(paths.RUN_FILE, stored.RUN_FILE.encode())
     run = open_run(root)
     assert run.config.name == "x"
     assert run.plan == stored.make_plan()
@@ -204,6 +203,9 @@ def test_what_a_run_was_is_read(root: str) -> None:
     assert run.environment == {}
     folder.write(paths.ENVIRONMENT, json.dumps({"python": "3"}).encode())
     assert open_run(root).environment == {"python": "3"}
+    folder.write(paths.ENVIRONMENT, b"{")
+    with pytest.raises(IntegrityError, match=paths.ENVIRONMENT):
+        _ = open_run(root).environment
     assert repr(run) == f"open_run({root!r})"
 
 

@@ -10,7 +10,7 @@ import psutil
 import pytest
 
 from pipeline import open_run, paths
-from pipeline.errors import RunConflictError, StoreError
+from pipeline.errors import IntegrityError, RunConflictError, StoreError
 from pipeline.ledger import Ledger
 from pipeline.sinks import maps, results
 from pipeline.verify import Problem, verify
@@ -222,6 +222,36 @@ def test_a_damaged_record_of_a_result_is_found(run: Path) -> None:
 def test_a_damaged_manifest_is_found(run: Path) -> None:
     (run / "manifest.parquet").write_bytes(b"none")
     assert [problem.object for problem in verify(run)] == ["manifest.parquet"]
+
+
+def _state_digests(run: Path, digests: dict[str, str]) -> None:
+    (run / "environment.json").write_text(json.dumps({"digests": digests}))
+
+
+def test_documents_are_compared_with_the_digests_they_have_of_each_other(run: Path) -> None:
+    plan = stored.make_plan()
+    (run / "run.yaml").write_text(stored.RUN_FILE)
+    config = open_run(run).config.digest()
+    _state_digests(run, {"run": plan.digest, "manifest": plan.manifest_digest, "config": config})
+    assert verify(run, repair=True) == []
+    (run / "run.yaml").write_text(stored.RUN_FILE.replace("mnist5k", "other"))
+    assert [problem.object for problem in verify(run)] == ["run.yaml"]
+    (run / "run.yaml").write_text("nothing: [")
+    assert [problem.object for problem in verify(run)] == ["run.yaml"]
+    (run / "environment.json").write_text("nothing")
+    assert [problem.object for problem in verify(run)] == ["environment.json"]
+
+
+def test_records_are_not_withdrawn_because_the_plan_is_damaged(run: Path) -> None:
+    plan = stored.make_plan()
+    _state_digests(run, {"run": plan.digest})
+    text = (run / "plan.json").read_text()
+    (run / "plan.json").write_text(text.replace(plan.digest, "c" + plan.digest[1:]))
+    before = _contents(run)
+    assert "plan.json" in {problem.object for problem in verify(run)}
+    with pytest.raises(IntegrityError, match="disagree"):
+        verify(run, repair=True)
+    assert _contents(run) == before
 
 
 DOCUMENTS = [
