@@ -69,6 +69,8 @@ class Products:
                 if name != "sample":
                     missing = np.full((len(shard), *layout.shape), -1, np.int64)
                     products.arrays["", name] = missing
+            products.facts["prediction"] = np.full(len(shard), -1, np.int64)
+            products.facts["logit"] = np.full(len(shard), np.nan)
         return products
 
     def put_array(self, name: str, array: str, rows: Sequence[int], values: Tensor) -> None:

@@ -167,7 +167,7 @@ class _Start:
         if self.config.metrics and not self.session.is_stopping:
             from pipeline.evaluate import evaluate
 
-            evaluate(self.session.path, session=self.session)
+            evaluate(self.session.path, self.config.metrics, session=self.session)
         if not self.session.is_stopping:
             from pipeline import report
 
@@ -235,10 +235,11 @@ def narrowed(config: RunConfig, only: Sequence[str] | None, limit: int | None) -
 def _settle_folder(path: Path, config: RunConfig, planned: Planned) -> Plan:
     """Write what describes the run, or return the plan that is there, whose sizes bind."""
     folder = paths.Folder(path)
+    # also when it is there: name, metrics and report may be others now
+    folder.write(paths.RUN_FILE, dump(config).encode())
     if folder.exists(paths.PLAN):
         _compare_versions(path)
         return Plan.read(folder.at_url(paths.PLAN))
-    folder.write(paths.RUN_FILE, dump(config).encode())
     described = environment.describe(config, planned.plan)
     folder.write(paths.ENVIRONMENT, (json.dumps(described, indent=2) + "\n").encode())
     planned.manifest.write(folder.at_url(paths.MANIFEST))
