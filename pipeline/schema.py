@@ -43,7 +43,11 @@ def _entry(definitions: dict[str, Any], kind: str, registry: Registry[Any]) -> d
         "type": ["object", "null"],
         "allOf": [
             {
-                "if": {"properties": {"method": {"const": name}}, "required": ["method"]},
+                "if": {
+                    "type": "object",
+                    "properties": {"method": {"const": name}},
+                    "required": ["method"],
+                },
                 "then": {"$ref": f"#/$defs/{kind}.{name}"},
             }
             for name in registry.names()
@@ -67,16 +71,23 @@ def _named(
 
 
 def _data(definitions: dict[str, Any]) -> dict[str, Any]:
-    """Return the section `data` as one alternative per source."""
+    """Return the section `data`, whose further fields depend on the source."""
     common = definitions["DataConfig"]["properties"]
-    alternatives = []
+    cases = []
     for name in sources.names():
         own = _parameters(sources.get(name), definitions)
         own["properties"] = {**common, **own["properties"], "source": {"const": name}}
         own["required"] = ["source", *own.get("required", [])]
         definitions[f"source.{name}"] = own
-        alternatives.append({"$ref": f"#/$defs/source.{name}"})
-    return {"description": definitions["DataConfig"]["description"], "oneOf": alternatives}
+        chosen = {"properties": {"source": {"const": name}}, "required": ["source"]}
+        cases.append({"if": chosen, "then": {"$ref": f"#/$defs/source.{name}"}})
+    return {
+        "description": definitions["DataConfig"]["description"],
+        "type": "object",
+        "properties": {"source": {"enum": list(sources.names())}},
+        "required": ["source"],
+        "allOf": cases,
+    }
 
 
 def _parameters(cls: type, definitions: dict[str, Any]) -> dict[str, Any]:

@@ -7,14 +7,18 @@ import hashlib
 import importlib
 import importlib.util
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import PlanError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
     from types import ModuleType
+
+
+_FOLDER = "__xpipe_folder__"
+"""Attribute of modules that came from beside a user's file."""
 
 
 def find(spec: str, base: Path) -> Callable[..., Any]:
@@ -104,9 +108,26 @@ def _from_file(path: Path) -> ModuleType:
 
 @contextlib.contextmanager
 def _importable(folder: Path) -> Iterator[None]:
+    """Let modules in a folder be imported; those of other folders do not stand in for them."""
+    for name, module in list(sys.modules.items()):
+        if getattr(module, _FOLDER, folder) != folder:
+            del sys.modules[name]
+    before = set(sys.modules)
     sys.path.insert(0, str(folder))
+    importlib.invalidate_caches()
     try:
         yield
     finally:
         with contextlib.suppress(ValueError):
             sys.path.remove(str(folder))
+        for name in set(sys.modules) - before:
+            if name.partition(".")[0] not in before and _is_beside(sys.modules[name], folder):
+                setattr(sys.modules[name], _FOLDER, folder)
+
+
+def _is_beside(module: ModuleType, folder: Path) -> bool:
+    """Return whether a module is the user's own, not of an environment kept in the folder."""
+    file = getattr(module, "__file__", None)
+    if file is None or "site-packages" in Path(file).parts:
+        return False
+    return Path(file).is_relative_to(folder)

@@ -97,6 +97,17 @@ def test_files_of_the_same_name_do_not_meet(base: Path, tmp_path: Path) -> None:
     assert user_code.find("net.py:load", base) is not user_code.find("other/net.py:load", base)
 
 
+def test_modules_beside_a_file_are_those_of_its_own_folder(tmp_path: Path) -> None:
+    for folder in ("one", "two"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "net.py").write_text("from beside import load\n")
+        (tmp_path / folder / "beside.py").write_text(f"def load():\n    return {folder!r}\n")
+    assert [user_code.find(f"{folder}/net.py:load", tmp_path)() for folder in ("one", "two")] == [
+        "one",
+        "two",
+    ]
+
+
 def test_an_edited_file_is_imported_again(base: Path) -> None:
     first = user_code.find("net.py:load", base)
     assert user_code.find("net.py:load", base) is first
