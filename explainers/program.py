@@ -114,12 +114,15 @@ def _folded(
     renamed = {norm: host.name for norm, host in folded.items()}
     result = []
     for op in operators:
-        if op.name in folded:
-            continue
-        norm = changed.get(op.name)
-        made = _with_norm(op, norm) if isinstance(norm, Affine) else op
-        result.append(replace(made, inputs=tuple(renamed.get(n, n) for n in made.inputs)))
-    return result, folded
+        if op.name not in folded:
+            norm = changed.get(op.name)
+            made = _with_norm(op, norm) if isinstance(norm, Affine) else op
+            result.append(_reading(made, renamed))
+    return result, {norm: _reading(host, renamed) for norm, host in folded.items()}
+
+
+def _reading(op: Operator, renamed: Mapping[str, str]) -> Operator:
+    return replace(op, inputs=tuple(renamed.get(name, name) for name in op.inputs))
 
 
 def _takes(host: Operator, norm: Affine) -> bool:

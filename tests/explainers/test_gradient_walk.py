@@ -11,13 +11,10 @@ from explainers.rules.gradient import gradient
 from explainers.rules.table import RuleTable, walk
 from explainers.trace import Trace
 from tests.explainers.zoo import (
-    HEAVY,
-    LIGHT,
     Weighted,
     gradient_by_autograd,
     relative_error,
     small,
-    torchvision_model,
     weights_of,
 )
 
@@ -31,24 +28,6 @@ def test_the_walk_is_autograds_gradient(has_softmax: bool) -> None:
     weights = weights_of(trace)
     expected = gradient_by_autograd(model, inputs, weights)
     assert relative_error(trace.gradient(Weighted(weights)), expected) <= 1e-12
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        *(pytest.param(name, marks=pytest.mark.slow) for name in LIGHT),
-        *(pytest.param(name, marks=pytest.mark.long) for name in HEAVY),
-    ],
-)
-def test_the_walk_is_autograds_gradient_on_torchvision_networks(name: str) -> None:
-    model, inputs = torchvision_model(name)
-    network = Network(model, inputs)
-    trace = Trace(network, inputs)
-    weights = weights_of(trace)
-    expected = gradient_by_autograd(model, inputs, weights)
-    with torch.no_grad():
-        assert relative_error(trace.output, model(inputs)) <= 1e-12
-    assert relative_error(trace.gradient(Weighted(weights)), expected) <= 1e-10
 
 
 def test_an_output_that_does_not_depend_on_the_input_has_no_gradient() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from typing import TYPE_CHECKING
 
 import pytest
 import torch
@@ -12,10 +11,7 @@ from torch.nn import functional
 
 from explainers.network import Network
 from explainers.operators import Convolution
-from tests.explainers.zoo import HEAVY, LIGHT, small, torchvision_model
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
+from tests.explainers.zoo import disagreeing, hooked, small
 
 
 @functools.cache
@@ -23,62 +19,9 @@ def small_network() -> Network:
     return Network(*small())
 
 
-def hooked(model: nn.Module, inputs: Tensor) -> dict[str, Tensor]:
-    """Output of every call of every module, the second call of one as ``path#1``."""
-    seen: dict[str, Tensor] = {}
-
-    def hook_of(path: str) -> Callable[..., None]:
-        def hook(module: nn.Module, received: object, output: object) -> None:
-            name = path
-            while name in seen:
-                name = f"{path}#{int(name.partition('#')[2] or 0) + 1}"
-            if isinstance(output, Tensor):
-                seen[name] = output.detach().clone()
-
-        return hook
-
-    handles = [
-        module.register_forward_hook(hook_of(path))
-        for path, module in model.named_modules()
-        if path
-    ]
-    with torch.no_grad():
-        model(inputs)
-    for handle in handles:
-        handle.remove()
-    return seen
-
-
-def disagreeing(network: Network, expected: dict[str, Tensor], inputs: Tensor) -> list[str]:
-    """Modules whose layer is missing or has another value."""
-    values = network.run(inputs)
-    wrong = []
-    for path, output in expected.items():
-        if path not in network.layers:
-            wrong.append(f"{path} is missing")
-            continue
-        value = network.value(path, values)
-        if value.shape != output.shape or not torch.allclose(value, output, rtol=1e-9, atol=1e-9):
-            wrong.append(path)
-    return wrong
-
-
 def test_layers_hold_what_hooks_see() -> None:
     model, inputs = small()
     assert disagreeing(small_network(), hooked(model, inputs), inputs) == []
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        *(pytest.param(name, marks=pytest.mark.slow) for name in LIGHT),
-        *(pytest.param(name, marks=pytest.mark.long) for name in HEAVY),
-    ],
-)
-def test_layers_of_torchvision_networks_hold_what_hooks_see(name: str) -> None:
-    model, inputs = torchvision_model(name)
-    network = Network(model, inputs)
-    assert disagreeing(network, hooked(model, inputs), inputs) == []
 
 
 def test_names_follow_paths_calls_and_owners() -> None:

@@ -10,10 +10,15 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from explainers.network import Network
     from explainers.trace import Trace
 
-LIGHT = ("resnet18", "vgg11_bn", "squeezenet1_0", "mobilenet_v3_small", "shufflenet_v2_x0_5")
+LIGHT = ("resnet18", "mobilenet_v3_small", "shufflenet_v2_x0_5")
 HEAVY = (
+    "vgg11_bn",
+    "squeezenet1_0",
     "densenet121",
     "inception_v3",
     "googlenet",
@@ -64,6 +69,46 @@ def gradient_by_autograd(model: nn.Module, inputs: Tensor, weights: Tensor) -> T
 def relative_error(found: Tensor, expected: Tensor) -> float:
     """Largest difference over the largest expected magnitude."""
     return float((found - expected).abs().max() / expected.abs().max())
+
+
+def hooked(model: nn.Module, inputs: Tensor) -> dict[str, Tensor]:
+    """Output of every call of every module, the second call of one as ``path#1``."""
+    seen: dict[str, Tensor] = {}
+
+    def hook_of(path: str) -> Callable[..., None]:
+        def hook(module: nn.Module, received: object, output: object) -> None:
+            name = path
+            while name in seen:
+                name = f"{path}#{int(name.partition('#')[2] or 0) + 1}"
+            if isinstance(output, Tensor):
+                seen[name] = output.detach().clone()
+
+        return hook
+
+    handles = [
+        module.register_forward_hook(hook_of(path))
+        for path, module in model.named_modules()
+        if path
+    ]
+    with torch.no_grad():
+        model(inputs)
+    for handle in handles:
+        handle.remove()
+    return seen
+
+
+def disagreeing(network: Network, expected: dict[str, Tensor], inputs: Tensor) -> list[str]:
+    """Modules whose layer is missing or has another value."""
+    values = network.run(inputs)
+    wrong = []
+    for path, output in expected.items():
+        if path not in network.layers:
+            wrong.append(f"{path} is missing")
+            continue
+        value = network.value(path, values)
+        if value.shape != output.shape or not torch.allclose(value, output, rtol=1e-9, atol=1e-9):
+            wrong.append(path)
+    return wrong
 
 
 class Weighted:
