@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import fsspec
@@ -45,8 +44,8 @@ class Manifest:
     """
 
     def __init__(self, records: Sequence[Record]) -> None:
-        rows = [asdict(record) for record in records]
-        self._table = pa.Table.from_pylist(rows, schema=SCHEMA)
+        columns = {name: [getattr(record, name) for record in records] for name in SCHEMA.names}
+        self._table = pa.Table.from_pydict(columns, schema=SCHEMA)
         self._check()
 
     @classmethod

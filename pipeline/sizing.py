@@ -35,7 +35,8 @@ BATCH_SIZES = (16, 32, 64, 128, 256)
 _SLACK = 1.15
 """A smaller batch within this of the fastest is taken: it needs less memory and cache."""
 _SECONDS = 3.0
-"""For all batch sizes that are tried."""
+"""For all batch sizes that are tried; networks that are too slow for it fill any batch."""
+_REPEATS = 3
 
 
 def map_specs(
@@ -104,17 +105,21 @@ def batch_size(network: Network, example: Tensor, n_samples: int, threads: int) 
     if len(sizes) < 2:
         return sizes[0] if sizes else limit
     seconds: dict[int, float] = {}
-    deadline = time.perf_counter() + _SECONDS
     with torch_threads(threads):
+        started = time.perf_counter()
         _pass(network, example)
+        row = _pass(network, example) / len(example)
         for size in sizes:
-            inputs = example[torch.arange(size) % len(example)]
-            best = min(_pass(network, inputs) for _ in range(3))
-            seconds[size] = best / size
-            is_slower = seconds[size] > _SLACK * min(seconds.values())
-            # the next size takes about six times as long as one run of this one
-            if is_slower or time.perf_counter() + 6 * best > deadline:
+            left = _SECONDS - (time.perf_counter() - started)
+            if _REPEATS * size * row > left:
                 break
+            inputs = example[torch.arange(size) % len(example)]
+            seconds[size] = min(_pass(network, inputs) for _ in range(_REPEATS)) / size
+            if seconds[size] > _SLACK * min(seconds.values()):
+                break
+            row = seconds[size]
+    if not seconds:
+        return sizes[0]
     fastest = min(seconds.values())
     return next(size for size, each in seconds.items() if each <= _SLACK * fastest)
 
