@@ -17,6 +17,7 @@ from explainers.targets import Target
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from explainers.network import Network
     from explainers.trace import Trace
 
 _CHUNK_ELEMENTS_OF_A_CPU = 2**18
@@ -61,6 +62,10 @@ class IntegratedGradients(Attribution):
     def cost(self) -> Cost:
         """A forward and a backward a step, and one forward of the baseline."""
         return Cost(forward=self.n_steps + 1, backward=self.n_steps)
+
+    def check(self, network: Network) -> None:
+        """Refuse a baseline that does not fit the inputs."""
+        baselines.resolve(self.baseline, torch.zeros(1, *network.input_shape))
 
     def relevance(self, trace: Trace, target: Target) -> Explained:
         """Return the map and its ``convergence_delta``, ``(batch,)``."""

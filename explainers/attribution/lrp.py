@@ -32,7 +32,7 @@ class LRP(Attribution):
     epsilon: float = 1e-6
     """Of the rule `epsilon`, where the composite does not set it."""
 
-    cost = Cost(forward=1.5, backward=1)
+    cost = Cost(forward=2, backward=1)
     requires = frozenset({"lrp"})
 
     def __post_init__(self) -> None:
