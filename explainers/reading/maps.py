@@ -240,7 +240,7 @@ def index_map(bound: Bound) -> Operator | Ref | None:
         return _index_map(bound)
     value = bound["self"]
     if not isinstance(value, Ref):
-        return generic(bound, Reshape)
+        return None  # a fixed value, repeated for each row: nothing flows back along it
     if value.shape == bound.shape:
         return value
     sizes = list(bound["size"])

@@ -218,6 +218,13 @@ def _before(model: Cases, name: str) -> list[nn.Module]:
     return [model.cases[other] for other in names[: names.index(name)]]
 
 
+def test_a_token_repeated_for_each_row_does_not_depend_on_the_input() -> None:
+    network = traced(SEQUENCE)[1].network
+    (token,) = [op for op in network.operators if op.name == "cases.token.expand#0"]
+    assert isinstance(token, Generic)
+    assert token.name not in network.dependent
+
+
 def test_constants_are_computed_once() -> None:
     network = Network(Case(lambda x: x @ (TABLE.softmax(1) * 3).mT), _fixed(2, *SEQUENCE))
     assert not [op for op in network.operators if isinstance(op, Softmax)]
