@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from functools import cached_property
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
@@ -209,8 +210,8 @@ class Trace:
 
     def generator(self, purpose: str, row: int) -> torch.Generator:
         """Return a generator that depends on seed, namespace, purpose and the row's sample only."""
-        index = int(self._who().index[row])
-        text = "\0".join((str(self.seed), self.namespace, purpose, str(index)))
+        who = str(self._indices[row])
+        text = "\0".join((str(self.seed), self.namespace, purpose, who))
         digest = hashlib.sha256(text.encode()).digest()
         return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little", signed=True))
 
@@ -227,6 +228,11 @@ class Trace:
         for row, numbers in enumerate(drawn):
             draw(*shape, generator=self.generator(purpose, row), out=numbers)
         return drawn.to(self.inputs.device)
+
+    @cached_property
+    def _indices(self) -> list[int]:
+        indices: list[int] = self._who().index.tolist()
+        return indices
 
     def _who(self) -> Samples:
         if self.samples is not None:

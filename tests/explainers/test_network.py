@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import pytest
@@ -272,6 +273,14 @@ def test_what_cannot_be_read_faithfully_is_opaque_with_a_reason(
     assert network.operators == ()
     with pytest.raises(NotImplementedError, match="cannot be read"):
         network.match("*")
+
+
+def test_networks_can_be_made_in_several_threads() -> None:
+    model, inputs = small()
+    with ThreadPoolExecutor(3) as pool:
+        networks = list(pool.map(lambda _: Network(model, inputs), range(3)))
+    assert all(network.is_program for network in networks)
+    assert all(torch.equal(network(inputs), networks[0](inputs)) for network in networks)
 
 
 def test_reading_a_model_prints_nothing(capfd: pytest.CaptureFixture[str]) -> None:
