@@ -15,12 +15,11 @@ from typing import TYPE_CHECKING
 import torch
 
 from explainers import Attribution, Target
-from pipeline import fit
 from pipeline.data import open_source
 from pipeline.explanation import Explanation
 from pipeline.ledger import Entry, Ledger
 from pipeline.manifest import Manifest
-from pipeline.models import load_model
+from pipeline.networks import network_of
 from pipeline.paths import MANIFEST, Folder
 from pipeline.plan import EXPLAIN
 from pipeline.prefetch import Reader
@@ -33,7 +32,6 @@ if TYPE_CHECKING:
 
     from explainers import Explainer, Network, Round
     from pipeline.config import RunConfig
-    from pipeline.data import Source
     from pipeline.plan import Plan
     from pipeline.products import Products
     from pipeline.shards import Shard
@@ -86,7 +84,8 @@ class ExplainWorker:
         self._sink = MapSink(task.path)
         self._manifest = Manifest.read(Folder(task.path).at_url(MANIFEST))
         source = open_source(task.config.data, task.config.base, task.config.where)
-        self._explanation = self._prepare(_network(task.config, source, self._manifest))
+        network = network_of(task.config, task.plan.digest, source, self._manifest)
+        self._explanation = self._prepare(network)
         self._readers = ThreadPoolExecutor(1, thread_name_prefix="reader")
         self._reader = Reader(
             source,
@@ -193,16 +192,6 @@ class ExplainWorker:
     ) -> Outcome:
         record = ShardError.of(error, item.shard, sample_ids)
         return Outcome(item, "failed", seconds=seconds, worker=self._name, error=record)
-
-
-def _network(config: RunConfig, source: Source, manifest: Manifest) -> Network:
-    """Return the network as the planner read it, on the device where the work is done."""
-    model = load_model(config.model, config.base)
-    example, _ = fit.find_example(source, manifest)
-    network = fit.read_network(model, example, config.where("model"))
-    if config.engine.gpus_per_worker != 0 and torch.cuda.is_available():
-        return network.to(device="cuda")
-    return network
 
 
 def _is_out_of_memory(error: BaseException) -> bool:

@@ -74,9 +74,12 @@ class Host:
         """
         import torch
 
-        self.close()
         torch.set_num_threads(self._threads)
+        before = self._worker
+        # before the old one is closed, so that they can share what takes long to make
         self._worker = pickle.loads(task).open(self._name)
+        if before is not None:
+            before.close()
 
     def run(self, item: WorkItem) -> Outcome:
         """Do one item; two of these run at once, but only one of them computes."""

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import explainers
+from pipeline.lock import acquire, owner
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
 OBJECT_STORE_BYTES = 128 * 1024**2
 """Only items and outcomes travel through Ray; maps go straight to the store."""
+PREFIX = "xpipe-"
+"""Of temporary folders; each says whose it is, so that those of dead drivers can be removed."""
 MAX_PARENT_LENGTH = 24
 """Ray's sockets lie some 80 characters below it, and Unix allows 107 in all."""
 
@@ -93,8 +96,18 @@ def _joined(settings: Settings) -> Iterator[None]:
 
 
 def _temporary_folder() -> Path:
-    parent = tempfile.gettempdir()
-    return Path(tempfile.mkdtemp(prefix="xpipe-", dir=parent if len(parent) <= 12 else "/tmp"))
+    """Return a folder of the run's own, readable by nobody else, that Ray's sockets fit into."""
+    parent = Path(tempfile.gettempdir())
+    if len(str(parent)) > MAX_PARENT_LENGTH:
+        parent = Path("/tmp")
+    for left in parent.glob(f"{PREFIX}*"):
+        present = owner(left) if os.access(left, os.R_OK | os.X_OK) else None
+        # of a driver that was killed
+        if present is not None and present.is_alive is False:
+            shutil.rmtree(left, ignore_errors=True)
+    folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=parent))
+    acquire(folder)
+    return folder
 
 
 @contextlib.contextmanager

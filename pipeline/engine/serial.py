@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from pipeline.engine import Engine, engines
+from pipeline.engine import Engine, Settings, engines
 from pipeline.engine.queue import Queue
 from pipeline.task import Outcome, ShardError, Task, Worker, WorkItem
 
@@ -24,6 +24,10 @@ MAX_WRITING = 2
 @engines.register("serial")
 class SerialEngine(Engine):
     """One worker in this process; torch's thread count is put back at the end."""
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__(settings)
+        self._worker: Worker | None = None
 
     def start(self) -> None:
         """Do nothing: there is no platform to start."""
@@ -39,13 +43,19 @@ class SerialEngine(Engine):
         """Do one item after the other; writing overlaps the next one."""
         queue = Queue(items, on_outcome)
         with _threads(self.settings.threads):
-            worker = task.open("serial")
-            with contextlib.closing(worker):
-                _drain(worker, queue, stop)
+            before = self._worker
+            # before the old one is closed, so that they can share what takes long to make
+            self._worker = task.open("serial")
+            if before is not None:
+                before.close()
+            _drain(self._worker, queue, stop)
         return queue.outcomes
 
     def close(self) -> None:
-        """Do nothing: the worker is closed with every mapping."""
+        """Close the worker."""
+        worker, self._worker = self._worker, None
+        if worker is not None:
+            worker.close()
 
 
 def _drain(worker: Worker, queue: Queue, stop: Callable[[], bool]) -> None:

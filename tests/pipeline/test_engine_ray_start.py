@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import stat
 from pathlib import Path
 
@@ -22,6 +24,20 @@ def ray_engine() -> Engine:
 def run(engine: Engine, task: Toy, n: int) -> list[Outcome]:
     items = [WorkItem("explain", shard) for shard in range(n)]
     return engine.map(task, items, on_outcome=lambda _: None, stop=lambda: False)
+
+
+def test_folders_of_dead_drivers_are_removed_and_others_are_not(tmp_path: Path) -> None:
+    from pipeline.engine.platform import _temporary_folder
+
+    first = _temporary_folder()
+    values = json.loads((first / "owner.json").read_text())
+    (first / "owner.json").write_text(json.dumps({**values, "process_started": 1.0}))
+    second = _temporary_folder()
+    third = _temporary_folder()
+    assert not first.exists()
+    assert second.exists()
+    shutil.rmtree(second)
+    shutil.rmtree(third)
 
 
 def test_the_token_is_private_the_home_is_left_alone_and_nothing_remains(tmp_path: Path) -> None:
