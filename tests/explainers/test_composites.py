@@ -120,3 +120,19 @@ def test_bounds_hold_for_random_inputs_and_find_what_is_never_negative() -> None
             if type(op).__name__ == "Convolution" and known[op.inputs[0]][0] < 0
         ]
         assert len(signed) == 1, "every convolution but the first stands behind a ReLU"
+
+
+def test_first_means_first_in_execution_not_in_registration() -> None:
+    class Reversed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.registered_first = nn.Linear(4, 2)
+            self.used_first = nn.Linear(3, 4)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.registered_first(torch.relu(self.used_first(x)))
+
+    network = Network(Reversed(), torch.ones(2, 3))
+    names = rule_names(find("epsilon_plus_flat"), network)
+    assert names["used_first"] == "flat_linear"
+    assert names["registered_first"] == "epsilon"
