@@ -64,8 +64,9 @@ class IntegratedGradients(Attribution):
         return Cost(forward=self.n_steps + 1, backward=self.n_steps)
 
     def check(self, network: Network) -> None:
-        """Refuse a baseline that does not fit the inputs."""
-        baselines.resolve(self.baseline, torch.zeros(1, *network.input_shape))
+        """Refuse a baseline that does not fit the inputs, unless it has rows of its own."""
+        if not isinstance(self.baseline, torch.Tensor):
+            baselines.resolve(self.baseline, torch.zeros(1, *network.input_shape))
 
     def relevance(self, trace: Trace, target: Target) -> Explained:
         """Return the map and its ``convergence_delta``, ``(batch,)``."""

@@ -143,3 +143,9 @@ def test_weights_sum_to_one_and_nodes_lie_on_the_path(method: Quadrature) -> Non
 def test_wrong_parameters_are_refused_at_once(params: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         explainers.build("integrated_gradients", **params)
+
+
+def test_a_baseline_that_does_not_fit_is_refused_before_any_sample() -> None:
+    network, _ = network_twin("cnn", "modules")
+    with pytest.raises(ValueError, match="one number a channel"):
+        explainers.get("integrated_gradients")(network, baseline=(0.1, 0.2))
