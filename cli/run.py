@@ -153,7 +153,7 @@ def _conclude(summary: "RunSummary", *, as_json: bool) -> None:
     if as_json:
         output.as_json(asdict(summary))
     else:
-        n_explained = summary.n_samples - summary.n_failed
+        n_explained = summary.n_done - summary.n_failed
         output.line(
             f"{summary.path}: {n_explained} of {summary.n_samples} samples in "
             f"{output.duration(summary.seconds)}"

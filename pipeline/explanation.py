@@ -96,6 +96,8 @@ class Explanation:
         self, products: Products, batch: Batch, folds: Mapping[str, TracedFold]
     ) -> None:
         trace, samples = self._trace(batch)
+        if len(self._attributions) + len(folds) > 1:
+            trace.output  # noqa: B018 - computed now, so that everybody shares it
         if self._is_first:
             self._describe(products, batch.rows, trace)
         for name, attribution in self._attributions.items():

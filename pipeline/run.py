@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from pipeline.config import RunConfig
     from pipeline.events import Callback
+    from pipeline.ledger import Entry
     from pipeline.planner import Planned
     from pipeline.session import Session
 
@@ -57,6 +58,8 @@ class RunSummary:
     """Time this start took."""
     report: Path | None = None
     """The page, where one was built."""
+    n_done: int = 0
+    """Samples in committed shards, those that failed included."""
 
 
 def run(
@@ -177,11 +180,11 @@ class _Start:
     def _exit_code(self) -> int:
         if self.session.interrupts.exit_code:
             return self.session.interrupts.exit_code
-        return INCOMPLETE if self.session.quarantined or self._n_failed() else 0
+        has_failed = any(entry.n_failed for entry in self._entries())
+        return INCOMPLETE if self.session.quarantined or has_failed else 0
 
-    def _n_failed(self) -> int:
-        entries = open_run(str(self.session.path)).entries(EXPLAIN).values()
-        return sum(entry.n_failed for entry in entries)
+    def _entries(self) -> list[Entry]:
+        return list(open_run(str(self.session.path)).entries(EXPLAIN).values())
 
     def _tell_end(self, exit_code: int, message: str) -> None:
         summary = self._summary(exit_code)
@@ -197,14 +200,16 @@ class _Start:
         )
 
     def _summary(self, exit_code: int) -> RunSummary:
+        entries = self._entries()
         return RunSummary(
             path=self.session.path,
             exit_code=exit_code,
             n_samples=self.plan.n_samples,
-            n_failed=self._n_failed(),
+            n_failed=sum(entry.n_failed for entry in entries),
             quarantined=tuple(self.session.quarantined),
             seconds=time.monotonic() - self.started,
             report=self.report,
+            n_done=sum(entry.n_samples for entry in entries),
         )
 
 

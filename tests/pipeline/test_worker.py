@@ -15,7 +15,7 @@ from pipeline.ledger import Ledger
 from pipeline.store import open_run
 from pipeline.task import Outcome, WorkItem
 from pipeline.worker import ExplainTask, ExplainWorker
-from tests.pipeline.tiny_run import config_of, run_tiny, stored
+from tests.pipeline.tiny_run import EXPLAINERS, config_of, run_tiny, stored
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -125,6 +125,29 @@ def worker_of(folder: Path, **changes: Any) -> tuple[ExplainWorker, str]:
 
 def settled(found: Outcome | Future[Outcome]) -> Outcome:
     return found.result() if isinstance(found, Future) else found
+
+
+def test_a_batch_goes_through_the_network_once_for_all_explainers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kinds = {
+        "saliency": {},
+        "gradient": {},
+        "input_x_gradient": {},
+        "statistics": EXPLAINERS["statistics"],
+    }
+    worker, _ = worker_of(tmp_path, explainers=kinds)
+    sizes: list[int] = []
+    forward = explainers.Network.run
+
+    def counted(self: Any, inputs: torch.Tensor) -> Any:
+        sizes.append(len(inputs))
+        return forward(self, inputs)
+
+    monkeypatch.setattr(explainers.Network, "run", counted)
+    assert settled(worker(WorkItem("explain", 0))).status == "committed"
+    worker.close()
+    assert sizes == [4, 4]
 
 
 def test_maps_are_those_of_the_library(tmp_path: Path) -> None:

@@ -1,0 +1,80 @@
+from __future__ import annotations
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+import torch
+
+from pipeline.data import Record
+from pipeline.manifest import Manifest
+from pipeline.prefetch import DEPTH, Reader
+from pipeline.shards import Shard
+from pipeline.writer import MAX_WAITING, Writer
+
+
+@dataclass
+class Counting:
+    """A source that remembers what was read, and cannot read sample 5."""
+
+    decode_threads: int = 1
+    seen: list[int] = field(default_factory=list)
+
+    def load(self, record: Record) -> torch.Tensor:
+        self.seen.append(record.index)
+        if record.index == 5:
+            raise OSError("truncated")
+        return torch.full((1, 2, 2), float(record.index))
+
+
+def reader(source: Any, pool: ThreadPoolExecutor, n: int = 20) -> Reader:
+    records = [Record(index, f"s{index}", str(index), label=index % 3) for index in range(n)]
+    return Reader(source, Manifest(records), (1, 2, 2), pool, is_pinned=False)
+
+
+def test_batches_are_those_of_the_shard_in_order_without_bad_samples() -> None:
+    with ThreadPoolExecutor(1) as pool:
+        batches = list(reader(Counting(), pool).batches(Shard(1, 4, 11), 3))
+    assert [batch.index.tolist() for batch in batches] == [[4, 6], [7, 8, 9], [10]]
+    assert [batch.rows for batch in batches] == [[0, 2], [3, 4, 5], [6]]
+    assert batches[0].inputs[:, 0, 0, 0].tolist() == [4, 6]
+    assert batches[0].label.tolist() == [1, 0]
+    assert list(batches[0].failures) == [1]
+    assert "truncated" in batches[0].failures[1]
+    assert batches[0].sample_ids == ("s4", "s5", "s6")
+
+
+def test_reading_is_ahead_but_not_far_ahead() -> None:
+    source = Counting()
+    with ThreadPoolExecutor(1) as pool:
+        batches = reader(source, pool).batches(Shard(0, 0, 20), 1)
+        next(batches)
+        pool.submit(int).result()
+        assert len(source.seen) == DEPTH + 1
+        batches.close()
+
+
+def test_the_writer_holds_so_many_shards_and_no_more() -> None:
+    writer = Writer()
+    may_write = threading.Event()
+    futures = [writer.submit(may_write.wait) for _ in range(MAX_WAITING)]
+    late: list[Any] = []
+    thread = threading.Thread(target=lambda: late.append(writer.submit(int)))
+    thread.start()
+    thread.join(0.2)
+    assert thread.is_alive()
+    may_write.set()
+    thread.join(10)
+    writer.close()
+    assert [future.result() for future in futures] == [True] * MAX_WAITING
+    assert late[0].result() == 0
+
+
+def test_what_the_writer_raises_is_in_the_future() -> None:
+    writer = Writer()
+    future = writer.submit(lambda: [][0])
+    with pytest.raises(IndexError):
+        future.result()
+    writer.close()
