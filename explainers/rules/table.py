@@ -121,10 +121,7 @@ def walk(
     choose: Choose,
     record: Sequence[str] = (),
 ) -> Walked:
-    """Carry relevance from the network's output back to its input.
-
-    Relevances of a value with several users are summed in the order in which the walk meets them;
-    a relevance is freed as soon as its operator has passed it on.
+    """Carry relevance from the network's output back to its input, summing over a value's users.
 
     Parameters
     ----------

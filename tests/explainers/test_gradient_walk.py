@@ -15,6 +15,7 @@ from tests.explainers.zoo import (
     gradient_by_autograd,
     relative_error,
     small,
+    small_network,
     weights_of,
 )
 
@@ -37,8 +38,8 @@ def test_an_output_that_does_not_depend_on_the_input_has_no_gradient() -> None:
 
 
 def test_an_operator_without_a_rule_is_an_error_that_names_all() -> None:
-    model, inputs = small()
-    trace = Trace(Network(model, inputs), inputs)
+    _, inputs = small()
+    trace = Trace(small_network(), inputs)
     table = RuleTable("partial")
     table.rule(Convolution)(gradient.find(trace.network.operator("conv1")))
     with pytest.raises(NotImplementedError, match=r"'partial'.*Linear.*'fc'"):
@@ -56,15 +57,15 @@ def test_a_class_uses_the_rule_of_its_nearest_base() -> None:
 
     table.rule(Operator)(base)
     table.rule(Add)(special)
-    network = Network(*small())
+    network = small_network()
     assert table.find(network.operator("conv1")) is base
     assert table.find(network.operator("add#0")) is special
     assert table.names(Add) == ("default",)
 
 
 def test_a_branch_that_gets_none_is_not_walked() -> None:
-    model, inputs = small()
-    network = Network(model, inputs)
+    _, inputs = small()
+    network = small_network()
     walked: list[str] = []
 
     def choose(op: Operator) -> object:
@@ -86,7 +87,7 @@ def test_a_branch_that_gets_none_is_not_walked() -> None:
 
 def test_relevance_of_named_layers_is_recorded() -> None:
     model, inputs = small()
-    trace = Trace(Network(model, inputs), inputs)
+    trace = Trace(small_network(), inputs)
     target = Weighted(weights_of(trace))
     trace.backward(gradient.find, target, key="gradient", record=["bn1", "fc"])
     assert torch.equal(trace.relevance_at("fc", target, key="gradient"), weights_of(trace))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-
 import pytest
 import torch
 from torch import Tensor, nn
@@ -11,12 +9,7 @@ from torch.nn import functional
 
 from explainers.network import Network
 from explainers.operators import Convolution
-from tests.explainers.zoo import disagreeing, hooked, small
-
-
-@functools.cache
-def small_network() -> Network:
-    return Network(*small())
+from tests.explainers.zoo import disagreeing, hooked, small, small_network
 
 
 def test_layers_hold_what_hooks_see() -> None:

@@ -12,12 +12,12 @@ from torch import Tensor, nn
 
 from explainers.network import Network
 from explainers.operators import Affine, Convolution, Linear
-from tests.explainers.zoo import relative_error, small
+from tests.explainers.zoo import relative_error, small, small_network
 
 
 def test_outputs_equal_the_models_for_any_batch_size() -> None:
-    model, inputs = small()
-    network = Network(model, inputs)
+    model, _ = small()
+    network = small_network()
     assert network.is_program, network.reason
     for batch in (1, 2, 3, 17):
         rows = torch.randn(batch, 3, 8, 8, dtype=torch.float64)
@@ -306,10 +306,8 @@ def test_an_opaque_network_still_gives_outputs() -> None:
     ],
 )
 def test_inputs_that_do_not_fit_are_refused(inputs: Tensor, words: str) -> None:
-    model, example = small()
-    network = Network(model, example)
     with pytest.raises(ValueError, match=words):
-        network(inputs)
+        small_network()(inputs)
 
 
 def test_a_model_without_rows_of_logits_is_refused() -> None:
@@ -330,8 +328,8 @@ def test_a_network_moves_to_another_precision() -> None:
 
 
 def test_channels_last_equals_contiguous() -> None:
-    model, inputs = small()
-    network = Network(model, inputs)
+    _, inputs = small()
+    network = small_network()
     first = network.operator("conv1")
     assert isinstance(first, Convolution)
     assert first.weight.is_contiguous(memory_format=torch.channels_last)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from typing import TYPE_CHECKING
 
 import pytest
@@ -14,15 +13,10 @@ from explainers.network import Network
 from explainers.rules.gradient import gradient
 from explainers.targets import Target
 from explainers.trace import Trace
-from tests.explainers.zoo import small
+from tests.explainers.zoo import small, small_network
 
 if TYPE_CHECKING:
     from explainers.operators import Operator
-
-
-@functools.cache
-def small_network() -> Network:
-    return Network(*small())
 
 
 def traced(*, seed: int = 0, namespace: str = "", rows: tuple[int, ...] = (0, 1, 2, 3)) -> Trace:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING
 
 import torch
@@ -9,10 +10,11 @@ import torchvision
 from torch import Tensor, nn
 from torch.nn import functional
 
+from explainers.network import Network
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from explainers.network import Network
     from explainers.trace import Trace
 
 LIGHT = ("resnet18", "mobilenet_v3_small", "shufflenet_v2_x0_5")
@@ -152,6 +154,12 @@ class Small(nn.Module):
         hidden = self.drop(self.pool(hidden))
         output = self.fc(hidden.flatten(1))
         return output.softmax(1) if self.has_softmax else output
+
+
+@functools.cache
+def small_network() -> Network:
+    """Return the program of the small network; tests that change nothing share it."""
+    return Network(*small())
 
 
 def small(*, has_softmax: bool = False) -> tuple[Small, Tensor]:
