@@ -66,7 +66,8 @@ def build(name: str, **params: Any) -> Explainer:
     """
     explainer = methods.get(name)
     fields = _fields(explainer)
-    known = [field.name for field in fields]
+    # more than the fields: the initialiser may know other libraries' names for them
+    known = list(inspect.signature(explainer).parameters)
     for parameter in params:
         if parameter not in known:
             hint = suggest(parameter, known) if known else "it takes no parameters"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import InitVar, dataclass
 from typing import TYPE_CHECKING
 
 import torch
@@ -41,22 +41,26 @@ class IntegratedGradients(Attribution):
 
     n_steps: int = 50
     """Gradients per sample."""
-    method: Quadrature = "gausslegendre"
-    """How the integral is approximated."""
+    quadrature: Quadrature = "gausslegendre"
+    """How the integral is approximated; in the library also ``method``, which is Captum's word."""
     baseline: float | tuple[float, ...] | None = None
     """None (zero), a number, one a channel; in the library also a tensor: `baselines.resolve`."""
     multiply_by_inputs: bool = True
     """Whether the mean gradient is multiplied by the difference to the baseline."""
     postprocess: Postprocess = "none"
     """What is done to the map; the convergence delta is of the map before it."""
+    # a run file cannot say it: there, `method` is the explainer's
+    method: InitVar[Quadrature | None] = None
 
     requires = frozenset({"gradient"})
 
-    def __post_init__(self) -> None:
+    def __post_init__(self, method: Quadrature | None) -> None:
+        if method is not None:
+            object.__setattr__(self, "quadrature", method)
         check_name(self.postprocess)
         if self.n_steps < 1:
             raise ValueError(f"got n_steps={self.n_steps}, expected at least 1")
-        nodes_and_weights(self.method, self.n_steps)
+        nodes_and_weights(self.quadrature, self.n_steps)
 
     @property
     def cost(self) -> Cost:
@@ -83,7 +87,7 @@ class IntegratedGradients(Attribution):
     def _mean_gradient(
         self, trace: Trace, baseline: Tensor, difference: Tensor, weights: Tensor
     ) -> Tensor:
-        nodes, counts = nodes_and_weights(self.method, self.n_steps)
+        nodes, counts = nodes_and_weights(self.quadrature, self.n_steps)
         n_rows = len(difference)
         n_together = max(1, _chunk_elements(difference) // max(1, difference.numel()))
         mean = torch.zeros_like(difference)

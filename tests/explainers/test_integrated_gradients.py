@@ -35,6 +35,13 @@ def test_maps_and_deltas_equal_captums(name: str, method: str) -> None:
     torch.testing.assert_close(found.arrays["convergence_delta"], delta, **TOLERANCE)
 
 
+def test_captums_word_for_the_quadrature_is_understood_in_the_library() -> None:
+    kind = explainers.method("integrated_gradients")
+    assert kind(method="riemann_left") == kind(quadrature="riemann_left") != kind()
+    known = {entry["name"]: entry["parameters"] for entry in explainers.available()}
+    assert "method" not in known["integrated_gradients"]
+
+
 @pytest.mark.parametrize("baseline", ["number", "one", "each"])
 def test_baselines_are_captums(baseline: str) -> None:
     model, inputs = twin("cnn", "modules")
