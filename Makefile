@@ -57,7 +57,7 @@ lint: install
 test: test-unit test-slow
 
 test-unit: install
-	$(BIN)/python -m pytest -m "not slow and not ray and not long"
+	$(BIN)/python -m pytest --numprocesses auto -m "not slow and not ray and not long"
 
 test-slow: install
 	$(BIN)/python -m pytest -m "(slow or ray) and not long"

@@ -25,10 +25,13 @@ Result = dict[str, Any]
 
 @dataclass(frozen=True)
 class Cost:
-    """Passes through the network per explained sample; the planner multiplies and adds them."""
+    """Passes through the network per explained sample, of one explainer on its own.
+
+    In a run, the forward and the gradient that several explainers want are shared.
+    """
 
     forward: float = 0.0
-    """Forward passes that cannot be shared with other explainers of the same batch."""
+    """Forward passes, that of the sample itself among them."""
     backward: float = 0.0
     """Backward passes (of any rule table) to the input."""
     steps: int = 0

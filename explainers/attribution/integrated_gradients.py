@@ -64,8 +64,8 @@ class IntegratedGradients(Attribution):
 
     @property
     def cost(self) -> Cost:
-        """A forward and a backward a step, and one forward of the baseline."""
-        return Cost(forward=self.n_steps + 1, backward=self.n_steps)
+        """A forward and a backward a step, and a forward each of sample and baseline."""
+        return Cost(forward=self.n_steps + 2, backward=self.n_steps)
 
     def check(self, network: Network) -> None:
         """Refuse a baseline that does not fit the inputs, unless it has rows of its own."""

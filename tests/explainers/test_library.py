@@ -98,7 +98,7 @@ def test_available_tells_what_is_known_without_a_model() -> None:
     }
     entry = entries["integrated_gradients"]
     assert entry["kind"] == "attribution"
-    assert entry["cost"] == Cost(forward=51, backward=50)
+    assert entry["cost"] == Cost(forward=52, backward=50)
     assert entry["parameters"]["n_steps"] == 50
     assert entries["lrp"]["requires"] == {"lrp"}
     assert all(entry["summary"].endswith(".") for entry in entries.values())
