@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import wait
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self
 
@@ -12,6 +13,7 @@ from pipeline.sinks.maps import COORDINATES, RELEVANCE, Layout
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from concurrent.futures import Executor
 
     from numpy.typing import NDArray
     from torch import Tensor
@@ -89,20 +91,36 @@ class Products:
         place[key][list(rows)] = found
 
     def write(
-        self, root: str, pass_name: str, sink: MapSink, plan: Plan, records: Sequence[Record]
+        self,
+        root: str,
+        pass_name: str,
+        sink: MapSink,
+        plan: Plan,
+        records: Sequence[Record],
+        executor: Executor,
     ) -> dict[str, str]:
-        """Write everything durably and return its objects and their SHA-256."""
-        objects: dict[str, str] = {}
+        """Write everything durably and return its objects and their SHA-256.
+
+        Each object waits for the disk, or the network; `executor` lets them wait together.
+        """
+        self._add_arrays(sink, plan)
+        columns = self._columns(records)
+        jobs = [executor.submit(samples.write, root, pass_name, self.shard.index, columns)]
+        for (name, array), values in self.arrays.items():
+            jobs.append(executor.submit(sink.write, name, array, self.shard, values))
+        for table, rows in self.rows.items():
+            jobs.append(executor.submit(tables.write, root, table, self.shard.index, rows))
+        for (scan, each), state in self.states.items():
+            jobs.append(executor.submit(states.write, root, scan, each, self.shard.index, state))
+        # all of them, before any error is raised: nothing is written behind the caller's back
+        wait(jobs)
+        return {path: digest for job in jobs for path, digest in job.result().items()}
+
+    def _add_arrays(self, sink: MapSink, plan: Plan) -> None:
+        """Describe the arrays that nobody knew of before a method found them."""
         for (name, array), values in self.arrays.items():
             if name and array != RELEVANCE and not sink.has(name, array):
                 sink.add(name, array, _layout(array, values, plan), plan.n_samples, plan.shard_size)
-            objects |= sink.write(name, array, self.shard, values)
-        for table, rows in self.rows.items():
-            objects |= tables.write(root, table, self.shard.index, rows)
-        for (scan, round_name), state in self.states.items():
-            objects |= states.write(root, scan, round_name, self.shard.index, state)
-        columns = self._columns(records)
-        return objects | samples.write(root, pass_name, self.shard.index, columns)
 
     def _columns(self, records: Sequence[Record]) -> Mapping[str, Any]:
         columns: dict[str, Any] = {

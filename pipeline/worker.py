@@ -41,6 +41,9 @@ logger = logging.getLogger(__name__)
 OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")
 """What errors other than `torch.OutOfMemoryError` say when memory ran out."""
 
+OBJECTS_AT_ONCE = 4
+"""Objects of a shard that are written together; most of the time they wait for the disk."""
+
 
 @dataclass(frozen=True)
 class ExplainTask:
@@ -95,6 +98,7 @@ class ExplainWorker:
             is_pinned=self._explanation.network.device.type == "cuda",
         )
         self._writer = Writer()
+        self._objects = ThreadPoolExecutor(OBJECTS_AT_ONCE, thread_name_prefix="objects")
 
     def __call__(self, item: WorkItem) -> Outcome | Future[Outcome]:
         """Explain one shard; it is committed while the next one is explained."""
@@ -112,6 +116,7 @@ class ExplainWorker:
     def close(self) -> None:
         """Wait for what is being written."""
         self._writer.close()
+        self._objects.shutdown()
         self._readers.shutdown(cancel_futures=True)
 
     def _prepare(self, network: Network) -> Explanation:
@@ -158,7 +163,9 @@ class ExplainWorker:
     def _commit(self, item: WorkItem, products: Products, started: float, clock: float) -> Outcome:
         task, shard = self._task, products.shard
         records = self._manifest.slice(shard.start, shard.stop)
-        objects = products.write(task.path, item.pass_name, self._sink, task.plan, records)
+        objects = products.write(
+            task.path, item.pass_name, self._sink, task.plan, records, self._objects
+        )
         entry = Entry(
             pass_name=item.pass_name,
             shard=item.shard,
