@@ -8,6 +8,7 @@ import typer
 
 from cli import output
 from cli.options import AsJson, RunFolder
+from pipeline.quantities import duration
 
 WATCH_INTERVAL = 1.0
 """Seconds between looks at a run."""
@@ -104,7 +105,7 @@ def _show(state: dict[str, Any]) -> None:
             "shards": f"{entry['done']}/{entry['shards']}",
             "samples": entry["samples"],
             "failed": entry["failed"],
-            "worker time": output.duration(entry["seconds"]),
+            "worker time": duration(entry["seconds"]),
         }
         for entry in state["passes"]
     ]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Protocol, Self
 
 from cli import output
 from pipeline import events
+from pipeline.quantities import duration
 
 if TYPE_CHECKING:
     from rich.progress import TaskID
@@ -63,7 +64,7 @@ class Plain:
     def finish(self) -> None:
         """Print how long it took."""
         seconds = time.monotonic() - self._started
-        self.say(f"{self._name}: {self._done}/{self._total} in {output.duration(seconds)}")
+        self.say(f"{self._name}: {self._done}/{self._total} in {duration(seconds)}")
 
     def say(self, text: str) -> None:
         """Print the line."""
@@ -76,7 +77,7 @@ class Plain:
         rate = (self._done - self._before) / max(now - self._started, 1e-9)
         text = f"{self._name}: {self._done}/{self._total}"
         if rate > 0:
-            left = output.duration((self._total - self._done) / rate)
+            left = duration((self._total - self._done) / rate)
             text += f", {rate:.1f} samples/s, {left} left"
         return text
 

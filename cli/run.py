@@ -7,6 +7,7 @@ import typer
 
 from cli import output
 from cli.options import AsJson, Limit, Only, Overrides, RunFile, RunFolder
+from pipeline.quantities import duration, size
 
 if TYPE_CHECKING:
     from pipeline.plan import Plan
@@ -122,9 +123,9 @@ def _show_plan(plan: "Plan") -> None:
             "batches": f"{plan.batch_size} samples, {plan.threads} torch threads per worker",
             "targets": ", ".join(str(target) for target in plan.targets),
             "passes": ", ".join(entry.name for entry in plan.passes),
-            "stored": ", ".join(f"{name} {output.size(n)}" for name, n in plan.bytes.items()),
+            "stored": ", ".join(f"{name} {size(n)}" for name, n in plan.bytes.items()),
         }
-        | ({} if plan.seconds is None else {"one worker": output.duration(plan.seconds)})
+        | ({} if plan.seconds is None else {"one worker": duration(plan.seconds)})
         | {"digest": plan.digest[:16]}
     )
     output.line("")
@@ -156,7 +157,7 @@ def _conclude(summary: "RunSummary", *, as_json: bool) -> None:
         n_explained = summary.n_done - summary.n_failed
         output.line(
             f"{summary.path}: {n_explained} of {summary.n_samples} samples in "
-            f"{output.duration(summary.seconds)}"
+            f"{duration(summary.seconds)}"
         )
         if summary.report is not None:
             output.line(f"report: {summary.report}")

@@ -11,6 +11,7 @@ from pipeline.events import ScanFinished
 from pipeline.products import coordinates, layouts
 from pipeline.sinks import results
 from pipeline.sinks.maps import MapSink
+from pipeline.threads import computing_threads
 from pipeline.worker import ExplainTask
 
 if TYPE_CHECKING:
@@ -94,7 +95,8 @@ class Passes:
             entries = self.entries[pass_name]
             if not entries:
                 return  # nothing to finalise: every shard was given up
-            found[current.name] = reduce.finalise(self._path, name, current, entries)
+            with computing_threads(self.plan.threads):
+                found[current.name] = reduce.finalise(self._path, name, current, entries)
             current = scan.rounds(found)
             if current is not None:
                 basis = trust.basis_of(name, entries)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import os
 import time
@@ -13,9 +12,10 @@ import torch
 
 from explainers import Attribution, Samples, Scan, Target, Trace
 from pipeline.plan import MapSpec
+from pipeline.threads import computing_threads
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from torch import Tensor
 
@@ -105,7 +105,7 @@ def batch_size(network: Network, example: Tensor, n_samples: int, threads: int) 
     if len(sizes) < 2:
         return sizes[0] if sizes else limit
     seconds: dict[int, float] = {}
-    with torch_threads(threads):
+    with computing_threads(threads):
         started = time.perf_counter()
         _pass(network, example)
         row = _pass(network, example) / len(example)
@@ -148,7 +148,7 @@ def seconds_for(
     """Return the seconds that one worker takes for all samples, by explaining one batch."""
     inputs = example[torch.arange(batch) % len(example)].to(network.device)
     samples = Samples(torch.arange(batch), torch.zeros(batch, dtype=torch.int64))
-    with torch_threads(threads):
+    with computing_threads(threads):
         _pass(network, example)
         started = time.perf_counter()
         trace = Trace(network, inputs, samples=samples)
@@ -165,17 +165,6 @@ def seconds_for(
 def worker_memory() -> int:
     """Return the bytes of memory per processor: what a worker can count on."""
     return int(psutil.virtual_memory().total) // max(os.cpu_count() or 1, 1)
-
-
-@contextlib.contextmanager
-def torch_threads(count: int) -> Iterator[None]:
-    """Run a block with so many torch threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _map_spec(dims: tuple[str, ...], input_shape: tuple[int, ...], channels: str) -> MapSpec:

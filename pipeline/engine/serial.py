@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections import deque
 from concurrent.futures import Future
 from typing import TYPE_CHECKING
 
-import torch
-
 from pipeline.engine import Engine, Settings, engines
 from pipeline.engine.queue import Queue
 from pipeline.task import Outcome, ShardError, Task, Worker, WorkItem
+from pipeline.threads import computing_threads
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable
 
 MAX_WRITING = 2
 """Items whose writing may be unfinished; as many as an actor has in flight."""
@@ -23,7 +21,7 @@ MAX_WRITING = 2
 
 @engines.register("serial")
 class SerialEngine(Engine):
-    """One worker in this process; torch's thread count is put back at the end."""
+    """One worker in this process; thread counts are put back at the end."""
 
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings)
@@ -42,7 +40,7 @@ class SerialEngine(Engine):
     ) -> list[Outcome]:
         """Do one item after the other; writing overlaps the next one."""
         queue = Queue(items, on_outcome)
-        with _threads(self.settings.threads):
+        with computing_threads(self.settings.threads):
             before = self._worker
             # before the old one is closed, so that they can share what takes long to make
             self._worker = task.open("serial")
@@ -95,13 +93,3 @@ def _wait(item: WorkItem, written: Future[Outcome]) -> Outcome:
 def _failed(item: WorkItem, error: Exception, seconds: float = 0.0) -> Outcome:
     record = ShardError.of(error, item.shard)
     return Outcome(item, "failed", seconds=seconds, worker="serial", error=record)
-
-
-@contextlib.contextmanager
-def _threads(count: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

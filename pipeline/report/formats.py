@@ -42,27 +42,6 @@ def percent(value: float, digits: int = 1) -> str:
     return MISSING if math.isnan(value) else f"{100 * value:.{digits}f} %"
 
 
-def duration(seconds: float) -> str:
-    """Return a time that a person can take in."""
-    if seconds < 1:
-        return f"{1000 * seconds:.0f} ms"
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes < 60:
-        return f"{minutes} min {rest:02d} s"
-    return f"{minutes // 60} h {minutes % 60:02d} min"
-
-
-def size(n_bytes: float) -> str:
-    """Return a number of bytes in decimal units."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if n_bytes < 1000:
-            return f"{n_bytes:.0f} {unit}" if unit == "B" else f"{n_bytes:.1f} {unit}"
-        n_bytes /= 1000
-    return f"{n_bytes:.1f} TB"
-
-
 def breakable(name: str) -> Markup:
     """Return a name that may be broken after its underscores."""
     return Markup("_<wbr>").join(name.split("_"))

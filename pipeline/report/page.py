@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from pipeline import quantities
 from pipeline.report import formats, pictures
 
 if TYPE_CHECKING:
@@ -28,8 +29,8 @@ def environment() -> Environment:
         number=formats.number,
         interval=formats.interval,
         count=formats.count,
-        duration=formats.duration,
-        size=formats.size,
+        duration=quantities.duration,
+        size=quantities.size,
         percent=formats.percent,
         breakable=formats.breakable,
     )

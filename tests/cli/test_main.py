@@ -111,21 +111,6 @@ def test_the_shell_completes_commands() -> None:
     assert answer.stdout.split() == ["explainers"]
 
 
-@pytest.mark.parametrize(
-    ("value", "said"),
-    [(0.85, "850 ms"), (12.34, "12.3 s"), (250, "4 min 10 s"), (7260, "2 h 01 min")],
-)
-def test_durations_are_said_in_words(value: float, said: str) -> None:
-    assert output.duration(value) == said
-
-
-@pytest.mark.parametrize(
-    ("value", "said"), [(999, "999 B"), (12_340, "12.3 kB"), (4.2e9, "4.2 GB"), (7e13, "70.0 TB")]
-)
-def test_sizes_are_said_with_units(value: float, said: str) -> None:
-    assert output.size(value) == said
-
-
 def test_json_has_no_nan() -> None:
     assert output.plain({"a": float("nan"), "b": (1.5, float("inf"))}) == {
         "a": None,

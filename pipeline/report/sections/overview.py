@@ -8,6 +8,7 @@ import numpy as np
 
 from pipeline import aggregate
 from pipeline.plan import EXPLAIN
+from pipeline.quantities import duration
 from pipeline.report import effort, formats, page
 
 if TYPE_CHECKING:
@@ -40,9 +41,9 @@ def render(run: Run) -> str:
         (formats.count(n_failed), "samples failed"),
         (str(len(names)), "attributions per sample"),
         *_accuracy(facts),
-        (formats.duration(spent.wall), "wall time over all passes"),
+        (duration(spent.wall), "wall time over all passes"),
         (
-            formats.duration(spent.working),
+            duration(spent.working),
             f"of work on {spent.n_workers} worker{'s' * (spent.n_workers != 1)}",
         ),
     ]
