@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 ROOT = Path(explainers.__file__).parents[1]
 
 CODE = '''
+import contextlib
 import os
 import signal
 import time
@@ -65,9 +66,8 @@ class Images:
 
     def misbehave(self, index):
         """Files beside this one say what happens: they are no part of the run's digest."""
-        slow = HERE / "slow"
-        if slow.exists():
-            time.sleep(float(slow.read_text()))
+        with contextlib.suppress(FileNotFoundError):  # it may vanish at any time
+            time.sleep(float((HERE / "slow").read_text()))
         kill = HERE / f"kill_{index}"
         if kill.exists():
             if kill.read_text() == "once":
