@@ -28,12 +28,23 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*$")]
+TAKEN = ("sample", "target", "prediction", "evaluate")
+"""No explainer's names: the first three are arrays beside the maps of explainers in the store, and
+``evaluate.<metric>`` are passes, as are ``<scan>.<round>``."""
 Positive = Annotated[int, Field(ge=1)]
 Auto = Literal["auto"]
 
 
 def _empty_if_none(value: Any) -> Any:
     return {} if value is None else value
+
+
+def _free(name: str) -> str:
+    if name in TAKEN:
+        raise ValueError(
+            f"the name {name!r} is taken by the store; choose another, `method:` names the explainer"
+        )
+    return name
 
 
 Parameters = Annotated[dict[str, Any], BeforeValidator(_empty_if_none)]
@@ -145,7 +156,9 @@ class RunConfig(_Section):
     data: DataConfig
     target: TargetSpec | TargetSpecs = "predicted"
     """Which output is explained; a list adds a dimension."""
-    explainers: Annotated[dict[Name, Parameters], Field(min_length=1)]
+    explainers: Annotated[
+        dict[Annotated[Name, AfterValidator(_free)], Parameters], Field(min_length=1)
+    ]
     """Name to parameters; `method` is the name if not given."""
     metrics: dict[Name, Parameters] = {}
     """Name to parameters; `method` is the name if not given."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import explainers
-from pipeline.config import RunConfig
+from pipeline.config import TAKEN, RunConfig
 from pipeline.data import sources
 from pipeline.metrics import metrics
 from pipeline.parameters import schema_of
@@ -19,7 +19,10 @@ def json_schema() -> dict[str, Any]:
     schema = RunConfig.model_json_schema()
     definitions = schema["$defs"]
     properties = schema["properties"]
-    properties["explainers"] |= {"additionalProperties": False}
+    properties["explainers"] |= {
+        "additionalProperties": False,
+        "propertyNames": {"not": {"enum": list(TAKEN)}},
+    }
     properties["explainers"]["patternProperties"] = {
         "^[a-z][a-z0-9_]*$": _entry(definitions, "explainer", explainers.methods)
     }

@@ -5,8 +5,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pipeline.config import RunConfig, dump, load
+from pipeline.config import TAKEN, RunConfig, dump, load
 from pipeline.errors import ConfigError
+from pipeline.sinks.maps import COORDINATES
+from pipeline.store import EVALUATE
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -196,6 +198,14 @@ def test_values_of_the_wrong_kind_are_refused_and_the_override_is_named(
 ) -> None:
     with pytest.raises(ConfigError, match=f"--set {field}"):
         load(run_file, [f"{field}={value}"])
+
+
+def test_names_that_the_store_gives_to_other_things_are_no_explainers(run_file: Path) -> None:
+    assert set(TAKEN) == {*COORDINATES, EVALUATE.rstrip(".")}
+    for name in TAKEN:
+        said = refused(run_file, RUN + f"  {name}: {{method: saliency}}\n")
+        assert f"run.yaml:11 explainers.{name}: the name {name!r} is taken by the store" in said
+        assert "choose another, `method:` names the explainer" in said
 
 
 def test_an_unknown_override_is_refused_with_the_nearest_name(run_file: Path) -> None:

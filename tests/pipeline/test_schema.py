@@ -48,6 +48,7 @@ def test_parameters_have_types_and_defaults(schema: dict[str, Any]) -> None:
     ("path", "value", "is_right"),
     [
         ("explainers.saliency", None, True),
+        ("explainers.target", {"method": "saliency"}, False),
         ("explainers.mine", {"method": "moments", "rank": 3}, True),
         ("data.mean", 0.5, True),
         ("data.meen", 0.5, False),
