@@ -10,7 +10,7 @@ import torch
 
 from explainers.export import exported
 from explainers.layers import named
-from explainers.operators import Affine, Convolution, Linear, Operator, Softmax
+from explainers.operators import Affine, Convolution, Linear, Operator, Pad, Softmax
 from explainers.reading import Reading, Ref
 
 if TYPE_CHECKING:
@@ -28,7 +28,8 @@ class Layer:
     operator: str
     """Name of the operator whose relevance is the layer's."""
     unfolded: Operator | None = None
-    """Computes the layer's value where a norm was folded into the operator."""
+    """Computes the layer's value where it is not the operator's: a norm was folded into that, or
+    zeros around it into the next."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,7 @@ def read_program(model: nn.Module, example: Tensor, position: int = 0) -> Progra
     operators, softmax = _stripped(reading.operators, output)
     output_name = softmax.inputs[0] if softmax is not None else output.name
     operators = _live(operators, output_name)
+    operators, pads = _with_pads_taken_in(operators, output_name)
     operators, folded = _folded(operators, reading.norms, output_name)
     renamed = {norm: host.name for norm, host in folded.items()}
     output_name = renamed.get(output_name, output_name)
@@ -68,7 +70,7 @@ def read_program(model: nn.Module, example: Tensor, position: int = 0) -> Progra
         tuple(_laid_out(op) for op in operators),
         output_name,
         _dependent(operators),
-        _layers(names, reading, operators, folded),
+        _layers(names, reading, operators, folded, pads),
         softmax,
         _last_uses(operators, output_name),
     )
@@ -89,6 +91,32 @@ def _live(operators: list[Operator], output_name: str) -> list[Operator]:
             needed.update(op.inputs)
     first = next(op for op in operators if not op.inputs and op.name in needed)
     return sorted((op for op in operators if op.name in needed), key=lambda op: op is not first)
+
+
+def _with_pads_taken_in(
+    operators: list[Operator], output_name: str
+) -> tuple[list[Operator], list[Pad]]:
+    """Make zeros around a convolution's input part of it, if nobody else reads them.
+
+    How a model writes its padding then makes no difference to rules that count inputs.
+    """
+    n_users = Counter(name for op in operators for name in op.inputs)
+    n_users[output_name] += 1
+    pads = {op.name: op for op in operators if isinstance(op, Pad) and n_users[op.name] == 1}
+    taken: dict[str, Pad] = {}
+    result: list[Operator] = []
+    for op in operators:
+        pad = pads.get(op.inputs[0]) if isinstance(op, Convolution) else None
+        if isinstance(op, Convolution) and pad is not None and _surrounds_with_zeros(pad, op):
+            taken[pad.name] = pad
+            op = replace(op.padded_by(pad.padding), inputs=pad.inputs)
+        result.append(op)
+    return [op for op in result if op.name not in taken], list(taken.values())
+
+
+def _surrounds_with_zeros(pad: Pad, op: Convolution) -> bool:
+    is_zero = pad.mode == "constant" and pad.value == 0 and min(pad.padding) >= 0
+    return is_zero and len(pad.padding) <= 2 * len(op.padding)
 
 
 def _folded(
@@ -165,21 +193,29 @@ def _dependent(operators: list[Operator]) -> frozenset[str]:
 
 
 def _layers(
-    names: Names, reading: Reading, operators: list[Operator], folded: Mapping[str, Operator]
+    names: Names,
+    reading: Reading,
+    operators: list[Operator],
+    folded: Mapping[str, Operator],
+    pads: list[Pad],
 ) -> dict[str, Layer]:
-    """Return what can be asked for: operators, modules, and norms as aliases."""
+    """Return what can be asked for: operators, modules, and norms and pads as aliases."""
     order = {op.name: position for position, op in enumerate(operators)}
-    aliases = {op.name: op.name for op in operators[1:]}
+    aliases = {op.name: op.name for op in [*operators[1:], *pads]}
     for path, node in names.modules.items():
         value = reading.values.get(node)
         if isinstance(value, Ref):
             aliases[path] = value.name
     hosts = {host.name: host for host in folded.values()}
+    renamed = {norm: host.name for norm, host in folded.items()}
+    padded = {pad.name: _reading(pad, renamed) for pad in pads}
     layers: dict[str, Layer] = {}
     for path, name in aliases.items():
         host = folded.get(name)
         if host is not None:
             layers[path] = Layer(host.name)
+        elif name in padded:
+            layers[path] = Layer(padded[name].inputs[0], padded[name])
         elif name in order:
             layers[path] = Layer(name, hosts.get(name))
     return dict(sorted(layers.items(), key=lambda item: order[item[1].operator]))

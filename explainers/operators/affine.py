@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -27,6 +27,8 @@ class Convolution(Operator):
     groups: int
     transposed: bool
     output_padding: tuple[int, ...]
+    margins: tuple[int, ...] = ()
+    """Zeros before ``padding``, as ``torch.nn.functional.pad`` has them; uneven padding."""
 
     def run(self, *inputs: Tensor) -> Tensor:
         """Return the convolution of the input."""
@@ -35,7 +37,7 @@ class Convolution(Operator):
     def linear(self, inputs: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         """Return the convolution with other weights of the same shape: absolute, positive."""
         return torch.convolution(
-            inputs,
+            functional.pad(inputs, self.margins) if self.margins else inputs,
             weight,
             bias,
             self.stride,
@@ -60,7 +62,7 @@ class Convolution(Operator):
         """
         gradient: Tensor = torch.ops.aten.convolution_backward(
             relevance,
-            inputs,
+            functional.pad(inputs, self.margins) if self.margins else inputs,
             self.weight if weight is None else weight,
             None,
             self.stride,
@@ -71,7 +73,25 @@ class Convolution(Operator):
             self.groups,
             [True, False, False],
         )[0]
-        return gradient
+        inward = tuple(-width for width in self.margins)
+        return functional.pad(gradient, inward) if inward else gradient
+
+    def padded_by(self, widths: tuple[int, ...]) -> Convolution:
+        """Return the convolution with zeros around its input; even ones add to ``padding``."""
+        before, after = widths[::2][::-1], widths[1::2][::-1]
+        is_even = before == after and len(before) == len(self.padding) and not self.transposed
+        if not is_even:
+            return replace(self, margins=widths)
+        padding = tuple(sum(pair) for pair in zip(self.padding, before, strict=True))
+        return replace(self, padding=padding)
+
+    @property
+    def extents_of_zeros(self) -> tuple[tuple[int, int], ...]:
+        """Zeros before and after the input, axis by axis, of padding and margins together."""
+        filled = (*self.margins, *[0] * (2 * len(self.padding) - len(self.margins)))
+        pairs = zip(filled[::2][::-1], filled[1::2][::-1], strict=True)
+        both = zip(self.padding, pairs, strict=True)
+        return tuple((even + before, even + after) for even, (before, after) in both)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

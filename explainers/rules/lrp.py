@@ -149,16 +149,17 @@ def _spread_by_ones(op: Convolution, share: Tensor, extent: list[int]) -> Tensor
     """
     if op.transposed:
         return op.transpose(share, share.new_empty(len(share), 1, *extent))
-    geometry = zip(extent, op.weight.shape[2:], op.stride, op.padding, op.dilation, strict=True)
-    for axis, (size, taps, stride, padding, dilation) in enumerate(geometry, start=2):
+    zeros = op.extents_of_zeros
+    geometry = zip(extent, op.weight.shape[2:], op.stride, zeros, op.dilation, strict=True)
+    for axis, (size, taps, stride, (before, after), dilation) in enumerate(geometry, start=2):
         n_windows = share.shape[axis]
-        shape = [*share.shape[:axis], size + 2 * padding, *share.shape[axis + 1 :]]
+        shape = [*share.shape[:axis], before + size + after, *share.shape[axis + 1 :]]
         spread = share.new_zeros(shape)
         for tap in range(taps):
             first = tap * dilation
             reached = slice(first, first + (n_windows - 1) * stride + 1, stride)
             spread[(*[slice(None)] * axis, reached)] += share
-        share = spread.narrow(axis, padding, size)
+        share = spread.narrow(axis, before, size)
     return share
 
 
@@ -188,7 +189,8 @@ def passed(op: Activation | Affine, relevance: Tensor, values: Values) -> Releva
 def routed(op: Operator, relevance: Tensor, values: Values) -> Relevances:
     """Hand each value on to where the output came from; it is the gradient's route.
 
-    A margin that `Pad` added has no origin: what arrives there (under the flat rule alone) ends.
+    A margin that `Pad` added has no origin: what arrives there ends. A margin of zeros before a
+    convolution is no `Pad` but part of the convolution, where it gets nothing.
     """
     return gradient.find(op)(op, relevance, values)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import math
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -17,11 +18,24 @@ from torch.nn import functional
 import explainers
 from explainers import Network, Target, Trace
 from explainers.composites import find
-from explainers.operators import Add, AveragePool, Concat, Constant, MaxPool, Operator, Pad, Reshape
+from explainers.operators import (
+    Activation,
+    Add,
+    AveragePool,
+    Concat,
+    Constant,
+    MaxPool,
+    Operator,
+    Pad,
+    Reshape,
+)
 from explainers.rules import lrp as rules
+from explainers.rules.ranges import ranges
 from tests.explainers.twins import network_twin, pictures, seeded, twin
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from torch import Tensor
 
 ZENNIT = {
@@ -287,3 +301,136 @@ def test_an_opaque_model_is_refused_with_the_reason() -> None:
     assert not network.is_program
     with pytest.raises(NotImplementedError, match="could not be read as a program"):
         explainers.get("lrp")(network)
+
+
+@pytest.mark.parametrize("composite", ["epsilon_plus", "epsilon_plus_flat"])
+@pytest.mark.parametrize("widths", [(1, 1, 1, 1), (1, 0, 0, 2)])
+def test_zeros_around_an_input_count_alike_however_they_are_written(
+    widths: tuple[int, ...], composite: str
+) -> None:
+    torch.manual_seed(0)
+    convolution = nn.Conv2d(3, 4, 3).double()
+    inputs = torch.randn(2, 3, 6, 6, dtype=torch.float64)
+    head = nn.Linear(convolution(functional.pad(inputs, widths))[0].numel(), 5).double()
+
+    class Written(nn.Module):
+        """Pads by a module of its own, in the forward, or (where it can) in the convolution."""
+
+        def __init__(self, how: str) -> None:
+            super().__init__()
+            self.how, self.pad = how, nn.ZeroPad2d(widths)
+            self.convolution = copy.deepcopy(convolution)
+            self.head = head
+            if how == "convolution":
+                self.convolution.padding = (1, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            if self.how == "module":
+                x = self.pad(x)
+            if self.how == "function":
+                x = functional.pad(x, widths)
+            return self.head(self.convolution(x).relu().flatten(1))
+
+    ways = ["module", "function", *(["convolution"] if len(set(widths)) == 1 else [])]
+    maps = [explainers.explain(Written(way), "lrp", inputs, 1, composite=composite) for way in ways]
+    # the slow truth: the input with its margin, which gets nothing under either rule
+    padded = functional.pad(inputs, widths).requires_grad_()
+    z = functional.conv2d(padded, convolution.weight, convolution.bias)
+    relevance = _of_hidden(z, head)
+    if composite == "epsilon_plus_flat":
+        inside = functional.pad(torch.ones_like(inputs), widths)
+        ones = torch.ones_like(convolution.weight)
+        share = relevance / (functional.conv2d(inside, ones) + 1e-6)
+        expected = functional.conv_transpose2d(share, ones)
+    else:
+        expected = _z_plus(padded.detach(), convolution, relevance)
+    left, right, top, bottom = widths
+    height, width = expected.shape[2:]
+    expected = expected[:, :, top : height - bottom, left : width - right]
+    for found in maps:
+        # sums of a few dozen float64 terms
+        torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12)
+
+
+def _of_hidden(z: Tensor, head: nn.Linear) -> Tensor:
+    hidden = z.detach().relu().flatten(1)
+    logits = head(hidden)
+    share = torch.zeros_like(logits)
+    sign = torch.where(logits[:, 1] < 0, -1.0, 1.0)
+    share[:, 1] = logits[:, 1] / (logits[:, 1] + 1e-6 * sign)
+    return (hidden * (share @ head.weight)).detach().reshape(z.shape)
+
+
+def _z_plus(x: Tensor, layer: nn.Conv2d, relevance: Tensor) -> Tensor:
+    positive, negative = layer.weight.detach().clamp(min=0), layer.weight.detach().clamp(max=0)
+    bias = layer.bias.detach().clamp(min=0) if layer.bias is not None else None
+    z = functional.conv2d(x.clamp(min=0), positive, bias)
+    z = z + functional.conv2d(x.clamp(max=0), negative)
+    share = relevance / (z + 1e-6)
+    back = x.clamp(min=0) * functional.conv_transpose2d(share, positive)
+    return back + x.clamp(max=0) * functional.conv_transpose2d(share, negative)
+
+
+@pytest.mark.parametrize("epsilon", ["a", None, True])
+def test_an_epsilon_that_is_no_number_is_refused(epsilon: object) -> None:
+    with pytest.raises(TypeError, match="got epsilon=.*, expected a number"):
+        explainers.build("lrp", epsilon=epsilon)
+
+
+@pytest.mark.parametrize("epsilon", [float("nan"), float("inf"), -1e-6])
+def test_an_epsilon_without_a_meaning_is_refused(epsilon: float) -> None:
+    with pytest.raises(ValueError, match="got epsilon=.*, expected a finite number, at least 0"):
+        explainers.build("lrp", epsilon=epsilon)
+
+
+class Clamped(nn.Module):
+    """Two convolutions and a matrix product with an activation after each but the last."""
+
+    def __init__(self, activation: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 4, 3)
+        self.conv2 = nn.Conv2d(4, 4, 3)
+        self.fc = nn.Linear(4 * 8 * 8, 5)
+        self.activation = activation
+
+    def forward(self, x: Tensor) -> Tensor:
+        # large enough for values beyond an upper bound of 6
+        x = self.activation(self.conv2(self.activation(5 * self.conv1(x))))
+        return self.fc(x.flatten(1))
+
+
+@pytest.mark.parametrize(
+    ("clamp", "twin_of", "kind", "bounds"),
+    [
+        (lambda x: x.clamp(min=0), nn.ReLU(), "relu", (0.0, math.inf)),
+        (lambda x: torch.clamp(x, 0), nn.ReLU(), "relu", (0.0, math.inf)),
+        (lambda x: x.clamp_min(0.0), nn.ReLU(), "relu", (0.0, math.inf)),
+        (lambda x: torch.clip(x, 0), nn.ReLU(), "relu", (0.0, math.inf)),
+        (lambda x: x.clamp(0, 6), nn.ReLU6(), "hardtanh", (0.0, 6.0)),
+        (lambda x: x.clamp_min(0).clamp_max(6), nn.ReLU6(), "hardtanh", (-math.inf, 6.0)),
+        (lambda x: x.clamp(-1, 2), nn.Hardtanh(-1, 2), "hardtanh", (-1.0, 2.0)),
+    ],
+)
+def test_a_clamp_is_the_activation_that_it_computes(
+    clamp: Any, twin_of: nn.Module, kind: str, bounds: tuple[float, float]
+) -> None:
+    network, expected = (
+        Network(seeded(Clamped(activation)), pictures(2, 12)) for activation in (clamp, twin_of)
+    )
+    activations = [op for op in network.operators if isinstance(op, Activation)]
+    assert activations[-1].kind == kind
+    assert ranges(network)[activations[-1].name] == bounds
+    inputs = pictures(2, 12)
+    for method in ("lrp", "gradient"):
+        found = explainers.explain(network, method, inputs, target=1)
+        wanted = explainers.explain(expected, method, inputs, target=1)
+        torch.testing.assert_close(found, wanted, rtol=1e-9, atol=1e-12)
+
+
+def test_a_clamp_between_computed_bounds_is_no_activation() -> None:
+    def bounded(x: Tensor) -> Tensor:
+        return x.flatten(1).clamp(max=x.flatten(1).mean(1, keepdim=True))
+
+    network = Network(bounded, pictures(2, 12))
+    assert network.is_program
+    assert not any(isinstance(op, Activation) for op in network.operators)

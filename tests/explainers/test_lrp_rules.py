@@ -32,6 +32,11 @@ LAYERS: dict[str, tuple[dict[str, Any], tuple[int, ...]]] = {
         (3, 4, 4),
     ),
     "transposed_grouped": ({"weight": (4, 2, 2, 2), "transposed": True, "groups": 2}, (4, 4, 3)),
+    "uneven": ({"weight": (4, 3, 3, 2), "margins": (0, 1, 1, 2)}, (3, 5, 6)),
+    "uneven_strided": (
+        {"weight": (4, 1, 3, 3), "groups": 2, "stride": (2, 2), "margins": (1, 2)},
+        (2, 5, 6),
+    ),
     "one_axis": ({"weight": (4, 3, 3), "padding": (1,)}, (3, 9)),
     "three_axes": ({"weight": (2, 2, 2, 2, 2)}, (2, 3, 4, 3)),
     "linear": ({"weight": (5, 7)}, (7,)),
