@@ -42,7 +42,8 @@ def _empty_if_none(value: Any) -> Any:
 def _free(name: str) -> str:
     if name in TAKEN:
         raise ValueError(
-            f"the name {name!r} is taken by the store; choose another, `method:` names the explainer"
+            f"the name {name!r} is taken by the store; choose another: `method:` names the "
+            "explainer"
         )
     return name
 

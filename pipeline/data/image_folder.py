@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _LABELS = "labels.csv"
+_NO_LABELS = "none"
+_COLUMNS = ("index", "label")
+"""Where class indices are, unless the column is named."""
 
 
 @register("image_folder")
@@ -43,21 +46,25 @@ class ImageFolder(Source):
     std: tuple[float, ...] = (1.0,)
     """Divided by, per channel or one for all."""
     labels: str | None = None
-    """Table with columns `file` and `index` (class index) and perhaps `name`, relative to the
-    folder; labels.csv is found by itself."""
+    """Table with columns `file`, `index` or `label` (class index) and perhaps `name`, relative to
+    the folder; labels.csv is found by itself, and left alone if this is `none`."""
+    label_column: str | None = None
+    """Column of the class index, if it has another name."""
     masks: str | None = None
     """Folder with a mask of the same name for each image; relative to the run file."""
 
     decode_threads: ClassVar[int] = 2
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be divided by or cut out."""
+        """Refuse what cannot be divided by, cut out or found."""
         normalisation.check(self.mean, self.std)
         for name in ("resize", "crop"):
             value = getattr(self, name)
             sizes = (value,) if isinstance(value, int) else value or (1,)
             if min(sizes) < 1:
                 raise ValueError(f"got {name} {value!r}, expected at least 1")
+        if self.labels == _NO_LABELS and self.label_column is not None:
+            raise ValueError(f"got label_column {self.label_column!r}, but labels are {_NO_LABELS}")
 
     def rooted(self, base: Path) -> Self:
         """Return the source with its folders below `base`."""
@@ -112,13 +119,14 @@ class ImageFolder(Source):
         """Names of the subfolders, or the column `name` of the table."""
         table = self._table()
         if table is not None:
-            return _names(_rows(table))
+            return _names(*self._rows(table))
         return tuple(self._subfolders()) or None
 
     def _labelled(self) -> list[tuple[str, int]]:
         table = self._table()
         if table is not None:
-            return [(row["file"], _index(row, table)) for row in _rows(table)]
+            rows, column = self._rows(table)
+            return [(row["file"], self._index(row, column, table)) for row in rows]
         flat, subfolders = self._images(Path(self.path)), self._subfolders()
         if flat and subfolders:
             raise PlanError(
@@ -151,13 +159,48 @@ class ImageFolder(Source):
         )
 
     def _table(self) -> Path | None:
+        if self.labels == _NO_LABELS:
+            return None
         table = Path(self.path, self.labels or _LABELS)
-        if self.labels is not None and not table.is_file():
+        is_wanted = self.labels is not None or self.label_column is not None
+        if is_wanted and not table.is_file():
             raise PlanError(
                 f"there is no table of labels {str(table)!r}",
                 fix="correct data.labels; it is relative to the folder of images",
             )
         return table if table.is_file() else None
+
+    def _rows(self, table: Path) -> tuple[list[dict[str, str]], str]:
+        """Return the rows of the table, and the column of class indices."""
+        with table.open(newline="", encoding="utf-8") as file:
+            reader = csv.DictReader(file)
+            rows, columns = list(reader), list(reader.fieldnames or ())
+        sought = _COLUMNS if self.label_column is None else (self.label_column,)
+        column = next((name for name in sought if name in columns), None)
+        if not rows or column is None or "file" not in columns:
+            expected = " or ".join(map(repr, sought))
+            raise PlanError(
+                f"the table {str(table)!r} has {len(rows)} rows with columns {columns!r}, expected "
+                f"'file' and {expected}",
+                fix="name the column of class indices with data.label_column" + self._switch,
+            )
+        return rows, column
+
+    def _index(self, row: dict[str, str], column: str, table: Path) -> int:
+        text = (row[column] or "").strip()
+        try:
+            return int(text) if text else -1
+        except ValueError as error:
+            raise PlanError(
+                f"{str(table)!r}: {row['file']!r} has {column} {text!r}, expected a whole number",
+                fix="write class indices, leave them empty, or name their column with "
+                f"data.label_column{self._switch}",
+            ) from error
+
+    @property
+    def _switch(self) -> str:
+        """How to do without a table that nobody asked for."""
+        return "" if self.labels else f"; `data: {{labels: {_NO_LABELS}}}` leaves the table alone"
 
     def _masks(self) -> dict[str, str]:
         """Return the mask files by path without suffix."""
@@ -177,31 +220,8 @@ class ImageFolder(Source):
         }
 
 
-def _rows(table: Path) -> list[dict[str, str]]:
-    with table.open(newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    if not rows or not {"file", "index"} <= rows[0].keys():
-        columns = list(rows[0]) if rows else []
-        raise PlanError(
-            f"the table {str(table)!r} has columns {columns!r}, expected 'file' and 'index'",
-            fix="write a first line: file,index",
-        )
-    return rows
-
-
-def _index(row: dict[str, str], table: Path) -> int:
-    text = (row["index"] or "").strip()
-    try:
-        return int(text) if text else -1
-    except ValueError as error:
-        raise PlanError(
-            f"{str(table)!r}: {row['file']!r} has index {text!r}, expected a whole number",
-            fix="write class indices in column 'index', or leave them empty",
-        ) from error
-
-
-def _names(rows: list[dict[str, str]]) -> tuple[str, ...] | None:
-    named = {int(row["index"]): row["name"] for row in rows if row.get("name") and row["index"]}
+def _names(rows: list[dict[str, str]], column: str) -> tuple[str, ...] | None:
+    named = {int(row[column]): row["name"] for row in rows if row.get("name") and row[column]}
     if not named:
         return None
     return tuple(named.get(index, str(index)) for index in range(max(named) + 1))

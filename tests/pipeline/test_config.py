@@ -205,7 +205,7 @@ def test_names_that_the_store_gives_to_other_things_are_no_explainers(run_file: 
     for name in TAKEN:
         said = refused(run_file, RUN + f"  {name}: {{method: saliency}}\n")
         assert f"run.yaml:11 explainers.{name}: the name {name!r} is taken by the store" in said
-        assert "choose another, `method:` names the explainer" in said
+        assert "choose another: `method:` names the explainer" in said
 
 
 def test_an_unknown_override_is_refused_with_the_nearest_name(run_file: Path) -> None:

@@ -9,7 +9,7 @@ from PIL import Image
 
 from pipeline.config import DataConfig
 from pipeline.data import Source, open_source, read_batch, read_masks
-from pipeline.errors import PlanError
+from pipeline.errors import ConfigError, PlanError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -71,13 +71,49 @@ def test_a_table_gives_labels_order_and_names(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("table", "message"),
-    [("a.png,3\n", "expected 'file' and 'index'"), ("file,index\na.png,cat\n", "index 'cat'")],
+    [
+        ("a.png,3\n", "expected 'file' and 'index' or 'label'"),
+        ("file,index\n", "has 0 rows"),
+        ("file,index\na.png,cat\n", "index 'cat'"),
+        ("file,label\na.png,cat\n", "label 'cat'"),
+        ("file,imagenet_index,class\na.png,5,ray\n", r"columns .*'imagenet_index', 'class'"),
+    ],
 )
 def test_a_table_that_cannot_be_read_is_refused(tmp_path: Path, table: str, message: str) -> None:
     save(tmp_path / "images" / "a.png", picture())
     (tmp_path / "images" / "labels.csv").write_text(table)
-    with pytest.raises(PlanError, match=message):
+    with pytest.raises(PlanError, match=message) as caught:
         folder(tmp_path).records()
+    assert "data.label_column" in caught.value.fix
+    # nobody asked for it
+    assert "`data: {labels: none}` leaves the table alone" in caught.value.fix
+    (record,) = folder(tmp_path, labels="none").records()
+    assert (record.source, record.label) == ("a.png", -1)
+    with pytest.raises(PlanError, match=message) as caught:
+        folder(tmp_path, labels="labels.csv").records()
+    assert "none" not in caught.value.fix
+
+
+@pytest.mark.parametrize(
+    ("columns", "fields"),
+    [("label,index_of_day", {}), ("imagenet_index,index", {"label_column": "imagenet_index"})],
+)
+def test_the_column_of_class_indices_can_have_other_names(
+    tmp_path: Path, columns: str, fields: dict[str, str]
+) -> None:
+    save(tmp_path / "images" / "a.png", picture())
+    (tmp_path / "images" / "labels.csv").write_text(f"file,{columns},name\na.png,2,7,cat\n")
+    source = folder(tmp_path, **fields)
+    assert [record.label for record in source.records()] == [2]
+    assert source.class_names == ("0", "1", "cat")
+
+
+def test_a_column_without_a_table_is_refused(tmp_path: Path) -> None:
+    save(tmp_path / "images" / "a.png", picture())
+    with pytest.raises(PlanError, match="there is no table of labels"):
+        folder(tmp_path, label_column="label").records()
+    with pytest.raises(ConfigError, match="got label_column 'label', but labels are none"):
+        folder(tmp_path, label_column="label", labels="none")
 
 
 def test_a_folder_that_is_missing_empty_or_mixed_is_refused(tmp_path: Path) -> None:
