@@ -41,11 +41,11 @@ RUN_FILE = ROOT / "configs" / "quickstart" / "run.yaml"
 CHANGES = (
     "explainers={saliency: {}, integrated_gradients: {n_steps: 16}, lrp: {}}",
     "metrics={}",
-    "engine.batch_size=32",
+    "engine.batch_size=16",
 )
 SHARD = 128
-SMALL_SHARD = 32
-"""The same work in four times as many shards: what it takes longer, each shard costs."""
+SMALL_SHARD = 16
+"""The same work in eight times as many shards: what it takes longer, each shard costs."""
 N_IDLE = 400
 """Shards in which nothing is done."""
 
