@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -31,13 +31,15 @@ def resolve(baseline: Baseline, inputs: Tensor) -> Tensor:
 
     Raises
     ------
+    TypeError
+        If it is none of these.
     ValueError
-        If the shapes do not fit.
+        If the shapes do not fit, or a value is not finite.
     """
     sample_shape = inputs.shape[1:]
-    if baseline is None or isinstance(baseline, (int, float)):
-        return inputs.new_full((1, *sample_shape), 0.0 if baseline is None else float(baseline))
-    values = torch.as_tensor(baseline).to(inputs)
+    values = _values(baseline, inputs)
+    if not isinstance(baseline, Tensor) and values.ndim == 0:
+        return values.expand(1, *sample_shape)
     if values.shape == sample_shape:
         return values[None]
     if values.ndim == inputs.ndim and values.shape[1:] == sample_shape:
@@ -51,3 +53,18 @@ def resolve(baseline: Baseline, inputs: Tensor) -> Tensor:
         f"number, one number a channel, or a tensor {tuple(sample_shape)}, "
         f"{(1, *sample_shape)} or {tuple(inputs.shape)}"
     )
+
+
+def _values(baseline: Any, inputs: Tensor) -> Tensor:
+    try:
+        values = torch.as_tensor(0.0 if baseline is None else baseline, dtype=inputs.dtype)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TypeError(
+            f"got baseline {baseline!r}, expected None, a number, one number a channel, or a tensor"
+        ) from error
+    if not bool(values.isfinite().all()):
+        raise ValueError(
+            "got a baseline with NaN or infinite values, expected finite ones; replace them, for "
+            "example by the mean of the inputs"
+        )
+    return values.to(inputs.device)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from explainers.base import Attribution, Explained
 from explainers.catalogue import build, method
+from explainers.labels import samples_of
 from explainers.network import Network
 from explainers.targets import Target
 from explainers.trace import Trace
@@ -50,7 +51,9 @@ class Bound:
             self._networks[key] = network
         return self._networks[key]
 
-    def explain(self, inputs: Inputs, target: TargetLike = None) -> Explained:
+    def explain(
+        self, inputs: Inputs, target: TargetLike = None, *, labels: Any = None
+    ) -> Explained:
         """Return relevance and whatever the method finds beside it.
 
         Parameters
@@ -60,17 +63,23 @@ class Bound:
         target
             None (predicted), a class index, one for each row, or weights over the outputs: see
             `Target.parse`.
+        labels
+            Class indices ``(batch,)``, -1 where not known; what the target ``"label"`` means.
         """
         tensor = _single(inputs).detach()
-        trace = Trace(self.network(tensor), tensor, seed=self.seed, namespace=self.explainer.name)
+        network = self.network(tensor)
+        samples = None if labels is None else samples_of(len(tensor), labels)
+        trace = Trace(
+            network, tensor, samples=samples, seed=self.seed, namespace=self.explainer.name
+        )
         found = self.explainer.relevance(trace, Target.parse(target))
         return found if isinstance(found, Explained) else Explained(found)
 
     # Captum's NoiseTunnel calls `attribute.__wrapped__`; the decorator provides it.
     @torch.no_grad()
-    def attribute(self, inputs: Inputs, target: TargetLike = None) -> Inputs:
+    def attribute(self, inputs: Inputs, target: TargetLike = None, *, labels: Any = None) -> Inputs:
         """Return the relevance of each input value, in the structure of the inputs."""
-        relevance = self.explain(inputs, target).relevance
+        relevance = self.explain(inputs, target, labels=labels).relevance
         if isinstance(inputs, tuple):
             return (relevance,)
         if isinstance(inputs, dict):
@@ -149,7 +158,13 @@ def get(name: str) -> Factory:
 
 
 def explain(
-    model: Model, name: str, inputs: Inputs, target: TargetLike = None, **params: Any
+    model: Model,
+    name: str,
+    inputs: Inputs,
+    target: TargetLike = None,
+    *,
+    labels: Any = None,
+    **params: Any,
 ) -> Inputs:
     """Return the relevance of `inputs` to `target` by the method `name`.
 
@@ -164,6 +179,8 @@ def explain(
         ``(batch, ...)``.
     target
         None (predicted), a class index, one for each row, or weights over the outputs.
+    labels
+        Class indices ``(batch,)``, -1 where not known; what the target ``"label"`` means.
     **params
         The method's parameters, and `seed`.
 
@@ -177,14 +194,21 @@ def explain(
     >>> bool(torch.allclose(relevance.sum(1), model(inputs)[:, 1]))
     True
     """
-    return get(name)(model, **params).attribute(inputs, target)
+    return get(name)(model, **params).attribute(inputs, target, labels=labels)
 
 
 def _single(inputs: Any) -> Tensor:
     if isinstance(inputs, Tensor):
         return inputs
-    tensors = list(inputs.values()) if isinstance(inputs, dict) else list(inputs)
-    if len(tensors) != 1 or not isinstance(tensors[0], Tensor):
+    held = inputs.values() if isinstance(inputs, dict) else inputs
+    tensors: list[Tensor] = list(held) if isinstance(inputs, dict | tuple | list) else [inputs]
+    for tensor in tensors:
+        if not isinstance(tensor, Tensor):
+            raise TypeError(
+                f"got inputs of type {type(tensor).__name__!r}, expected a tensor (batch, ...), or "
+                "a tuple or dict that holds one; convert them with torch.as_tensor(inputs)"
+            )
+    if len(tensors) != 1:
         raise NotImplementedError(
             f"got {len(tensors)} inputs; models of one input tensor can be explained so far"
         )

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor
 
-from explainers.base import Samples, Scan
+from explainers.base import Scan
 from explainers.catalogue import build
+from explainers.labels import samples_of
 from explainers.network import Network
 from explainers.trace import Trace
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from explainers.base import Result
+    from explainers.base import Result, Samples
     from explainers.bound import Model
 
 
@@ -29,8 +29,9 @@ def scan(model: Model, name: str, loader: Iterable[Any], *, seed: int = 0, **par
     name
         One of `available()`.
     loader
-        Batches ``(inputs, label)`` or ``inputs``; it is read once for each round, so it has to
-        be re-iterable (a list, a `DataLoader` without shuffling), not a generator.
+        Batches ``(inputs, labels)``, the labels integers ``(batch,)``, or ``inputs``; it is read
+        once for each round, so it has to be re-iterable (a list, a `DataLoader` without
+        shuffling), not a generator.
     seed
         Seeds stochastic scans, together with each sample's position.
     **params
@@ -39,17 +40,23 @@ def scan(model: Model, name: str, loader: Iterable[Any], *, seed: int = 0, **par
     Raises
     ------
     TypeError
-        If `name` is not a scan, or `loader` can be read only once.
+        If `name` is not a scan, `loader` can be read only once or gives no batches, or labels
+        are no integers.
     ValueError
-        If there is no batch.
+        If there is no batch, or not one label for each row.
     """
     explainer = build(name, **params)
     if not isinstance(explainer, Scan):
         raise TypeError(f"{name!r} is no scan; call explainers.explain(model, {name!r}, inputs)")
+    if isinstance(loader, Tensor):
+        raise TypeError(
+            f"got a tensor of shape {tuple(loader.shape)}, expected a re-iterable of "
+            "(inputs, labels); pass [inputs], [(inputs, labels)] or a DataLoader"
+        )
     if iter(loader) is loader:
         raise TypeError(
             f"got a {type(loader).__name__} that can be read once, expected a re-iterable of "
-            "(inputs, label); a scan may read it several times: pass a list or a DataLoader"
+            "(inputs, labels); a scan may read it several times: pass a list or a DataLoader"
         )
     network = _network(model, loader)
     explainer.check(network)
@@ -73,14 +80,21 @@ def _traced(
 ) -> Iterator[tuple[Trace, Samples]]:
     start = 0
     for batch in loader:
-        inputs, label = _parted(batch)
-        samples = Samples(index=torch.arange(start, start + len(inputs)), label=label)
+        inputs, labels = _parted(batch)
+        samples = samples_of(len(inputs), labels, start)
         start += len(inputs)
         yield Trace(network, inputs, samples=samples, seed=seed, namespace=namespace), samples
 
 
-def _parted(batch: Any) -> tuple[Tensor, Tensor]:
-    inputs, label = (batch, None) if isinstance(batch, Tensor) else (batch[0], batch[1])
-    if label is None:
-        return inputs, torch.full((len(inputs),), -1, dtype=torch.int64)
-    return inputs, torch.as_tensor(label, dtype=torch.int64)
+def _parted(batch: Any) -> tuple[Tensor, Any]:
+    if isinstance(batch, Tensor):
+        return batch, None
+    if isinstance(batch, tuple | list) and len(batch) > 1 and isinstance(batch[0], Tensor):
+        return batch[0], batch[1]
+    found = type(batch).__name__
+    if isinstance(batch, tuple | list):
+        found += f" of {', '.join(type(part).__name__ for part in batch[:3])}"
+    raise TypeError(
+        f"got a batch that is a {found}, expected inputs or (inputs, labels) with inputs a "
+        "tensor (batch, ...); wrap the loader so that it gives such batches"
+    )

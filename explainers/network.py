@@ -44,13 +44,14 @@ class Network:
     TypeError
         If the output is not a tensor, nor has one called ``logits``.
     ValueError
-        If there is no row, or the output is not ``(batch, classes)``.
+        If there is no row, the model fails for the example, or its output is not
+        ``(batch, classes)``.
     """
 
     is_program: bool
     """Whether the model could be read; if not, only outputs and plain gradients are available."""
     reason: str | None
-    """Why it is not a program."""
+    """Why it is not a program; and that its outputs are probabilities, where they look so."""
     has_softmax: bool
     """Whether a trailing softmax was found and stripped: outputs are then logits."""
     input_shape: tuple[int, ...]
@@ -71,7 +72,8 @@ class Network:
         self.reason = None
         self._program: Program | None = None
         with torch.no_grad():
-            self.n_outputs = self._outputs(example).shape[1]
+            outputs = self._outputs(example)
+        self.n_outputs = outputs.shape[1]
         try:
             self._program = read_program(self._model, example, position)
         except UnreadableError as error:
@@ -81,6 +83,7 @@ class Network:
         if self.reason is None:
             self._name_silent_modules()
         else:
+            self.reason += _normalised(outputs)
             self._program = None
         self.is_program = self._program is not None
         self.has_softmax = self._program is not None and self._program.softmax is not None
@@ -198,7 +201,7 @@ class Network:
             expected = ", ".join(["batch", *map(str, self.input_shape)])
             raise ValueError(
                 f"got inputs of shape {tuple(inputs.shape)}, expected ({expected}); "
-                f"make a Network with an example of the new shape, or resize the inputs"
+                f"{_remedy(tuple(inputs.shape), self.input_shape)}"
             )
         if inputs.dtype != self.dtype or inputs.device.type != self.device.type:
             raise ValueError(
@@ -323,8 +326,15 @@ def _fitting(model: nn.Module, example_inputs: Tensor) -> tuple[Tensor, int]:
     if held:
         example = example.to(held[0].device)
         example = example.to(held[0].dtype) if example.is_floating_point() else example
-    with torch.no_grad():
-        returned = model(example.clone())
+    try:
+        with torch.no_grad():
+            returned = model(example.clone())
+    except (RuntimeError, ValueError, IndexError) as error:
+        raise ValueError(
+            f"got inputs of shape {tuple(example_inputs.shape)}, expected (batch, ...) as the "
+            f"model takes them, but it raised {type(error).__name__}: {error}; a single sample "
+            f"needs a batch axis: inputs[None]"
+        ) from error
     output = _logits(returned)
     if output.ndim != 2 or len(output) != len(example):
         raise ValueError(
@@ -332,6 +342,28 @@ def _fitting(model: nn.Module, example_inputs: Tensor) -> tuple[Tensor, int]:
             f"(batch, classes); wrap the model so that it returns one row of logits per sample"
         )
     return example, [leaf is output for leaf in tree_leaves(returned)].index(True)
+
+
+def _remedy(shape: tuple[int, ...], sample_shape: tuple[int, ...]) -> str:
+    if shape == sample_shape:
+        return "a single sample needs a batch axis: inputs[None]"
+    return "make a Network with an example of the new shape, or resize the inputs"
+
+
+def _normalised(outputs: Tensor) -> str:
+    """Return what to add about outputs that a softmax has made, which nobody could strip."""
+    if outputs.shape[1] < 2 or not outputs.is_floating_point():
+        return ""
+    # the second is for half precision, which rounds each output by more
+    tolerance = max(1e-4, torch.finfo(outputs.dtype).eps)
+    outputs = outputs.double()
+    if bool((outputs >= 0).all() and ((outputs.sum(1) - 1).abs() <= tolerance).all()):
+        found = "probabilities"
+    elif bool((outputs.logsumexp(1).abs() <= tolerance).all()):
+        found = "log-probabilities"
+    else:
+        return ""
+    return f"; its outputs are {found}, which are explained as they are"
 
 
 def _laid_out(inputs: Tensor) -> Tensor:

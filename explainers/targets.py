@@ -160,18 +160,23 @@ class Target:
 def _from_mapping(spec: Any) -> Target:
     if set(spec) != {"weights"}:
         raise ValueError(f"unknown target {dict(spec)!r}; {_EXPECTED}")
-    return _from_values(torch.tensor(spec["weights"], dtype=torch.float64))
+    return _from_values(spec["weights"], torch.float64)
 
 
-def _from_values(spec: Any) -> Target:
+def _from_values(spec: Any, dtype: torch.dtype | None = None) -> Target:
     try:
-        values = spec.detach() if isinstance(spec, Tensor) else torch.as_tensor(spec)
+        values = torch.as_tensor(spec, dtype=dtype).detach()
     except (TypeError, ValueError, RuntimeError) as error:
         raise ValueError(f"unknown target {spec!r}; {_EXPECTED}") from error
     is_integer = not values.is_floating_point() and values.dtype != torch.bool
     if is_integer and not values.is_complex() and values.ndim <= 1:
         return Target("index", int(values) if values.ndim == 0 else values.long())
     if values.is_floating_point() and values.ndim in (1, 2):
+        if not bool(values.isfinite().all()):
+            raise ValueError(
+                f"target has weights {_shown(values[~values.isfinite()])}, which are NaN or "
+                "infinite; give finite weights"
+            )
         return Target("weights", values)
     raise ValueError(
         f"unknown target: got a {values.dtype} tensor of shape {tuple(values.shape)}; {_EXPECTED}"
@@ -182,7 +187,7 @@ def _labels(samples: Samples | None, output: Tensor) -> Tensor:
     if samples is None:
         raise ValueError(
             "target 'label' needs the labels of the samples, got none; "
-            "pass the class indices as the target"
+            "pass labels=, or the class indices as the target"
         )
     labels = samples.label.to(output.device)
     is_bad = (labels < 0) | (labels >= output.shape[1])

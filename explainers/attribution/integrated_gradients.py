@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from explainers import baselines
+from explainers import baselines, numeric
 from explainers.base import Attribution, Cost, Explained
 from explainers.catalogue import register
 from explainers.postprocess import Postprocess, apply, check_name
@@ -58,8 +58,7 @@ class IntegratedGradients(Attribution):
         if method is not None:
             object.__setattr__(self, "quadrature", method)
         check_name(self.postprocess)
-        if self.n_steps < 1:
-            raise ValueError(f"got n_steps={self.n_steps}, expected at least 1")
+        numeric.check_whole("n_steps", self.n_steps)
         nodes_and_weights(self.quadrature, self.n_steps)
 
     @property

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from explainers import numeric
 from explainers.base import Attribution, Cost
 from explainers.catalogue import register
 from explainers.composites import Composite, find
@@ -37,8 +38,7 @@ class LRP(Attribution):
 
     def __post_init__(self) -> None:
         find(self.composite)
-        if self.epsilon < 0:
-            raise ValueError(f"got epsilon={self.epsilon}, expected at least 0")
+        numeric.check_finite("epsilon", self.epsilon)
 
     def check(self, network: Network) -> None:
         """Refuse what is not a program, and operators that have no rule."""

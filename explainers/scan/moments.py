@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 import torch
 
-from explainers import factors, moment_groups, register
+from explainers import factors, moment_groups, numeric, register
 from explainers.base import Cost, Round, Scan
 from explainers.streaming import stream_factors, stream_moments
 
@@ -67,8 +67,8 @@ class Moments(Scan):
                 f"covariance is {self.covariance!r}; expected 'none' or 'exact'; "
                 "for a low-rank covariance set rank"
             )
-        if self.rank is not None and self.rank < 1:
-            raise ValueError(f"rank is {self.rank!r}; expected at least 1, or nothing at all")
+        if self.rank is not None:
+            numeric.check_whole("rank", self.rank)
 
     def check(self, network: Network) -> None:
         """Refuse an exact covariance that is too large."""

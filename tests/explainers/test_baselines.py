@@ -30,3 +30,18 @@ def test_a_baseline_broadcasts_against_the_inputs(baseline: object, expected: to
 def test_a_baseline_of_another_shape_is_refused(shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match=r"the inputs \(4, 3, 2, 2\)"):
         baselines.resolve(torch.zeros(shape), INPUTS)
+
+
+@pytest.mark.parametrize("baseline", ["black", ("a", "b", "c"), object(), {"value": 0}])
+def test_a_baseline_that_is_no_number_is_refused(baseline: object) -> None:
+    with pytest.raises(TypeError, match=r"got baseline .*, expected None, a number"):
+        baselines.resolve(baseline, INPUTS)
+
+
+@pytest.mark.parametrize(
+    "baseline",
+    [float("nan"), float("inf"), (0.0, float("nan"), 1.0), torch.full((3, 2, 2), torch.nan)],
+)
+def test_a_baseline_that_is_not_finite_is_refused(baseline: object) -> None:
+    with pytest.raises(ValueError, match="NaN or infinite values"):
+        baselines.resolve(baseline, INPUTS)

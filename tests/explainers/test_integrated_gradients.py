@@ -42,6 +42,20 @@ def test_captums_word_for_the_quadrature_is_understood_in_the_library() -> None:
     assert "method" not in known["integrated_gradients"]
 
 
+@pytest.mark.parametrize("method", QUADRATURES)
+def test_nodes_are_captums_in_another_default_type(method: str) -> None:
+    model, inputs = twin("cnn", "modules")
+    network, before = Network(model, inputs), torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        expected = IntegratedGradients(model).attribute(inputs, target=2, n_steps=7, method=method)
+        bound = explainers.get("integrated_gradients")(network, n_steps=7, quadrature=method)
+        found = bound.attribute(inputs, 2)
+    finally:
+        torch.set_default_dtype(before)
+    torch.testing.assert_close(found, expected, **TOLERANCE)
+
+
 @pytest.mark.parametrize("baseline", ["number", "one", "each"])
 def test_baselines_are_captums(baseline: str) -> None:
     model, inputs = twin("cnn", "modules")
@@ -150,6 +164,20 @@ def test_weights_sum_to_one_and_nodes_lie_on_the_path(method: Quadrature) -> Non
 def test_wrong_parameters_are_refused_at_once(params: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         explainers.build("integrated_gradients", **params)
+
+
+@pytest.mark.parametrize("n_steps", [2.5, "3", True, None])
+def test_steps_that_are_no_whole_number_are_refused(n_steps: object) -> None:
+    with pytest.raises(TypeError, match=r"got n_steps=.*, expected a whole number"):
+        explainers.build("integrated_gradients", n_steps=n_steps)
+
+
+def test_a_baseline_that_is_no_number_is_refused_before_any_sample() -> None:
+    network, _ = network_twin("cnn", "modules")
+    with pytest.raises(TypeError, match="got baseline 'black', expected"):
+        explainers.get("integrated_gradients")(network, baseline="black")
+    with pytest.raises(ValueError, match="NaN or infinite"):
+        explainers.get("integrated_gradients")(network, baseline=float("nan"))
 
 
 def test_a_baseline_that_does_not_fit_is_refused_before_any_sample() -> None:

@@ -7,9 +7,10 @@ import sys
 from importlib.metadata import EntryPoint
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 import torch
-from captum.attr import NoiseTunnel, Saliency
+from captum.attr import IntegratedGradients, NoiseTunnel, Saliency
 from torch import nn
 
 import explainers
@@ -167,6 +168,18 @@ def test_captums_noise_tunnel_accepts_a_bound_method() -> None:
     torch.testing.assert_close(maps[1], maps[0], rtol=0, atol=1e-8)
 
 
+def test_captums_noise_tunnel_is_refused_a_delta_as_captums_saliency_refuses_it() -> None:
+    model, inputs = twin("cnn", "modules")
+    bound = explainers.get("integrated_gradients")(model, n_steps=4)
+    assert IntegratedGradients(model).has_convergence_delta()
+    assert not NoiseTunnel(bound).has_convergence_delta()
+    for method in (Saliency(model), bound):
+        with pytest.raises(TypeError, match="unexpected keyword argument 'return_convergence"):
+            NoiseTunnel(method).attribute(
+                inputs, nt_samples=2, target=1, return_convergence_delta=True
+            )
+
+
 def test_a_bound_method_can_be_called_as_quantus_does() -> None:
     model, inputs = twin("cnn", "modules")
     other, _ = twin("cnn", "modules", seed=5)
@@ -210,7 +223,7 @@ def test_a_scan_runs_all_its_rounds_over_a_loader(has_labels: bool) -> None:
     model = nn.Linear(4, 3)
     inputs = torch.randn(10, 4)
     loader: list[Any] = [
-        (part, torch.zeros(len(part))) if has_labels else part for part in inputs.split(4)
+        (part, torch.zeros(len(part)).long()) if has_labels else part for part in inputs.split(4)
     ]
     result = explainers.scan(model, "classes", loader)
     expected = torch.bincount(model(inputs).argmax(1), minlength=3)
@@ -235,6 +248,78 @@ def test_what_cannot_be_scanned_is_refused() -> None:
         explainers.scan(model, "moments", [])
     with pytest.raises(TypeError, match="is a scan"):
         explainers.get("moments")(model)
+
+
+@pytest.mark.parametrize(
+    ("labels", "error", "message"),
+    [
+        ([0, 1], ValueError, r"labels of shape \(2,\) for 3 rows; expected \(3,\)"),
+        (torch.zeros(3, 1).long(), ValueError, r"labels of shape \(3, 1\) for 3 rows"),
+        (2, ValueError, r"labels of shape \(\) for 3 rows"),
+        ([0.9, 1.9, -0.5], TypeError, "labels of torch.float32, expected integers"),
+        (torch.ones(3), TypeError, "labels of torch.float32, expected integers"),
+        (torch.ones(3) > 0, TypeError, "labels of torch.bool, expected integers"),
+        (["cat", "dog", "cat"], TypeError, r"got labels \['cat', 'dog', 'cat'\], expected"),
+    ],
+)
+def test_labels_that_do_not_fit_are_refused(
+    labels: Any, error: type[Exception], message: str
+) -> None:
+    model, inputs = nn.Linear(4, 3), torch.randn(3, 4)
+    with pytest.raises(error, match=message):
+        explainers.scan(model, "moments", [(inputs, labels)], per_class=True)
+    with pytest.raises(error, match=message):
+        explainers.explain(model, "gradient", inputs, "label", labels=labels)
+
+
+@pytest.mark.parametrize("of", [list, torch.tensor, np.array, tuple])
+def test_labels_are_integers_in_any_container(of: Any) -> None:
+    inputs = torch.randn(3, 4)
+    loader = [(inputs, of([2, -1, 2]))]
+    result = explainers.scan(nn.Linear(4, 3), "moments", loader, per_class=True)
+    assert result["per_class"]["label"].tolist() == [-1, 2]
+    assert result["per_class"]["count"].tolist() == [1, 2]
+
+
+def test_a_loader_of_no_batches_is_refused() -> None:
+    model = nn.Linear(4, 3)
+    with pytest.raises(TypeError, match=r"got a tensor of shape \(6, 4\).*pass \[inputs\]"):
+        explainers.scan(model, "moments", torch.randn(6, 4))
+    for batch in (np.ones((2, 4)), (np.ones((2, 4)), [0, 1]), 3, [torch.ones(2, 4)], "batch"):
+        with pytest.raises(TypeError, match=r"expected inputs or \(inputs, labels\)"):
+            explainers.scan(model, "moments", [batch])
+
+
+def test_the_target_label_takes_the_labels_that_are_given() -> None:
+    network, inputs = network_twin("cnn", "modules")
+    labels = torch.tensor([4, 0, 2])
+    expected = explainers.explain(network, "gradient", inputs, target=labels)
+    bound = explainers.get("gradient")(network)
+    for found in (
+        explainers.explain(network, "gradient", inputs, "label", labels=labels),
+        bound.attribute(inputs, "label", labels=labels),
+        bound.explain(inputs, "label", labels=labels).relevance,
+    ):
+        assert torch.equal(found, expected)
+    with pytest.raises(ValueError, match="got none; pass labels="):
+        bound.attribute(inputs, "label")
+
+
+def test_inputs_that_are_no_tensor_are_refused() -> None:
+    network, inputs = network_twin("cnn", "modules")
+    bound = explainers.get("saliency")(network)
+    for wrong in (inputs.numpy(), (inputs.numpy(),), {"image": inputs.numpy()}, 3, [[1.0]]):
+        with pytest.raises(TypeError, match=r"expected a tensor.*torch.as_tensor\(inputs\)"):
+            bound.attribute(wrong)
+
+
+@pytest.mark.parametrize("is_network", [True, False])
+def test_a_sample_without_a_batch_axis_is_refused(is_network: bool) -> None:
+    model, inputs = twin("cnn", "modules")
+    bound = explainers.get("saliency")(network_twin("cnn", "modules")[0] if is_network else model)
+    message = r"got inputs of shape \(3, 28, 28\), expected \(batch, .*inputs\[None\]"
+    with pytest.raises(ValueError, match=message):
+        bound.attribute(inputs[0], 0)
 
 
 def test_a_target_is_accepted_in_every_form() -> None:

@@ -373,13 +373,13 @@ def _z_plus(x: Tensor, layer: nn.Conv2d, relevance: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("epsilon", ["a", None, True])
 def test_an_epsilon_that_is_no_number_is_refused(epsilon: object) -> None:
-    with pytest.raises(TypeError, match="got epsilon=.*, expected a number"):
+    with pytest.raises(TypeError, match=r"got epsilon=.*, expected a number"):
         explainers.build("lrp", epsilon=epsilon)
 
 
 @pytest.mark.parametrize("epsilon", [float("nan"), float("inf"), -1e-6])
 def test_an_epsilon_without_a_meaning_is_refused(epsilon: float) -> None:
-    with pytest.raises(ValueError, match="got epsilon=.*, expected a finite number, at least 0"):
+    with pytest.raises(ValueError, match=r"got epsilon=.*, expected a finite number, at least 0"):
         explainers.build("lrp", epsilon=epsilon)
 
 

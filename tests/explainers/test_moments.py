@@ -449,6 +449,16 @@ def test_parameters_without_a_meaning_are_refused(parameters: dict[str, Any], me
         Moments(**parameters)
 
 
+@pytest.mark.parametrize("rank", [2.5, "3", True, torch.tensor(3)])
+def test_a_rank_that_is_no_whole_number_is_refused(rank: Any) -> None:
+    with pytest.raises(TypeError, match=r"got rank=.*, expected a whole number"):
+        Moments(rank=rank)
+
+
+def test_a_rank_may_be_numpys() -> None:
+    assert Moments(rank=np.int64(3)).rank == 3
+
+
 def test_the_scan_adds_no_pass_through_the_network() -> None:
     assert Moments().cost == Cost()
     assert Moments.name == "moments"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 import torch
@@ -13,6 +13,9 @@ from torch import Tensor, nn
 from explainers.network import Network
 from explainers.operators import Affine, Convolution, Linear
 from tests.explainers.zoo import relative_error, small, small_network
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 def test_outputs_equal_the_models_for_any_batch_size() -> None:
@@ -295,6 +298,40 @@ def test_an_opaque_network_still_gives_outputs() -> None:
     rows = torch.tensor([[1.0, 2.0, 3.0]])
     assert torch.equal(network(rows), rows * 2)
     assert torch.equal(network(-rows), rows)
+
+
+def probable(kind: str) -> Callable[[Tensor], Tensor]:
+    def opaque(inputs: Tensor) -> Tensor:
+        logits = inputs if inputs.sum() > 0 else -inputs
+        return getattr(logits, kind)(1)
+
+    return opaque
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"), [("softmax", "probabilities"), ("log_softmax", "log-probabilities")]
+)
+def test_an_opaque_network_says_that_its_outputs_are_normalised(kind: str, words: str) -> None:
+    network = Network(probable(kind), torch.tensor([[1.0, 2.0, 3.0], [0.5, 0.1, 0.0]]))
+    reason = str(network.reason)
+    assert "torch.export failed" in reason
+    assert reason.endswith(f"; its outputs are {words}, which are explained as they are")
+
+
+@pytest.mark.parametrize("kind", ["exp", "square", "tanh"])
+def test_an_opaque_network_of_other_outputs_says_nothing_of_them(kind: str) -> None:
+    def opaque(inputs: Tensor) -> Tensor:
+        return getattr(torch, kind)(inputs if inputs.sum() > 0 else -inputs)
+
+    network = Network(opaque, torch.tensor([[1.0, 2.0, 3.0], [0.5, 0.1, 0.0]]))
+    assert "outputs are" not in str(network.reason)
+
+
+@pytest.mark.parametrize("shape", [(3, 8, 8), (8,), (8, 8)])
+def test_an_example_that_the_model_does_not_take_is_refused(shape: tuple[int, ...]) -> None:
+    model, _ = small()
+    with pytest.raises(ValueError, match=r"expected \(batch, ...\).*inputs\[None\]"):
+        Network(model, torch.zeros(shape, dtype=torch.float64))
 
 
 @pytest.mark.parametrize(

@@ -89,6 +89,20 @@ def test_shapes_that_do_not_fit_are_refused() -> None:
         Target.parse("runner_up").check(1)
 
 
+@pytest.mark.parametrize("weights", ["a", None, [[1.0], [1.0, 2.0]], object(), 3.0])
+def test_weights_that_are_no_numbers_are_refused(weights: object) -> None:
+    with pytest.raises(ValueError, match=r"unknown target.*expected 'predicted'"):
+        Target.parse({"weights": weights})
+
+
+@pytest.mark.parametrize(
+    "spec", [{"weights": [1.0, float("nan")]}, torch.tensor([1.0, torch.inf]), {"weights": [1e999]}]
+)
+def test_weights_that_are_not_finite_are_refused(spec: object) -> None:
+    with pytest.raises(ValueError, match="NaN or infinite; give finite weights"):
+        Target.parse(spec)
+
+
 def test_a_label_that_is_not_known_is_refused() -> None:
     with pytest.raises(ValueError, match="needs the labels"):
         Target.parse("label").weights(OUTPUT, None)
