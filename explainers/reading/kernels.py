@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -11,6 +12,7 @@ from explainers.operators import (
     Attention,
     AveragePool,
     Convolution,
+    Elementwise,
     Embedding,
     Linear,
     MatrixProduct,
@@ -21,7 +23,7 @@ from explainers.operators import (
     Recurrent,
     Softmax,
 )
-from explainers.reading.graph import Bound, Ref, parses
+from explainers.reading.graph import Bound, Ref, generic, parses
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -129,6 +131,23 @@ def activation(bound: Bound) -> Operator:
         parameters=tuple(value for name, value in further if not schema[name].kwarg_only),
         options=tuple((name, value) for name, value in further if schema[name].kwarg_only),
     )
+
+
+@parses("clamp", "clamp_min", "clamp_max", "clip")
+def clamp(bound: Bound) -> Operator:
+    """Read bounds that are numbers: a ReLU from 0 up, otherwise a hard tanh between them.
+
+    At a bound itself the slope is that of the activation, 0; autograd's of a clamp is 1.
+    """
+    low, high = bound.arguments.get("min"), bound.arguments.get("max")
+    inputs = bound["self"]
+    is_fixed = all(limit is None or isinstance(limit, int | float) for limit in (low, high))
+    if not is_fixed or not isinstance(inputs, Ref) or not inputs.dtype.is_floating_point:
+        return generic(bound, Elementwise)
+    if low == 0 and high is None:
+        return Activation(**bound.header(inputs), kind="relu")
+    limits = (-math.inf if low is None else float(low), math.inf if high is None else float(high))
+    return Activation(**bound.header(inputs), kind="hardtanh", parameters=limits)
 
 
 @parses("max_pool1d", "max_pool2d", "max_pool3d", "max_pool2d_with_indices")

@@ -265,8 +265,8 @@ def _flat(parts: list[Any]) -> list[Any]:
     return flat
 
 
-@parses("exp", "log", "log1p", "expm1", "sqrt", "rsqrt", "pow", "abs", "clamp", "clamp_min", "erf")
-@parses("clamp_max", "maximum", "minimum", "where", "reciprocal", "sin", "cos", "square", "sign")
+@parses("exp", "log", "log1p", "expm1", "sqrt", "rsqrt", "pow", "abs", "erf")
+@parses("maximum", "minimum", "where", "reciprocal", "sin", "cos", "square", "sign")
 @parses("masked_fill", "prelu", "addcmul", "addcdiv", "eq", "ne", "lt", "le", "gt", "ge", "sgn")
 @parses("logical_and", "logical_or", "logical_not", "floor", "round", "atan", "sinh", "cosh")
 def elementwise(bound: Bound) -> Operator:
