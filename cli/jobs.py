@@ -46,9 +46,9 @@ def list_runs(
 
     Example:  xpipe list runs
     """
-    from pipeline.runs import find, state
+    from pipeline.runs import find
 
-    rows = [_summary(state(folder)) for folder in find(path)]
+    rows = [_row(folder) for folder in find(path)]
     if as_json:
         output.as_json(rows)
     elif rows:
@@ -57,6 +57,18 @@ def list_runs(
         )
     else:
         output.note(f"no run in {path}")
+
+
+def _row(folder: Path) -> dict[str, Any]:
+    from pipeline.runs import state
+
+    try:
+        return _summary(state(folder))
+    except Exception as error:  # whatever is wrong with one folder, the others are listed
+        output.note(f"{folder} cannot be read: {type(error).__name__}: {error}")
+        return {"run": str(folder), "state": "unreadable"} | dict.fromkeys(
+            ("samples", "failed", "done")
+        )
 
 
 def _summary(state: dict[str, Any]) -> dict[str, Any]:

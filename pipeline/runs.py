@@ -179,18 +179,28 @@ def events(path: str | Path, *, follow: bool = False) -> Iterator[dict[str, Any]
     log = _checked(Path(path)) / EVENTS
     if not log.exists():
         return
-    with log.open(encoding="utf-8") as file:
+    with log.open(encoding="utf-8", errors="replace") as file:
         rest = ""
         while True:
             is_live = follow and _is_live(path)
             for line in file:
                 rest += line
                 if rest.endswith("\n"):
-                    yield json.loads(rest)
+                    yield from _event(rest)
                     rest = ""
             if not is_live:
                 return
             time.sleep(_POLL)
+
+
+def _event(line: str) -> Iterator[dict[str, Any]]:
+    """Yield what a line says, or nothing: a killed writer may have left a part of one."""
+    try:
+        event = json.loads(line)
+    except ValueError:
+        return
+    if isinstance(event, dict):
+        yield event
 
 
 def _is_live(path: str | Path) -> bool:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 from pipeline.events import record
 
@@ -28,7 +29,18 @@ class EventLog:
 
     def __call__(self, event: Event) -> None:
         """Write an event with the time, seconds since 1970, which is for people to read."""
-        line = json.dumps({"time": time.time(), **record(event)}, default=str)
+        line = json.dumps({"time": time.time(), **record(event)}, default=str) + "\n"
         # opened each time: an event is rare, and a file left open would outlive the run
-        with self._path.open("a", encoding="utf-8") as file:
-            file.write(line + "\n")
+        with self._path.open("ab+") as file:
+            file.write(("\n" + line if _is_torn(file) else line).encode())
+            file.flush()
+            os.fsync(file.fileno())
+
+
+def _is_torn(file: BinaryIO) -> bool:
+    """Whether the last line has no end, as its writer was killed in the middle of it."""
+    size = file.seek(0, os.SEEK_END)
+    if not size:
+        return False
+    file.seek(size - 1)
+    return file.read(1) != b"\n"

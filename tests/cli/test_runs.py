@@ -12,10 +12,15 @@ from pathlib import Path
 
 import psutil
 import pytest
+from typer.testing import CliRunner
 
+from cli.main import app
 from pipeline import runs, templates
+from pipeline.callbacks.event_log import EventLog
 from pipeline.doctor import check
 from pipeline.errors import ConfigError, StoreError
+from pipeline.events import StageFinished
+from tests.pipeline import stored
 
 
 def a_run(folder: Path) -> Path:
@@ -121,6 +126,44 @@ def test_events_of_an_ended_run_are_read_to_the_end(tmp_path: Path) -> None:
     folder = a_run(tmp_path / "run")
     (folder / runs.EVENTS).write_text('{"event": "run_started"}\n{"event": "run_fin')
     assert [event["event"] for event in runs.events(folder, follow=True)] == ["run_started"]
+
+
+def test_an_event_after_a_torn_line_has_a_line_of_its_own(tmp_path: Path) -> None:
+    folder = a_run(tmp_path / "run")
+    (folder / runs.EVENTS).write_text('{"event": "run_started"}\n{"event": "run_fin')
+    log = EventLog(folder / runs.EVENTS)
+    log(StageFinished("report", ""))
+    log(StageFinished("aggregates", ""))
+    found = list(runs.events(folder))
+    assert [event["event"] for event in found] == [
+        "run_started",
+        "stage_finished",
+        "stage_finished",
+    ]
+    assert "\n\n" not in (folder / runs.EVENTS).read_text()
+
+
+@pytest.mark.parametrize("torn", [b'{"event": "run_fin{"event": "x"}', b"\xff\x00", b"17", b""])
+def test_what_is_no_event_is_passed_over(tmp_path: Path, torn: bytes) -> None:
+    folder = a_run(tmp_path / "run")
+    lines = [b'{"event": "run_started"}', torn, b'{"event": "run_finished"}', b""]
+    (folder / runs.EVENTS).write_bytes(b"\n".join(lines))
+    assert [event["event"] for event in runs.events(folder)] == ["run_started", "run_finished"]
+
+
+def test_a_broken_run_does_not_hide_the_others(tmp_path: Path) -> None:
+    stored.make_run(str(tmp_path / "sound"))
+    (a_run(tmp_path / "broken") / runs.PLAN).write_text("[]")
+    stored.make_run(str(tmp_path / "torn"))
+    (tmp_path / "torn" / "owner.json").write_text('{"pid": ')
+    (tmp_path / "torn" / "samples" / "explain" / "1.parquet").write_bytes(b"none")
+    result = CliRunner().invoke(app, ["list", str(tmp_path), "--json"])
+    assert result.exit_code == 0, result.output
+    states = {Path(row["run"]).name: row["state"] for row in json.loads(result.stdout)}
+    assert states == {"broken": "unreadable", "sound": "not started", "torn": "unreadable"}
+    assert "broken" in result.stderr
+    assert "plan.json was edited" in result.stderr
+    assert "unreadable" in CliRunner().invoke(app, ["list", str(tmp_path)]).stdout
 
 
 def test_events_of_a_live_run_are_followed(tmp_path: Path, sleeper: subprocess.Popen[str]) -> None:
