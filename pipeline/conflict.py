@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from pipeline.config import RunConfig
     from pipeline.plan import Plan
+    from pipeline.store import Run
 
 INPUTS = {
     "manifest_digest": "the samples (files, order or labels)",
@@ -36,17 +37,26 @@ def refuse_other_run(path: Path, config: RunConfig, plan: Plan) -> None:
     present = open_run(str(path))
     if present.plan.digest == plan.digest:
         return
-    found = list(differences(present.config.canonical(), config.canonical()))
+    found = changes(present, config)
     found += [
         f"{meaning} changed"
         for field, meaning in INPUTS.items()
         if getattr(present.plan, field) != getattr(plan, field)
     ]
+    if not found:
+        found = [f"{paths.RUN_FILE} in the folder, which was edited after the run began"]
     listed = "\n".join(f"  {line}" for line in found)
     raise RunConflictError(
         f"{path} holds another run, which differs in:\n{listed}",
         fix="give another output.path, undo the change, or remove the folder",
     )
+
+
+def changes(run: Run, config: RunConfig) -> list[str]:
+    """Return how a configuration differs from that with which a run was begun."""
+    # older folders have only the run file, which may have been edited
+    began = run.environment.get("config") or run.config.canonical()
+    return list(differences(began, config.canonical()))
 
 
 def differences(

@@ -9,6 +9,8 @@ import sys
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
+from pipeline import paths
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -33,7 +35,7 @@ GIT_SECONDS = 10
 
 
 def describe(config: RunConfig, plan: Plan) -> dict[str, Any]:
-    """Return what environment.json holds."""
+    """Return what environment.json holds: also what run file and plan were when the run began."""
     import torch
 
     return {
@@ -49,11 +51,13 @@ def describe(config: RunConfig, plan: Plan) -> dict[str, Any]:
         "threads": plan.threads,
         "digests": {
             "run": plan.digest,
+            "plan": paths.sha256(plan.to_json().encode()),
             "config": config.digest(),
             "manifest": plan.manifest_digest,
             "weights": plan.weights_digest,
             "code": plan.code_digest,
         },
+        "config": config.canonical(),
     }
 
 

@@ -117,10 +117,10 @@ class Manifest:
             with fsspec.open(str(url), "rb") as file:
                 table = pq.read_table(file)
             return cls._of(table.select(SCHEMA.names).cast(SCHEMA))
-        except (OSError, pa.ArrowException, KeyError) as error:
+        except (OSError, pa.ArrowException, KeyError, ValueError) as error:
             raise StoreError(
                 f"cannot read the manifest {str(url)!r}: {error}",
-                fix="name a folder that a run wrote; `xpipe verify` tells what is broken",
+                fix="name a folder that a run wrote; `xpipe resume` writes a damaged manifest anew",
             ) from error
 
     def _check(self) -> None:

@@ -14,9 +14,10 @@ from pipeline import environment, paths
 from pipeline.callbacks.event_log import EventLog
 from pipeline.config import dump
 from pipeline.conflict import refuse_other_run
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, StoreError
 from pipeline.events import RunFinished, RunStarted, StageFinished
 from pipeline.lock import Owner, owner, refuse_if_owned
+from pipeline.manifest import Manifest
 from pipeline.passes import Passes
 from pipeline.plan import EXPLAIN, Plan
 from pipeline.planner import make_plan
@@ -244,13 +245,26 @@ def _settle_folder(path: Path, config: RunConfig, planned: Planned) -> Plan:
     folder.write(paths.RUN_FILE, dump(config).encode())
     if folder.exists(paths.PLAN):
         _compare_versions(path)
-        return Plan.read(folder.at_url(paths.PLAN))
+        plan = Plan.read(folder.at_url(paths.PLAN))
+        _mend_manifest(folder.at_url(paths.MANIFEST), plan, planned)
+        return plan
     described = environment.describe(config, planned.plan)
     folder.write(paths.ENVIRONMENT, (json.dumps(described, indent=2) + "\n").encode())
     planned.manifest.write(folder.at_url(paths.MANIFEST))
     # last: a folder with a plan holds a run
     folder.write(paths.PLAN, planned.plan.to_json().encode())
     return planned.plan
+
+
+def _mend_manifest(url: str, plan: Plan, planned: Planned) -> None:
+    """Write the manifest anew where it is damaged: the source gave the same samples again."""
+    try:
+        is_sound = Manifest.read(url) == planned.manifest
+    except StoreError:
+        is_sound = False
+    if not is_sound and planned.plan.manifest_digest == plan.manifest_digest:
+        logger.warning("%s is damaged and is written anew", url)
+        planned.manifest.write(url)
 
 
 def _compare_versions(path: Path) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from pipeline import paths
+from pipeline.conflict import changes
 from pipeline.errors import IntegrityError, RunConflictError, XpipeError
 from pipeline.lock import owner
 from pipeline.sinks import metadata, nodes, results
@@ -18,6 +19,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from pipeline.ledger import Entry
+
+FIXES = {
+    paths.PLAN: "restore it from a copy, or run again in another folder",
+    paths.RUN_FILE: "undo the change, or `xpipe run` the file that the run was begun with, which "
+    "writes it anew",
+    paths.ENVIRONMENT: "restore it from a copy, or remove it, and with it what it says of versions",
+}
+"""What to do about documents by which everything else is judged, and which cannot be made anew."""
 
 Kind = Literal["missing", "damaged", "stale", "orphan"]
 
@@ -67,7 +76,8 @@ def verify(path: str | os.PathLike[str], repair: bool = False) -> list[Problem]:
     RunConflictError
         If it is to be repaired while somebody works on it.
     IntegrityError
-        If it is to be repaired and the plan is damaged, so that nothing says what is right.
+        If it is to be repaired and plan, run file or environment are not those of the run, so
+        that nothing says what is right; nothing is removed then.
     """
     run = open_run(path)
     if repair:
@@ -82,7 +92,7 @@ def verify(path: str | os.PathLike[str], repair: bool = False) -> list[Problem]:
     problems += documents
     problems += _orphans(run, files, entries)
     if repair:
-        _refuse_if_plan_is_damaged(documents)
+        _refuse_if_nothing_says_what_is_right(documents)
         _repair(run, entries, problems)
     return sorted(problems)
 
@@ -197,13 +207,13 @@ def _documents(run: Run) -> list[Problem]:
     except XpipeError as error:
         return [Problem(False, "", -1, paths.ENVIRONMENT, "damaged", error.what)]
     stated: list[tuple[str, str, Callable[[], str]]] = [
+        (paths.PLAN, "plan", lambda: run.folder.digest(paths.PLAN)),
         (paths.PLAN, "run", lambda: run.plan.digest),
         (paths.PLAN, "manifest", lambda: run.plan.manifest_digest),
-        (paths.RUN_FILE, "config", lambda: run.config.digest()),
         (paths.MANIFEST, "manifest", lambda: run.manifest.digest()),
     ]
     expected = {"manifest": run.plan.manifest_digest} | digests
-    problems = []
+    problems = _run_file(run, digests.get("config"))
     for name, which, got in stated:
         try:
             if which in expected and got() != expected[which]:
@@ -213,13 +223,28 @@ def _documents(run: Run) -> list[Problem]:
     return problems
 
 
-def _refuse_if_plan_is_damaged(documents: Iterable[Problem]) -> None:
-    """Refuse to judge records by a plan that may be wrong itself: all of them would be stale."""
+def _run_file(run: Run, expected: str | None) -> list[Problem]:
+    """Name what was changed in the run file, of what results depend on."""
+    if expected is None:
+        return []
+    try:
+        if run.config.digest() == expected:
+            return []
+        found = changes(run, run.config) or ["in what, is not known"]
+        detail = f"edited after the run began: {', '.join(found)}"
+    except XpipeError as error:
+        detail = error.what
+    return [Problem(False, "", -1, paths.RUN_FILE, "damaged", detail)]
+
+
+def _refuse_if_nothing_says_what_is_right(documents: Iterable[Problem]) -> None:
+    """Refuse to judge by a plan that may be wrong itself, or to resume what was another run."""
     for problem in documents:
-        if problem.object == paths.PLAN:
+        if problem.object in FIXES:
             raise IntegrityError(
-                f"{paths.PLAN} and {paths.ENVIRONMENT} disagree: {problem.detail}",
-                fix="restore them from a copy, or run again in another folder",
+                f"{problem.object} is not as the run began, or it and {paths.ENVIRONMENT} "
+                f"disagree: {problem.detail}",
+                fix=FIXES[problem.object],
             )
 
 

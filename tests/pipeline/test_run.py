@@ -9,14 +9,17 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import yaml
 
+from pipeline import paths
 from pipeline.config import load
 from pipeline.engine.serial import SerialEngine
 from pipeline.errors import ConfigError, PlanError, RunConflictError, StoreError
 from pipeline.ledger import Ledger
 from pipeline.lock import owner
 from pipeline.run import resume, run
+from pipeline.runs import repair
 from pipeline.sinks.maps import MapSink
 from pipeline.store import open_run
+from pipeline.verify import verify
 from tests.pipeline.tiny_run import (
     committed,
     config_of,
@@ -76,6 +79,7 @@ def test_a_run_tells_what_happens_and_what_became_of_it(tmp_path: Path) -> None:
     )
     environment = json.loads((path / "environment.json").read_text())
     assert environment["digests"]["run"] == open_run(str(path)).plan.digest
+    assert environment["digests"]["plan"] == paths.Folder(path).digest("plan.json")
     assert environment["packages"]["torch"]
     assert open_run(str(path)).config.base == tmp_path.resolve()
     final = owner(path)
@@ -193,6 +197,40 @@ def test_another_run_in_the_folder_is_refused_with_every_difference(
     assert "seed: 0 there, 3 here" in message
     assert "explainers.ig.method: 'integrated_gradients' there, 'gradient' here" in message
     assert "explainers.statistics" in message
+    assert stored(path) == stored(undisturbed)
+
+
+def test_an_edited_run_file_in_the_folder_is_refused_with_every_difference(
+    tmp_path: Path, undisturbed: Path
+) -> None:
+    path = tmp_path / "out"
+    shutil.copytree(undisturbed, path)
+    text = (path / "run.yaml").read_text()
+    (path / "run.yaml").write_text(text.replace("n_steps: 4", "n_steps: 5"))
+    with pytest.raises(RunConflictError, match=r"explainers\.ig\.n_steps: 4 there, 5 here"):
+        resume(path)
+    # as folders of before have it
+    environment = json.loads((path / "environment.json").read_text())
+    del environment["config"]
+    (path / "environment.json").write_text(json.dumps(environment))
+    with pytest.raises(RunConflictError, match=r"run\.yaml .* was edited"):
+        resume(path)
+
+
+def test_a_damaged_manifest_is_made_anew(tmp_path: Path, undisturbed: Path) -> None:
+    path = tmp_path / "out"
+    shutil.copytree(undisturbed, path)
+    sound = (path / "manifest.parquet").read_bytes()
+    flipped = bytearray(sound)
+    flipped[len(sound) // 2] ^= 255
+    for damaged in (b"none", bytes(flipped)):
+        (path / "manifest.parquet").write_bytes(damaged)
+        assert [problem.object for problem in verify(path)] == ["manifest.parquet"]
+        _, summary = repair(path)
+        assert summary is not None
+        assert summary.exit_code == 0
+        assert (path / "manifest.parquet").read_bytes() == sound
+        assert verify(path) == []
     assert stored(path) == stored(undisturbed)
 
 

@@ -254,6 +254,59 @@ def test_records_are_not_withdrawn_because_the_plan_is_damaged(run: Path) -> Non
     assert _contents(run) == before
 
 
+def _state_all_digests(run: Path) -> None:
+    """Write the run file, and the digests that a run states when it begins."""
+    plan = stored.make_plan()
+    (run / "run.yaml").write_text(stored.RUN_FILE)
+    config = open_run(run).config
+    digests = {
+        "run": plan.digest,
+        "plan": paths.Folder(run).digest("plan.json"),
+        "manifest": plan.manifest_digest,
+        "config": config.digest(),
+    }
+    stated = {"digests": digests, "config": config.canonical()}
+    (run / "environment.json").write_text(json.dumps(stated))
+
+
+@pytest.mark.parametrize("field", ["shard_size", "batch_size", "n_classes"])
+def test_every_change_of_the_plan_is_found(run: Path, field: str) -> None:
+    _state_all_digests(run)
+    assert verify(run) == []
+    plan = json.loads((run / "plan.json").read_text())
+    (run / "plan.json").write_text(json.dumps(plan | {field: plan[field] + 1}, indent=2) + "\n")
+    before = _contents(run)
+    assert ("plan.json", "damaged") in {(each.object, each.kind) for each in verify(run)}
+    with pytest.raises(IntegrityError, match="disagree"):
+        verify(run, repair=True)
+    assert _contents(run) == before
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        (
+            "run.yaml",
+            stored.RUN_FILE.replace("lrp: {}", "lrp: {epsilon: 0.5}"),
+            r"explainers\.lrp\.epsilon: '\(nothing\)' there, 0\.5 here",
+        ),
+        ("run.yaml", "nothing: [", r"run\.yaml"),
+        ("environment.json", "nothing", r"environment\.json"),
+    ],
+)
+def test_nothing_is_removed_by_a_run_file_that_is_not_the_runs(
+    run: Path, name: str, text: str, message: str
+) -> None:
+    _state_all_digests(run)
+    (run / name).write_text(text)
+    _flip(run / "maps.zarr/lrp/relevance/c.1.0.0.0", 100)
+    before = _contents(run)
+    with pytest.raises(IntegrityError, match=message) as caught:
+        verify(run, repair=True)
+    assert caught.value.fix
+    assert _contents(run) == before
+
+
 DOCUMENTS = [
     "maps.zarr/zarr.json",
     "maps.zarr/lrp/zarr.json",

@@ -53,7 +53,8 @@ workers.</p>
 def render(run: Run) -> str:
     """Return the section."""
     plan, spent = run.plan, effort.spent(run)
-    environment = flat(run.environment)
+    # what was asked for is shown as the run file
+    environment = flat({key: each for key, each in run.environment.items() if key != "config"})
     facts: dict[str, object] = {
         "run": plan.digest,
         "weights": plan.weights_digest,
