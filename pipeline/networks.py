@@ -8,41 +8,50 @@ from weakref import WeakValueDictionary
 import torch
 
 from pipeline import fit
-from pipeline.models import load_model
+from pipeline.errors import PlanError
+from pipeline.models import load_model, weights_digest
 
 if TYPE_CHECKING:
     from explainers import Network
     from pipeline.config import RunConfig
     from pipeline.data import Source
     from pipeline.manifest import Manifest
+    from pipeline.plan import Plan
 
 _in_use: WeakValueDictionary[str, Network] = WeakValueDictionary()
 """Digest of the run to its network, as long as a worker holds it: passes follow each other in one
 process, and reading a model as a program takes seconds."""
 
 
-def network_of(config: RunConfig, digest: str, source: Source, manifest: Manifest) -> Network:
+def network_of(config: RunConfig, plan: Plan, source: Source, manifest: Manifest) -> Network:
     """Return the network as the planner read it.
 
     Parameters
     ----------
     config
         What was asked for.
-    digest
-        Of the run: it covers the model's code and weights, and the samples.
+    plan
+        What was decided: its digest covers the model's code and weights, and the samples.
     source, manifest
         Where samples are, and which: two of them tell the shape of inputs.
 
     Raises
     ------
     PlanError
-        If the model cannot be built or read.
+        If the model cannot be built or read, or has other weights than the plan's.
     """
     is_on_gpu = config.engine.gpus_per_worker != 0 and torch.cuda.is_available()
-    key = f"{digest} {'cuda' if is_on_gpu else 'cpu'}"
+    key = f"{plan.digest} {'cuda' if is_on_gpu else 'cpu'}"
     network = _in_use.get(key)
     if network is None:
         model = load_model(config.model, config.base)
+        digest = weights_digest(model)
+        if digest != plan.weights_digest:
+            raise PlanError(
+                f"{config.where('model')}: the weights here have the digest {digest[:12]}, "
+                f"expected {plan.weights_digest[:12]} as in the plan",
+                fix="undo the change of the weights, or run again in another folder",
+            )
         example, _ = fit.find_example(source, manifest)
         network = fit.read_network(model, example, config.where("model"))
         if is_on_gpu:

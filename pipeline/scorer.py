@@ -13,11 +13,10 @@ import psutil
 import torch
 
 from explainers import Samples, Target, Trace
-from pipeline import fit
 from pipeline.data import open_source, read_batch, read_masks
 from pipeline.ledger import Entry, Ledger
 from pipeline.metrics import Case, build
-from pipeline.models import load_model
+from pipeline.networks import network_of
 from pipeline.plan import EXPLAIN
 from pipeline.sinks import scores as score_sink
 from pipeline.store import open_run
@@ -135,14 +134,9 @@ class EvaluateWorker:
         return open_source(config.data, config.base)
 
     def _read_network(self) -> Network:
-        """Return the network as the run read it: from the same example, on the same device."""
-        config = self._run.config
-        model = load_model(config.model, config.base)
-        example, _ = fit.find_example(self._source, self._run.manifest)
-        network = fit.read_network(model, example, config.where("model"))
-        if config.engine.gpus_per_worker != 0 and torch.cuda.is_available():
-            return network.to(device="cuda")
-        return network
+        """Return the network as the run read it."""
+        run = self._run
+        return network_of(run.config, run.plan, self._source, run.manifest)
 
     @cached_property
     def _maps(self) -> dict[str, xr.DataArray]:

@@ -87,7 +87,7 @@ class ExplainWorker:
         self._sink = MapSink(task.path)
         self._manifest = Manifest.read(Folder(task.path).at_url(MANIFEST))
         source = open_source(task.config.data, task.config.base, task.config.where)
-        network = network_of(task.config, task.plan.digest, source, self._manifest)
+        network = network_of(task.config, task.plan, source, self._manifest)
         self._explanation = self._prepare(network)
         self._readers = ThreadPoolExecutor(1, thread_name_prefix="reader")
         self._reader = Reader(
@@ -182,6 +182,10 @@ class ExplainWorker:
             n_failed=len(products.failures),
         )
         is_first = self._ledger.commit(entry)
+        if is_first and item.pass_name == EXPLAIN:
+            # only here: every later pass, metrics and the report read these samples again
+            for row, reason in sorted(products.failures.items()):
+                logger.warning("sample left out: %s: %s", records[row].sample_id, reason)
         return self._outcome(item, "committed" if is_first else "skipped", entry)
 
     def _outcome(self, item: WorkItem, status: str, entry: Entry) -> Outcome:

@@ -50,8 +50,7 @@ def read_batch(
             good.append(sample)
             continue
         reason = sample if isinstance(sample, str) else _misfit(sample, tuple(expected_shape))
-        failures[position] = f"{records[position].sample_id}: {reason}"
-        logger.warning("sample left out: %s", failures[position])
+        failures[position] = reason
     inputs = torch.stack(good) if good else torch.empty(0, *expected_shape)
     return inputs, positions, failures
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,7 +14,7 @@ import torch
 from explainers import Network
 from pipeline import aggregate, fit
 from pipeline.data import open_source, read_batch
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, PlanError
 from pipeline.evaluate import evaluate
 from pipeline.metrics import Metric, available, build, score, scores
 from pipeline.models import load_model
@@ -122,12 +123,20 @@ def test_metrics_that_read_maps_alone_read_no_inputs(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("pipeline.scorer.read_batch", _refuse)
-    monkeypatch.setattr("pipeline.scorer.load_model", _refuse)
+    monkeypatch.setattr("pipeline.scorer.network_of", _refuse)
     assert evaluate(run, ["sparseness"]).n_scored == 3
 
 
 def _refuse(*_: Any) -> None:
     raise AssertionError("was read")
+
+
+def test_other_weights_than_the_runs_are_refused(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.networks._in_use", {})
+    plan = replace(run.plan, weights_digest="e" * 64)
+    run.folder.write("plan.json", plan.to_json().encode())
+    with pytest.raises(PlanError, match="expected eeeeee"):
+        evaluate(open_run(run.path), ["pixel_flipping"])
 
 
 def test_a_batch_is_prepared_once_for_all_explainers(

@@ -90,7 +90,7 @@ def test_what_a_user_named_is_escaped(html: str) -> None:
     assert "<b>bee</b>" not in html
     assert "&lt;b&gt;bee&lt;/b&gt;" in html
     assert "ant &amp; co" in html
-    assert "&lt;i&gt;000005: 1 of 108 values are NaN" in html
+    assert "&lt;i&gt;1 of 108 values are NaN" in html
 
 
 def test_the_table_shades_the_best_by_direction(html: str, run: Run) -> None:

@@ -107,11 +107,11 @@ def test_bad_samples_are_set_aside_with_their_reason(source: Source) -> None:
     assert inputs.dtype == torch.float32
     assert inputs[:, 0, 0].tolist() == [0, 6]
     assert failures == {
-        1: "odd/1: 4 of 4 values are NaN or infinite",
-        2: "odd/2: 1 of 4 values are NaN or infinite",
-        3: "odd/3: got shape (3, 2), expected (2, 2)",
-        4: "odd/4: got ndarray, expected a tensor",
-        5: "odd/5: unreadable: OSError: cut short",
+        1: "4 of 4 values are NaN or infinite",
+        2: "1 of 4 values are NaN or infinite",
+        3: "got shape (3, 2), expected (2, 2)",
+        4: "got ndarray, expected a tensor",
+        5: "unreadable: OSError: cut short",
     }
 
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import errno
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,6 +11,7 @@ import torch
 
 import explainers
 from explainers import Attribution, Cost, Explained
+from pipeline.errors import PlanError
 from pipeline.ledger import Ledger
 from pipeline.store import open_run
 from pipeline.task import Outcome, WorkItem
@@ -236,15 +237,20 @@ def test_an_error_names_the_samples_of_its_batch(tmp_path: Path) -> None:
     assert np.isfinite(run.maps["saliency"].values[16:]).all()
 
 
-def test_bad_samples_are_named_kept_out_and_counted(tmp_path: Path) -> None:
+def test_bad_samples_are_named_kept_out_and_counted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     bad = {"3": "nan", "12": "size", "13": "truncated"}
     data = {"source": "python", "function": "tiny.py:images", "params": {"bad": bad}}
-    summary = run_tiny(tmp_path, data=data)
+    summary = run_tiny(tmp_path, data=data, metrics={"pixel_flipping": {}})
     assert (summary.exit_code, summary.n_failed) == (5, 3)
     run = open_run(str(tmp_path / "out"))
     reasons = dict(run.failures())
     assert sorted(reasons) == ["image_12", "image_13", "image_3"]
-    assert "NaN" in reasons["image_3"]
+    assert reasons["image_3"] == "1 of 64 values are NaN or infinite"
+    # the run reads them in two passes, for a metric and for the report
+    told = [record.getMessage() for record in caplog.records if "left out" in record.msg]
+    assert sorted(told) == [f"sample left out: {name}: {reasons[name]}" for name in sorted(reasons)]
     assert "shape" in reasons["image_12"]
     assert "truncated" in reasons["image_13"]
     values = run.maps["saliency"].values
@@ -253,6 +259,14 @@ def test_bad_samples_are_named_kept_out_and_counted(tmp_path: Path) -> None:
     assert np.isfinite(values[~missing]).all()
     assert int(run.scans["statistics"]["count"]) == 37
     assert run.maps["saliency"].prediction.values[3] == -1
+
+
+def test_weights_that_are_not_the_plans_are_refused(tmp_path: Path) -> None:
+    worker, _ = worker_of(tmp_path)
+    worker.close()
+    other = replace(worker._task.plan, digest="d" * 64, weights_digest="e" * 64)
+    with pytest.raises(PlanError, match=f"{worker._task.plan.weights_digest[:12]}.*eeeeee"):
+        replace(worker._task, plan=other).open("here")
 
 
 def test_a_shard_of_bad_samples_is_a_shard(tmp_path: Path) -> None:
