@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+import contextlib
+from typing import TYPE_CHECKING, ClassVar
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 
 class XpipeError(Exception):
@@ -66,3 +70,12 @@ class IntegrityError(StoreError):
 
 class EngineError(XpipeError, RuntimeError):
     """Workers could not be started or kept alive."""
+
+
+@contextlib.contextmanager
+def written_at(place: str) -> Iterator[None]:
+    """Put the place in the run file before what a PlanError in a with block says."""
+    try:
+        yield
+    except PlanError as error:
+        raise PlanError(f"{place}: {error.what}", fix=error.fix) from error

@@ -5,21 +5,22 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 
 import explainers
 from explainers import Network, Target
 from pipeline.data import read_one
-from pipeline.errors import PlanError
+from pipeline.errors import PlanError, written_at
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from torch import Tensor, nn
 
     from explainers import Explainer
     from pipeline.config import RunConfig
-    from pipeline.data import Source
+    from pipeline.data import Record, Source
     from pipeline.manifest import Manifest
     from pipeline.metrics import Metric
 
@@ -107,22 +108,52 @@ def read_network(model: nn.Module, example: Tensor, where: str) -> Network:
         ) from error
 
 
-def check_labels(config: RunConfig, manifest: Manifest, n_classes: int) -> None:
+def check_classes(config: RunConfig, source: Source, n_classes: int) -> str:
+    """Return a note if the network has more outputs than the data has classes, else nothing.
+
+    Raises
+    ------
+    PlanError
+        If it has fewer: whether labels show that depends on which samples are taken.
+    """
+    with written_at(config.where("data")):
+        names = source.class_names
+    if names is None or len(names) == n_classes:
+        return ""
+    if len(names) > n_classes:
+        raise PlanError(
+            f"{config.where('data')}: wrong class count: the network has {n_classes} outputs, but "
+            f"the data has {len(names)} classes",
+            fix="name the weights for this data set",
+        )
+    return f"the network has {n_classes} outputs, the data names {len(names)} classes"
+
+
+def check_labels(config: RunConfig, records: Sequence[Record], n_classes: int) -> None:
     """Refuse labels that the network has no output for.
+
+    Parameters
+    ----------
+    config
+        What was asked for.
+    records
+        All samples of the source, also those that are not taken.
+    n_classes
+        Outputs of the network.
 
     Raises
     ------
     PlanError
         If there are any.
     """
-    labels = manifest.labels
+    labels = np.array([record.label for record in records], dtype=np.int64)
     outside = labels >= n_classes
     if outside.any():
         first = int(outside.argmax())
         raise PlanError(
             f"{config.where('data')}: wrong class count: the network has {n_classes} outputs, but "
             f"labels go up to {int(labels.max())} ({int(outside.sum())} of {len(labels)} samples "
-            f"are beyond, the first is {manifest.sample_ids[first]!r} with label "
+            f"are beyond, the first is {records[first].sample_id!r} with label "
             f"{int(labels[first])})",
             fix="name the weights for this data set, or correct its labels",
         )

@@ -34,7 +34,7 @@ def layers(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
     source = open_source(config.data, config.base, config.where)
     manifest = Manifest(select_records(config.data, source.records(), config.seed))
     example, _ = fit.find_example(source, manifest)
-    model = load_model(config.model, config.base)
+    model = load_model(config.model, config.base, config.where)
     network = fit.read_network(model, example, config.where("model"))
     rows = list(_layers(network, example)) if network.is_program else []
     return {

@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from pipeline import user_code
-from pipeline.errors import PlanError
+from pipeline.errors import PlanError, written_at
+from pipeline.run_file import RunFile
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -25,7 +27,9 @@ _N_LISTED = 5
 """Names that an error lists of each kind of misfit; a wrong file misfits in all of them."""
 
 
-def load_model(config: ModelConfig, base: Path) -> nn.Module:
+def load_model(
+    config: ModelConfig, base: Path, where: Callable[..., str] | None = None
+) -> nn.Module:
     """Return the network in eval mode, on the CPU, with its weights loaded.
 
     Parameters
@@ -34,12 +38,25 @@ def load_model(config: ModelConfig, base: Path) -> nn.Module:
         Section `model` of the run file.
     base
         Folder that python files and weights are relative to.
+    where
+        `RunConfig.where`, for messages with file and line.
 
     Raises
     ------
     PlanError
-        If the network cannot be built, or the weights do not fit it or hold code.
+        If the network cannot be built, or the weights do not fit it, hold code or are not finite.
     """
+    place = where or RunFile({}).where
+    with written_at(place("model", "name")):
+        model = _build(config, base)
+    with written_at(place("model", "name" if config.weights is None else "weights")):
+        if config.weights is not None:
+            _fit(model, read_weights(base / config.weights), config.weights)
+        _check_finite(model)
+    return model.cpu().eval()
+
+
+def _build(config: ModelConfig, base: Path) -> nn.Module:
     builder, arguments = _builder(config, base)
     try:
         # a network without weights is random, but the same one in the plan and in every worker
@@ -58,9 +75,7 @@ def load_model(config: ModelConfig, base: Path) -> nn.Module:
             f"model {config.name!r} gave {type(model).__name__}, expected a torch.nn.Module",
             fix="let the function return the network itself",
         )
-    if config.weights is not None:
-        _fit(model, read_weights(base / config.weights), config.weights)
-    return model.cpu().eval()
+    return model
 
 
 def weights_digest(model: nn.Module) -> str:
@@ -178,6 +193,24 @@ def _fit(model: nn.Module, weights: Mapping[str, Tensor], name: str) -> None:
             fix="name the weights of this architecture, or correct model.name and model.params",
         )
     model.load_state_dict(dict(weights), strict=True)
+
+
+def _check_finite(model: nn.Module) -> None:
+    """Refuse NaN and infinite weights; buffers may hold infinity, as masks of attention do."""
+    with_infinity = {name for name, _ in model.named_buffers()}
+    bad: dict[str, int] = {}
+    for name, value in model.state_dict().items():
+        if not torch.is_tensor(value) or is_lazy(value) or not value.is_floating_point():
+            continue
+        wrong = value.isnan() if name in with_infinity else ~value.isfinite()
+        if wrong.any():
+            bad[name] = int(wrong.sum())
+    if bad:
+        raise PlanError(
+            f"the weights contain NaN or infinity, {sum(bad.values())} values in "
+            f"{_listed('of the tensors', list(bad))}",
+            fix="name weights from before the training diverged, or write the file anew",
+        )
 
 
 def _listed(kind: str, names: list[str]) -> str:

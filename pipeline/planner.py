@@ -13,7 +13,7 @@ from explainers import Attribution, Samples, Scan, Trace
 from pipeline import fit, models, sizing
 from pipeline.data import open_source, select_records
 from pipeline.entries import build_explainers, build_metrics, needs_of
-from pipeline.errors import PlanError
+from pipeline.errors import PlanError, written_at
 from pipeline.manifest import Manifest
 from pipeline.plan import EXPLAIN, Pass, Plan
 from pipeline.shards import cut
@@ -52,6 +52,8 @@ class _Parts:
     samples: Samples
     weights_digest: str
     code_digest: str
+    class_note: str
+    """That the network has more outputs than the data has classes, if so."""
 
 
 def make_plan(config: RunConfig, *, measure: bool = False) -> Planned:
@@ -90,14 +92,17 @@ def _fit(config: RunConfig) -> _Parts:
     found = build_explainers(config)
     metrics = build_metrics(config)
     source = open_source(config.data, config.base, config.where)
-    manifest = Manifest(select_records(config.data, source.records(), config.seed))
+    with written_at(config.where("data")):
+        records = source.records()
+    manifest = Manifest(select_records(config.data, records, config.seed))
     if not len(manifest):
         raise PlanError(f"{config.where('data')}: there are no samples", fix="see data.source")
     fit.check_metrics(config, metrics, manifest)
-    model = models.load_model(config.model, config.base)
+    model = models.load_model(config.model, config.base, config.where)
     example, indices = fit.find_example(source, manifest)
     n_classes = fit.count_classes(model, example, config.where("model"))
-    fit.check_labels(config, manifest, n_classes)
+    class_note = fit.check_classes(config, source, n_classes)
+    fit.check_labels(config, records, n_classes)
     targets = fit.check_targets(config, manifest, n_classes)
     network = fit.read_network(model, example, config.where("model"))
     fit.check_explainers(config, found, network, manifest)
@@ -113,6 +118,7 @@ def _fit(config: RunConfig) -> _Parts:
         samples=samples,
         weights_digest=models.weights_digest(model),
         code_digest=models.code_digest(files),
+        class_note=class_note,
     )
 
 
@@ -215,6 +221,8 @@ def _notes(parts: _Parts) -> tuple[str, ...]:
         for name, each in parts.explainers.items()
         if isinstance(each, Scan)
     ]
+    if parts.class_note:
+        notes.append(parts.class_note)
     if not parts.network.is_program:
         notes.append(f"the model is opaque, values and gradients only: {parts.network.reason}")
     model = parts.config.model

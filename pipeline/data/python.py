@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -74,9 +75,9 @@ class Python(Source):
 
     @property
     def class_names(self) -> tuple[str, ...] | None:
-        """The data set's `classes`."""
+        """The data set's `classes`, if they are names and not, say, their number."""
         names = getattr(self._dataset, "classes", None)
-        return None if names is None else tuple(str(name) for name in names)
+        return tuple(str(name) for name in names) if isinstance(names, Iterable) else None
 
     def code_files(self) -> tuple[Path, ...]:
         """Return the file, if it is one."""

@@ -195,6 +195,40 @@ def test_wrong_weights_are_refused_with_what_is_missing_unexpected_and_misshapen
     assert "1 of another shape: head.weight (got (7, 4), expected (3, 4))" in said
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_refused_with_their_names(base: Path, value: float) -> None:
+    state = weights(base)
+    state["head.weight"][1, :2] = value
+    state["norm.bias"][:] = value
+    save_file(state, base / "diverged.safetensors")
+    said = refused(python(weights="diverged.safetensors"), base)
+    assert said.startswith("model.weights: the weights contain NaN or infinity, 6 values in ")
+    assert "2 of the tensors: norm.bias, head.weight" in said
+
+
+def test_a_network_that_its_function_gives_with_nan_is_refused(base: Path) -> None:
+    code = (
+        NET + "\n\ndef diverged():\n    net = Net(3)\n    net.norm.running_var.fill_(float('nan'))"
+    )
+    (base / "net.py").write_text(code + "\n    return net\n")
+    said = refused(python("net.py:diverged"), base)
+    assert said.startswith("model.name: the weights contain NaN or infinity, 4 values in 1 of ")
+
+
+def test_buffers_may_hold_infinity_and_lazy_weights_nothing(base: Path) -> None:
+    code = """
+import torch
+from torch import nn
+
+def load():
+    net = nn.Sequential(nn.LazyLinear(3))
+    net.register_buffer("mask", torch.full((2, 2), float("-inf")))
+    return net
+"""
+    (base / "masked.py").write_text(code)
+    assert load_model(python("masked.py:load"), base)(torch.zeros(2, 4)).shape == (2, 3)
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [
@@ -209,7 +243,9 @@ def test_wrong_weights_are_refused_with_what_is_missing_unexpected_and_misshapen
 )
 def test_what_cannot_be_built_is_refused(base: Path, name: str, message: str) -> None:
     (base / "broken.py").write_text("import not_there_at_all\n")
-    assert message in refused(python(name), base)
+    said = refused(python(name), base)
+    assert message in said
+    assert said.startswith("model.name: ")
 
 
 def test_parameters_that_the_function_does_not_take_are_refused(base: Path) -> None:

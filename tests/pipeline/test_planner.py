@@ -47,7 +47,7 @@ class Counting(list):
         Counting.n_read += 1
         return super().__getitem__(index)
 
-def images(n=20, n_classes=3, labels=True, broken=(), odd=()):
+def images(n=20, n_classes=3, labels=True, broken=(), odd=(), classes=None):
     generator = torch.Generator().manual_seed(0)
     items = Counting(
         (torch.rand(1, 9 if index in odd else 8, 8, generator=generator), index % n_classes)
@@ -56,6 +56,8 @@ def images(n=20, n_classes=3, labels=True, broken=(), odd=()):
     for index in broken:
         items[index] = (torch.full((1, 8, 8), float("nan")), 0)
     items.targets = [index % n_classes if labels else -1 for index in range(n)]
+    if classes:
+        items.classes = classes
     return items
 """
 
@@ -207,6 +209,44 @@ def test_weights_with_another_class_count_than_the_labels_are_refused(folder: Pa
     assert "wrong class count: the network has 2 outputs, but labels go up to 2" in said
     assert "6 of 20 samples" in said
     assert "run.yaml:3 data" in said
+
+
+def test_the_class_count_does_not_depend_on_which_samples_are_taken(folder: Path) -> None:
+    said = refused(folder, "model.params={n_classes: 2}", "data.limit=2")
+    assert "the network has 2 outputs, but labels go up to 2" in said
+    unlabelled = "data.params={labels: false, classes: [a, b, c, d]}"
+    said = refused(folder, unlabelled, "data.limit=2")
+    assert "run.yaml:3 data: wrong class count: the network has 3 outputs" in said.replace(
+        "--set", ""
+    )
+    assert "the data has 4 classes" in said
+
+
+def test_more_outputs_than_classes_are_noted(folder: Path) -> None:
+    found = plan(folder, "data.params={n_classes: 2, classes: [a, b]}")
+    assert "the network has 3 outputs, the data names 2 classes" in found.notes
+    for params in ("{}", "{classes: 3}"):
+        notes = plan(folder, f"data.params={params}").notes
+        assert not any("classes" in note for note in notes)
+
+
+@pytest.mark.parametrize(
+    ("override", "place"),
+    [
+        ("model.name=code.py:modle", "--set model.name: 'code.py' has no function 'modle'"),
+        ("model.weights=none.pt", "--set model.weights: there are no weights at"),
+        ("data.function=none.py:images", "run.yaml:3 data: cannot read the python file"),
+    ],
+)
+def test_code_and_weights_that_are_missing_are_refused_with_their_place(
+    folder: Path, override: str, place: str
+) -> None:
+    assert place in refused(folder, override)
+
+
+def test_a_function_that_is_missing_is_refused_with_file_and_line(folder: Path) -> None:
+    (folder / "run.yaml").write_text(RUN.replace("code.py:model", "cod.py:model"))
+    assert "run.yaml:2 model.name: cannot read the python file" in refused(folder)
 
 
 def test_wrong_weights_are_refused(folder: Path) -> None:
