@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
 
 from explainers import numeric
 from explainers.base import Attribution, Cost
 from explainers.catalogue import register
-from explainers.composites import Composite, find
+from explainers.composites import Assignment, Composite, find
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from explainers.network import Network
     from explainers.targets import Target
     from explainers.trace import Trace
+
+
+RuleName = Literal["epsilon", "z_plus", "flat", "norm", "pass"]
 
 
 @register("lrp")
@@ -30,6 +33,9 @@ class LRP(Attribution):
 
     composite: str | Composite = "epsilon_plus_flat"
     """Which rule an operator gets: `epsilon_plus`, `epsilon_plus_flat`, or a `Composite`."""
+    rules: dict[str, RuleName] = field(default_factory=dict)
+    """Layers, or patterns for their names, to the rule that they get in place of the composite's;
+    the first that fits counts. `xpipe inspect` lists the layers of a run's network."""
     epsilon: float = 1e-6
     """Of the rule `epsilon`, where the composite does not set it."""
 
@@ -59,4 +65,6 @@ class LRP(Attribution):
         return trace.backward(choose, target, key=("lrp", composite), start=start)
 
     def _resolved(self) -> Composite:
-        return find(self.composite).with_default("epsilon", epsilon=self.epsilon)
+        own = tuple(Assignment(rule, (layers,)) for layers, rule in self.rules.items())
+        composite = Composite((*own, *find(self.composite).assignments))
+        return composite.with_default("epsilon", epsilon=self.epsilon)

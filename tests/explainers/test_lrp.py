@@ -303,6 +303,23 @@ def test_an_opaque_model_is_refused_with_the_reason() -> None:
         explainers.get("lrp")(network)
 
 
+def test_named_layers_get_rules_of_their_own() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(1, 3, 3), nn.ReLU(), nn.Flatten(), nn.Linear(48, 4)).double()
+    inputs = torch.randn(2, 1, 6, 6, dtype=torch.float64)
+    network = Network(model, inputs)
+    lrp = functools.partial(explainers.explain, network, "lrp", inputs, 2)
+    flat = lrp(composite="epsilon_plus_flat")
+    torch.testing.assert_close(lrp(composite="epsilon_plus", rules={"0": "flat"}), flat)
+    assert not torch.equal(lrp(composite="epsilon_plus"), flat)
+    everywhere = lrp(composite="epsilon_plus_flat", rules={"*0*": "z_plus", "3": "epsilon"})
+    torch.testing.assert_close(everywhere, lrp(composite="epsilon_plus"))
+    with pytest.raises(LookupError, match="no layer matches 'conv1'"):
+        lrp(rules={"conv1": "flat"})
+    with pytest.raises(NotImplementedError, match="no rule called 'norm' for the operator Linear"):
+        lrp(rules={"3": "norm"})
+
+
 @pytest.mark.parametrize("composite", ["epsilon_plus", "epsilon_plus_flat"])
 @pytest.mark.parametrize("widths", [(1, 1, 1, 1), (1, 0, 0, 2)])
 def test_zeros_around_an_input_count_alike_however_they_are_written(
