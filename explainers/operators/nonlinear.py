@@ -20,7 +20,7 @@ class Activation(Operator):
 
     kind: str
     """``relu hardtanh sigmoid tanh silu gelu hardswish hardsigmoid elu leaky_relu ...``;
-    ``relu6`` is ``hardtanh`` with bounds 0 and 6."""
+    ``relu6`` is ``hardtanh`` with bounds 0 and 6, ``clamp`` has two bounds too."""
     parameters: tuple[Any, ...] = ()
     """Further positional arguments: bounds, slopes."""
     options: tuple[tuple[str, Any], ...] = ()

@@ -135,19 +135,18 @@ def activation(bound: Bound) -> Operator:
 
 @parses("clamp", "clamp_min", "clamp_max", "clip")
 def clamp(bound: Bound) -> Operator:
-    """Read bounds that are numbers: a ReLU from 0 up, otherwise a hard tanh between them.
+    """Read bounds that are numbers.
 
-    At a bound itself the slope is that of the activation, 0; autograd's of a clamp is 1.
+    It is no ``relu`` or ``hardtanh``: its slope at a bound is what autograd says, and that has
+    differed between versions of torch.
     """
     low, high = bound.arguments.get("min"), bound.arguments.get("max")
     inputs = bound["self"]
     is_fixed = all(limit is None or isinstance(limit, int | float) for limit in (low, high))
     if not is_fixed or not isinstance(inputs, Ref) or not inputs.dtype.is_floating_point:
         return generic(bound, Elementwise)
-    if low == 0 and high is None:
-        return Activation(**bound.header(inputs), kind="relu")
     limits = (-math.inf if low is None else float(low), math.inf if high is None else float(high))
-    return Activation(**bound.header(inputs), kind="hardtanh", parameters=limits)
+    return Activation(**bound.header(inputs), kind="clamp", parameters=limits)
 
 
 @parses("max_pool1d", "max_pool2d", "max_pool3d", "max_pool2d_with_indices")

@@ -88,7 +88,7 @@ def _range(op: Operator, inputs: list[Range]) -> Range:
 
 def _of_activation(op: Activation) -> Range:
     low, high = _OF_ACTIVATIONS.get(op.kind, UNKNOWN)
-    if op.kind == "hardtanh" and op.parameters:
+    if op.kind in ("hardtanh", "clamp") and op.parameters:
         low = float(op.parameters[0])
         high = float(op.parameters[1]) if len(op.parameters) > 1 else high
     return low, high

@@ -419,13 +419,13 @@ class Clamped(nn.Module):
 @pytest.mark.parametrize(
     ("clamp", "twin_of", "kind", "bounds"),
     [
-        (lambda x: x.clamp(min=0), nn.ReLU(), "relu", (0.0, math.inf)),
-        (lambda x: torch.clamp(x, 0), nn.ReLU(), "relu", (0.0, math.inf)),
-        (lambda x: x.clamp_min(0.0), nn.ReLU(), "relu", (0.0, math.inf)),
-        (lambda x: torch.clip(x, 0), nn.ReLU(), "relu", (0.0, math.inf)),
-        (lambda x: x.clamp(0, 6), nn.ReLU6(), "hardtanh", (0.0, 6.0)),
-        (lambda x: x.clamp_min(0).clamp_max(6), nn.ReLU6(), "hardtanh", (-math.inf, 6.0)),
-        (lambda x: x.clamp(-1, 2), nn.Hardtanh(-1, 2), "hardtanh", (-1.0, 2.0)),
+        (lambda x: x.clamp(min=0), nn.ReLU(), "clamp", (0.0, math.inf)),
+        (lambda x: torch.clamp(x, 0), nn.ReLU(), "clamp", (0.0, math.inf)),
+        (lambda x: x.clamp_min(0.0), nn.ReLU(), "clamp", (0.0, math.inf)),
+        (lambda x: torch.clip(x, 0), nn.ReLU(), "clamp", (0.0, math.inf)),
+        (lambda x: x.clamp(0, 6), nn.ReLU6(), "clamp", (0.0, 6.0)),
+        (lambda x: x.clamp_min(0).clamp_max(6), nn.ReLU6(), "clamp", (-math.inf, 6.0)),
+        (lambda x: x.clamp(-1, 2), nn.Hardtanh(-1, 2), "clamp", (-1.0, 2.0)),
     ],
 )
 def test_a_clamp_is_the_activation_that_it_computes(
@@ -442,6 +442,19 @@ def test_a_clamp_is_the_activation_that_it_computes(
         found = explainers.explain(network, method, inputs, target=1)
         wanted = explainers.explain(expected, method, inputs, target=1)
         torch.testing.assert_close(found, wanted, rtol=1e-9, atol=1e-12)
+
+
+def test_the_slope_of_a_clamp_at_its_bound_is_autograds() -> None:
+    weight = torch.eye(3, dtype=torch.float64)
+    at_the_bound = torch.tensor([[0.0, -1.0, 2.0]], dtype=torch.float64)
+
+    def clamped(x: Tensor) -> Tensor:
+        return functional.linear(x, weight).clamp(min=0)
+
+    leaf = at_the_bound.clone().requires_grad_()
+    clamped(leaf).sum().backward()
+    found = explainers.explain(clamped, "gradient", at_the_bound, {"weights": [1.0, 1.0, 1.0]})
+    assert torch.equal(found, leaf.grad)
 
 
 def test_a_clamp_between_computed_bounds_is_no_activation() -> None:
