@@ -45,8 +45,9 @@ def own(folder: Path, pid: int, *, host: str = "", is_released: bool = False) ->
 def sleeper() -> Iterator[subprocess.Popen[str]]:
     """A process that counts the signals it gets."""
     code = (
-        "import signal, time\n"
-        "signal.signal(signal.SIGINT, lambda *_: print('signal', flush=True))\n"
+        "import os, signal, time\n"
+        # not print: a handler may come in the middle of the one below
+        "signal.signal(signal.SIGINT, lambda *_: os.write(1, b'signal\\n'))\n"
         "print('ready', flush=True)\n"
         "while True: time.sleep(0.05)"
     )
