@@ -1,1 +1,1 @@
-
+"""Files that launch clusters; shipped in the wheel."""
