@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import re
 import sys
-import time
 from html.parser import HTMLParser
 from io import BytesIO
 from types import ModuleType
@@ -203,9 +202,8 @@ def test_large_pictures_are_averaged_down() -> None:
     assert np.allclose(pictures.shrink(np.ones((300, 200)), 50), 1.0)
 
 
-def test_24_photographs_under_five_explainers_stay_below_10_megabytes_and_20_seconds() -> None:
+def test_24_photographs_under_five_explainers_stay_below_10_megabytes() -> None:
     generator = np.random.default_rng(0)
-    started = time.perf_counter()
     side = gallery._side(24 * 6)
     n_bytes = 0
     for _ in range(24):
@@ -217,7 +215,6 @@ def test_24_photographs_under_five_explainers_stay_below_10_megabytes_and_20_sec
             assert heat is not None
             n_bytes += len(heat.picture.uri)
     assert n_bytes < 9e6  # noise: the worst case for compression
-    assert time.perf_counter() - started < 20
 
 
 @pytest.mark.parametrize(
