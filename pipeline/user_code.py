@@ -90,13 +90,15 @@ def _from_file(path: Path) -> ModuleType:
     if name in sys.modules:
         return sys.modules[name]
     specification = importlib.util.spec_from_file_location(name, path)
-    if specification is None or specification.loader is None:
+    if specification is None:
         raise PlanError(f"{str(path)!r} is not a python file", fix="name a file that ends in .py")
     module = importlib.util.module_from_spec(specification)
     sys.modules[name] = module
     try:
         with _importable(path.parent):
-            specification.loader.exec_module(module)
+            # not by the loader: bytecode that it has cached is told apart by size and second only,
+            # so that a file edited twice within one would run as it was before
+            exec(compile(content, str(path), "exec"), vars(module))
     except Exception as error:
         del sys.modules[name]
         raise PlanError(
