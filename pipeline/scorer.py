@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import time
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,6 +20,7 @@ from pipeline.plan import EXPLAIN
 from pipeline.sinks import scores as score_sink
 from pipeline.store import open_run
 from pipeline.task import Outcome, WorkItem
+from pipeline.writer import Writer
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -75,7 +75,7 @@ class EvaluateWorker:
         self._run: Run = open_run(task.path)
         self._ledger = Ledger(task.path)
         self._metric: Metric = build(task.name, task.settings)
-        self._writer = ThreadPoolExecutor(1, thread_name_prefix="scores")
+        self._writer = Writer()
         self._targets = [Target.parse(spec) for spec in self._run.plan.targets]
         # now, so that a model that cannot be loaded refuses before a shard is charged with it
         self._network = self._read_network() if self._needs("network") else None
@@ -101,11 +101,11 @@ class EvaluateWorker:
             n_samples=len(shard),
             n_failed=n_failed,
         )
-        return self._writer.submit(self._commit, item, entry, self._score(shard), clock)
+        return self._writer.submit(partial(self._commit, item, entry, self._score(shard), clock))
 
     def close(self) -> None:
         """Wait for what is being written."""
-        self._writer.shutdown()
+        self._writer.close()
 
     def _commit(
         self, item: WorkItem, entry: Entry, scores: dict[str, Columns], clock: float

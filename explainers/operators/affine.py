@@ -37,7 +37,7 @@ class Convolution(Operator):
     def linear(self, inputs: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         """Return the convolution with other weights of the same shape: absolute, positive."""
         return torch.convolution(
-            functional.pad(inputs, self.margins) if self.margins else inputs,
+            self._padded(inputs),
             weight,
             bias,
             self.stride,
@@ -62,7 +62,7 @@ class Convolution(Operator):
         """
         gradient: Tensor = torch.ops.aten.convolution_backward(
             relevance,
-            functional.pad(inputs, self.margins) if self.margins else inputs,
+            self._padded(inputs),
             self.weight if weight is None else weight,
             None,
             self.stride,
@@ -75,6 +75,9 @@ class Convolution(Operator):
         )[0]
         inward = tuple(-width for width in self.margins)
         return functional.pad(gradient, inward) if inward else gradient
+
+    def _padded(self, inputs: Tensor) -> Tensor:
+        return functional.pad(inputs, self.margins) if self.margins else inputs
 
     def padded_by(self, widths: tuple[int, ...]) -> Convolution:
         """Return the convolution with zeros around its input; even ones add to ``padding``."""
