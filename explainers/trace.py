@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from explainers import baselines
 from explainers.base import Samples
 from explainers.rules.gradient import gradient as gradient_table
 from explainers.rules.table import Walked, walk
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from explainers.baselines import Baseline
     from explainers.network import Network
     from explainers.rules.table import Choose
     from explainers.targets import Target
@@ -71,6 +73,7 @@ class Trace:
         self._opaque: tuple[Tensor, Tensor] | None = None
         self._walked: dict[Hashable, Walked] = {}
         self._weights: dict[Target, Tensor] = {}
+        self._references: list[tuple[Baseline, Trace]] = []
 
     @property
     def values(self) -> Mapping[str, Tensor]:
@@ -164,7 +167,29 @@ class Trace:
         record
             Layers whose relevance is kept for `relevance_at`.
         """
-        return self._walk(choose, target, key, start, record).relevance
+        return self.walk(choose, target, key=key, start=start, record=record).relevance
+
+    def walk(
+        self,
+        choose: Choose,
+        target: Target,
+        *,
+        key: Hashable,
+        start: Tensor | None = None,
+        record: Sequence[str] = (),
+    ) -> Walked:
+        """Return what `backward` finds, with recorded layers and what rules kept back."""
+        names = {self.network.operator(layer).name for layer in record}
+        memoised = self._walked.get((key, target))
+        if memoised is not None and names <= memoised.layers.keys():
+            return memoised
+        if memoised is not None:
+            names |= memoised.layers.keys()
+        with torch.no_grad():
+            start = self.cotangent(target) if start is None else start
+            walked = walk(self.network, self.values, start, choose, sorted(names))
+        self._walked[key, target] = walked
+        return walked
 
     def relevance_at(self, layer: str, target: Target, *, key: Hashable) -> Tensor:
         """Return the relevance of a layer that an earlier `backward` recorded.
@@ -208,6 +233,23 @@ class Trace:
             self.network, inputs, samples=samples, seed=self.seed, namespace=self.namespace
         )
 
+    def baseline(self, baseline: Baseline) -> Tensor:
+        """Return what stands for absence, ``(1, ...)`` or ``(batch, ...)``; see `baselines`."""
+        return baselines.resolve(baseline, self.inputs)
+
+    def reference(self, baseline: Baseline) -> Trace:
+        """Return the trace at a baseline: of one row where all rows share it; made once."""
+        for known, trace in self._references:
+            if known is baseline or (isinstance(known, float | int) and known == baseline):
+                return trace
+        inputs = self.baseline(baseline)
+        rows = (
+            None if len(inputs) == len(self.inputs) else torch.zeros(len(inputs), dtype=torch.int64)
+        )
+        made = self.at(inputs.to(self.inputs), rows)
+        self._references.append((baseline, made))
+        return made
+
     def generator(self, purpose: str, row: int) -> torch.Generator:
         """Return a generator that depends on seed, namespace, purpose and the row's sample only."""
         who = str(self._indices[row])
@@ -244,23 +286,3 @@ class Trace:
         if self._opaque is None:
             self._opaque = self.network.recorded(self.inputs)
         return self._opaque
-
-    def _walk(
-        self,
-        choose: Choose,
-        target: Target,
-        key: Hashable,
-        start: Tensor | None,
-        record: Sequence[str],
-    ) -> Walked:
-        names = {self.network.operator(layer).name for layer in record}
-        memoised = self._walked.get((key, target))
-        if memoised is not None and names <= memoised.layers.keys():
-            return memoised
-        if memoised is not None:
-            names |= memoised.layers.keys()
-        with torch.no_grad():
-            start = self.cotangent(target) if start is None else start
-            walked = walk(self.network, self.values, start, choose, sorted(names))
-        self._walked[key, target] = walked
-        return walked

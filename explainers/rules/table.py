@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal, Protocol, TypeVar
 
 import torch
 
@@ -19,23 +19,38 @@ Values = Mapping[str, "Tensor"]
 
 Relevances = tuple["Tensor | None", ...]
 
+Keeper = Literal["bias", "stabiliser", "lost"]
+"""What may keep relevance on its way: a bias, a stabiliser, or outputs to which nothing
+contributed (``lost``)."""
+
+
+@dataclass(frozen=True)
+class Shares:
+    """What a rule hands to each input, with an account of what it does not hand on."""
+
+    relevances: Relevances
+    """Of each input, in their order."""
+    absorbed: Mapping[Keeper, Tensor] = field(default_factory=dict)
+    """What is kept back of each sample, ``(batch,)``; nothing where there is no entry."""
+
 
 class Rule(Protocol):
     """How relevance passes one operator.
 
     ``rule(op, relevance, values)`` is given the relevance of the operator's output and returns that
     of each of its inputs, in their order; None for an input that gets nothing (an index, a mask).
-    What it returns for inputs that do not depend on the network's input is dropped.
+    What it returns for inputs that do not depend on the network's input is dropped. A rule that
+    accounts for what it keeps back returns `Shares`.
     """
 
-    def __call__(self, op: Operator, relevance: Tensor, values: Values, /) -> Relevances:
+    def __call__(self, op: Operator, relevance: Tensor, values: Values, /) -> Relevances | Shares:
         """Return the relevance of each input."""
 
 
 Choose = Callable[["Operator"], Rule]
 """Which rule an operator gets: ``table.find``, or a composite."""
 
-R = TypeVar("R", bound=Callable[..., Relevances])
+R = TypeVar("R", bound=Callable[..., "Relevances | Shares"])
 
 
 class RuleTable:
@@ -60,7 +75,7 @@ class RuleTable:
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self._rules: dict[tuple[type[Operator], str], Callable[..., Relevances]] = {}
+        self._rules: dict[tuple[type[Operator], str], Callable[..., Relevances | Shares]] = {}
 
     def rule(self, *operators: type[Operator], name: str = "default") -> Callable[[R], R]:
         """Return a decorator that registers a rule for operator classes."""
@@ -72,7 +87,7 @@ class RuleTable:
 
         return enter
 
-    def find(self, op: Operator, name: str = "default") -> Callable[..., Relevances]:
+    def find(self, op: Operator, name: str = "default") -> Callable[..., Relevances | Shares]:
         """Return the rule for an operator.
 
         Raises
@@ -91,6 +106,12 @@ class RuleTable:
             f"(node {op.name!r} in {where!r}); use a method that does not need this table, "
             f"or register one with @{self.name}.rule({type(op).__name__})"
         )
+
+    def adopt(self, other: RuleTable, *operators: type[Operator], name: str = "default") -> None:
+        """Enter the default rules that another table has for operator classes."""
+        for operator in operators:
+            rules = [other._rules.get((kind, "default")) for kind in operator.__mro__]
+            self._rules[operator, name] = next(rule for rule in rules if rule is not None)
 
     def names(self, operator: type[Operator]) -> tuple[str, ...]:
         """Return the names of the rules that a class has, sorted."""
@@ -112,6 +133,8 @@ class Walked:
     """Of the network's input."""
     layers: Mapping[str, Tensor]
     """Of the outputs of the operators that were asked for, by operator name."""
+    absorbed: Mapping[Keeper, Tensor] = field(default_factory=dict)
+    """What rules kept back on the way, ``(batch,)``, summed over operators."""
 
 
 def walk(
@@ -138,13 +161,17 @@ def walk(
     """
     relevances: dict[str, Tensor] = {network.output_name: start}
     recorded: dict[str, Tensor] = {}
+    absorbed: dict[Keeper, Tensor] = {}
     for op in reversed(network.operators[1:]):
         relevance = relevances.pop(op.name, None)
         if relevance is None:
             continue
         if op.name in record:
             recorded[op.name] = relevance
-        parts = choose(op)(op, relevance, values)
+        found = choose(op)(op, relevance, values)
+        parts = found.relevances if isinstance(found, Shares) else found
+        if isinstance(found, Shares):
+            _add(absorbed, found.absorbed)
         for name, part in zip(op.inputs, parts, strict=True):
             if part is not None and name in network.dependent:
                 sum_so_far = relevances.get(name)
@@ -155,4 +182,9 @@ def walk(
         relevance = torch.zeros_like(values[source])
     if source in record:
         recorded[source] = relevance
-    return Walked(relevance.contiguous(), recorded)
+    return Walked(relevance.contiguous(), recorded, absorbed)
+
+
+def _add(total: dict[Keeper, Tensor], more: Mapping[Keeper, Tensor]) -> None:
+    for keeper, amount in more.items():
+        total[keeper] = total[keeper] + amount if keeper in total else amount
