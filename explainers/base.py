@@ -101,10 +101,19 @@ class Explainer(ABC):
         """
 
 
+@dataclass(frozen=True)
 class Attribution(Explainer):
     """A map per sample."""
 
     kind: ClassVar[Kind] = "attribution"
+
+    layer: str | None = field(default=None, kw_only=True)
+    """Layer whose value is explained in place of the input: the map is then shaped like it."""
+
+    @property
+    def source_layer(self) -> str | None:
+        """Layer that takes the input's place; None for a method that uses its layer otherwise."""
+        return self.layer
 
     def dims(self, input_shape: tuple[int, ...]) -> tuple[str, ...]:
         """Names of the map's dimensions after ``sample``, for one input of this shape."""

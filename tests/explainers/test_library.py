@@ -64,7 +64,7 @@ def test_a_method_is_one_new_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert torch.equal(found, inputs * 3)
     (entry,) = [entry for entry in explainers.available() if entry["name"] == "brightness"]
     assert entry["summary"] == "The input, times a factor."
-    assert entry["parameters"] == {"factor": 2.0}
+    assert entry["parameters"] == {"layer": None, "factor": 2.0}
 
 
 @pytest.mark.usefixtures("fresh_methods")
@@ -110,7 +110,7 @@ def test_an_unknown_method_or_parameter_is_refused_with_the_nearest() -> None:
         explainers.get("salency")
     with pytest.raises(TypeError, match="did you mean 'n_steps'"):
         explainers.get("integrated_gradients")(nn.Linear(2, 2), n_step=3)
-    with pytest.raises(TypeError, match="takes no parameters"):
+    with pytest.raises(TypeError, match="no parameter 'abs'"):
         explainers.get("saliency")(nn.Linear(2, 2), abs=True)
 
 
