@@ -1,0 +1,85 @@
+"""A few samples of the data set, drawn at random, that stand for what is usual."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from explainers import numeric, register
+from explainers.base import Cost, Scan
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from explainers.base import Result, Samples, State
+    from explainers.trace import Trace
+
+
+@register("background")
+@dataclass(frozen=True)
+class Background(Scan):
+    """Inputs of `n_samples` samples drawn without replacement, for expectations over baselines.
+
+    Every sample gets a pseudo-random number from the run's seed and its index, and those with the
+    smallest numbers are kept (bottom-k sampling, Cohen and Kaplan 2007,
+    doi:10.1145/1281100.1281133). So the draw depends on neither shards, batches nor their order,
+    and a smaller `n_samples` gives the first rows of a larger one. The result has ``inputs``
+    ``(n, ...)``, as the network takes them, and ``sample`` ``(n,)``, their indices; fewer than
+    `n_samples` where the data set has fewer.
+
+    A state holds the same beside ``rank``, the numbers, in ascending order; it has no ``inputs``
+    before there is a sample.
+    """
+
+    n_samples: int = 16
+    """How many are kept."""
+
+    def __post_init__(self) -> None:
+        numeric.check_whole("n_samples", self.n_samples)
+
+    @property
+    def cost(self) -> Cost:
+        """Nothing: the inputs are there already."""
+        return Cost()
+
+    def init(self) -> State:
+        """Return the state of no samples."""
+        return {name: torch.zeros(0, dtype=torch.int64) for name in ("rank", "sample")}
+
+    def update(self, state: State, trace: Trace, samples: Samples) -> State:
+        """Return the state with one batch added."""
+        index = samples.index.cpu()
+        rank = _ranks(index, trace.seed)
+        kept = rank.argsort()[: self.n_samples]
+        if len(kept) == 0:
+            return state
+        rows = trace.inputs.detach()[kept.to(trace.inputs.device)]
+        return self.merge(state, {"rank": rank[kept], "sample": index[kept], "inputs": rows.cpu()})
+
+    def merge(self, left: State, right: State) -> State:
+        """Return the samples of both parts with the smallest numbers."""
+        if not len(left["rank"]) or not len(right["rank"]):
+            return dict(left if len(left["rank"]) else right)
+        kept = torch.cat([left["rank"], right["rank"]]).argsort()[: self.n_samples]
+        return {name: torch.cat([left[name], right[name]])[kept] for name in left}
+
+    def finalise(self, state: State) -> Result:
+        """Return the samples; of none, no rows."""
+        return {"inputs": state.get("inputs", torch.zeros(0)), "sample": state["sample"]}
+
+
+def _ranks(index: Tensor, seed: int) -> Tensor:
+    """Return a pseudo-random int64 for each index, different ones for different indices.
+
+    A mixer of 64 bits (SplitMix, Steele, Lea and Flood 2014, doi:10.1145/2660193.2660195), which
+    is a bijection, after the bits that the seed says are flipped.
+    """
+    digest = hashlib.sha256(str(seed).encode()).digest()
+    mixed = index ^ int.from_bytes(digest[:8], "little", signed=True)
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+        # int64 shifts copy the sign bit, which the mask takes away; products wrap around
+        mixed = (mixed ^ (mixed >> shift & ((1 << 64 - shift) - 1))) * (factor - (1 << 64))
+    return mixed ^ (mixed >> 31 & ((1 << 33) - 1))
