@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from explainers.base import Attribution, Cost
 from explainers.catalogue import register
+from explainers.postprocess import Postprocess, apply, check_name
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -23,9 +24,15 @@ class Saliency(Attribution):
     arXiv:1312.6034.
     """
 
+    postprocess: Postprocess = "abs"
+    """`abs` is saliency, `square` is sensitivity, `none` keeps the sign."""
+
     cost = Cost(forward=1, backward=1)
     requires = frozenset({"gradient"})
 
+    def __post_init__(self) -> None:
+        check_name(self.postprocess)
+
     def relevance(self, trace: Trace, target: Target) -> Tensor:
         """Return the absolute gradient."""
-        return trace.gradient(target).abs()
+        return apply(self.postprocess, trace.gradient(target))
