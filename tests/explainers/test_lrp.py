@@ -104,19 +104,19 @@ def absorbed(op: Operator, rule: Any, relevance: Tensor, values: Any) -> float:
     rule = rule.func if isinstance(rule, functools.partial) else rule
     x = values[op.inputs[0]]
     op_: Any = op
-    if rule is rules.epsilon:
+    if rule is rules.linear.epsilon:
         z = values[op.name]
         kept = _broadcast(op, op_.bias, z) + stab_part(z)
         return float((relevance * kept / rules.stabilised(z, rules.STABILISER)).sum())
-    if rule in (rules.z_plus, rules.z_plus_of_nonnegative):
-        bias = _broadcast(op, rules.positive_bias(op_), relevance)
+    if rule in (rules.linear.z_plus, rules.linear.z_plus_of_nonnegative):
+        bias = _broadcast(op, rules.linear.positive_bias(op_), relevance)
         z = op_.linear(x.clamp(min=0), op_.weight.clamp(min=0))
         z = z + op_.linear(x.clamp(max=0), op_.weight.clamp(max=0)) + bias
         return float((relevance * (bias + rules.STABILISER) / (z + rules.STABILISER)).sum())
-    if rule is rules.flat_convolution:
+    if rule is rules.flat.flat_convolution:
         taps = op_.linear(torch.ones_like(x[:1]), torch.ones_like(op_.weight))
         return float((relevance * rules.STABILISER / (taps + rules.STABILISER)).sum())
-    if rule is rules.flat_linear:
+    if rule is rules.flat.flat_linear:
         return float((relevance * rules.STABILISER / (x.shape[-1] + rules.STABILISER)).sum())
     if isinstance(op, Pad) and op.mode == "constant":
         inside = functional.pad(relevance, [-width for width in op.padding])

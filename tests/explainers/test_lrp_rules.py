@@ -117,7 +117,7 @@ def test_epsilon_shares_by_contribution_with_the_bias_in_the_denominator(
     layer: str, has_bias: bool, seed: int
 ) -> None:
     op, x, relevance = make(layer, has_bias, seed)
-    (found,) = rules.epsilon(op, relevance, {"x": x, "op": op.run(x)})
+    (found,) = rules.linear.epsilon(op, relevance, {"x": x, "op": op.run(x)})
     expected = slow(op, x, relevance, lambda m, row: m * row, bias_per_output(op, x))
     torch.testing.assert_close(found, expected, **TOLERANCE)
 
@@ -127,7 +127,7 @@ def test_z_plus_shares_by_positive_contribution_with_the_positive_bias_once(
     layer: str, has_bias: bool, seed: int
 ) -> None:
     op, x, relevance = make(layer, has_bias, seed)
-    (found,) = rules.z_plus(op, relevance, {"x": x})
+    (found,) = rules.linear.z_plus(op, relevance, {"x": x})
     bias = bias_per_output(op, x).clamp(min=0)
     expected = slow(op, x, relevance, lambda m, row: (m * row).clamp(min=0), bias)
     torch.testing.assert_close(found, expected, **TOLERANCE)
@@ -139,8 +139,8 @@ def test_z_plus_of_nonnegative_inputs_needs_the_positive_weights_alone(
 ) -> None:
     op, x, relevance = make(layer, has_bias, seed)
     values = {"x": x.clamp(min=0)}
-    (found,) = rules.z_plus_of_nonnegative(op, relevance, values)
-    (expected,) = rules.z_plus(op, relevance, values)
+    (found,) = rules.linear.z_plus_of_nonnegative(op, relevance, values)
+    (expected,) = rules.linear.z_plus(op, relevance, values)
     torch.testing.assert_close(found, expected, **TOLERANCE)
 
 
@@ -149,7 +149,7 @@ def test_flat_shares_equally_among_what_a_window_sees(
     layer: str, has_bias: bool, seed: int
 ) -> None:
     op, x, relevance = make(layer, has_bias, seed)
-    rule = rules.flat_linear if isinstance(op, Linear) else rules.flat_convolution
+    rule = rules.flat.flat_linear if isinstance(op, Linear) else rules.flat.flat_convolution
     (found,) = rule(op, relevance, {"x": x})  # type: ignore[arg-type]
     nothing = torch.zeros((), dtype=torch.float64)
     ones = torch.ones_like(op.weight)
@@ -157,12 +157,12 @@ def test_flat_shares_equally_among_what_a_window_sees(
     torch.testing.assert_close(found, expected, **TOLERANCE)
 
 
-@pytest.mark.parametrize("name", ["epsilon", "z_plus", "flat_convolution"])
+@pytest.mark.parametrize("name", ["epsilon", "z_plus", "flat"])
 def test_rules_leave_relevance_weights_and_values_untouched(name: str) -> None:
     op, x, relevance = make("padded", True, 0)
     tensors = [op.weight, op.bias, x, relevance, op.run(x)]
     before = [tensor.clone() for tensor in tensors if tensor is not None]
-    getattr(rules, name)(op, relevance, {"x": x, "op": tensors[-1]})
+    rules.lrp.find(op, name)(op, relevance, {"x": x, "op": tensors[-1]})
     for tensor, copy in zip(tensors, before, strict=True):
         assert torch.equal(tensor, copy)  # type: ignore[arg-type]
 
@@ -175,8 +175,10 @@ def test_the_stabiliser_has_the_sign_of_its_argument_and_zero_counts_as_positive
 
 def test_signed_parts_of_a_weight_are_made_once() -> None:
     op, _, _ = make("plain", True, 0)
-    assert rules.positive_weight(op) is rules.positive_weight(op)
-    assert torch.equal(rules.positive_weight(op) + rules.negative_weight(op), op.weight)
+    assert rules.linear.positive_weight(op) is rules.linear.positive_weight(op)
+    assert torch.equal(
+        rules.linear.positive_weight(op) + rules.linear.negative_weight(op), op.weight
+    )
 
 
 def test_a_sum_shares_in_proportion_and_conserves_even_where_terms_cancel() -> None:
@@ -185,7 +187,7 @@ def test_a_sum_shares_in_proportion_and_conserves_even_where_terms_cancel() -> N
     relevance = torch.tensor([[8.0, 2.0, 4.0, 1.0]], dtype=torch.float64)
     op = Add(name="op", module_path="", inputs=("a", "b"))
     values = {"a": first, "b": second, "op": first + second}
-    left, right = rules.norm_of_sum(op, relevance, values)
+    left, right = rules.conserving.norm_of_sum(op, relevance, values)
     assert left is not None
     assert right is not None
     # 1 / 1e-6 of the cancelled pair costs six of float64's sixteen digits.
@@ -220,7 +222,7 @@ def test_a_mean_shares_in_proportion_and_conserves(fields: dict[str, Any]) -> No
     x = torch.randn(2, 3, 6, 6, generator=generator, dtype=torch.float64)
     z = op.run(x)
     relevance = torch.randn(z.shape, generator=generator, dtype=torch.float64)
-    (found,) = rules.norm_of_mean(op, relevance, {"x": x, "op": z})
+    (found,) = rules.conserving.norm_of_mean(op, relevance, {"x": x, "op": z})
     assert found is not None
     torch.testing.assert_close(found.sum(), relevance.sum(), rtol=0, atol=1e-10)
     basis = torch.eye(x[0].numel(), dtype=torch.float64).view(-1, *x.shape[1:])
