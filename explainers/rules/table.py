@@ -71,10 +71,13 @@ class RuleTable:
     ----------
     name
         What the table is called in messages.
+    instead
+        What messages recommend where the table has no rule: methods that would work.
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, instead: str = "a method that does not need this table") -> None:
         self.name = name
+        self.instead = instead
         self._rules: dict[tuple[type[Operator], str], Callable[..., Relevances | Shares]] = {}
 
     def rule(self, *operators: type[Operator], name: str = "default") -> Callable[[R], R]:
@@ -103,15 +106,36 @@ class RuleTable:
         called = "" if name == "default" else f" called {name!r}"
         raise NotImplementedError(
             f"rule table {self.name!r} has no rule{called} for the operator {describe(op)} "
-            f"(node {op.name!r} in {where!r}); use a method that does not need this table, "
+            f"(node {op.name!r} in {where!r}); use {self.instead}, "
             f"or register one with @{self.name}.rule({type(op).__name__})"
         )
+
+    def check(self, network: Network) -> None:
+        """Refuse what is not a program, and operators on the way back that have no rule.
+
+        Raises
+        ------
+        NotImplementedError
+            If there is such an operator, or the model could not be read.
+        """
+        reached = {network.output_name}
+        for op in reversed(network.operators[1:]):
+            if op.name in reached and op.name in network.dependent:
+                self.find(op)
+                reached |= op.sources
 
     def adopt(self, other: RuleTable, *operators: type[Operator], name: str = "default") -> None:
         """Enter the default rules that another table has for operator classes."""
         for operator in operators:
             rules = [other._rules.get((kind, "default")) for kind in operator.__mro__]
             self._rules[operator, name] = next(rule for rule in rules if rule is not None)
+
+    def functions(self) -> dict[str, tuple[Callable[..., Relevances | Shares], ...]]:
+        """Return, for every name, the rules that some class has under it; sorted by name."""
+        found: dict[str, tuple[Callable[..., Relevances | Shares], ...]] = {}
+        for (_, name), rule in self._rules.items():
+            found[name] = (*found.get(name, ()), rule)
+        return dict(sorted(found.items()))
 
     def names(self, operator: type[Operator]) -> tuple[str, ...]:
         """Return the names of the rules that a class has, sorted."""
