@@ -67,4 +67,4 @@ class LRP(Attribution):
     def _resolved(self) -> Composite:
         own = tuple(Assignment(rule, (layers,)) for layers, rule in self.rules.items())
         composite = Composite((*own, *find(self.composite).assignments))
-        return composite.with_default("epsilon", epsilon=self.epsilon)
+        return composite.with_defaults(epsilon=self.epsilon)

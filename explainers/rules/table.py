@@ -79,16 +79,59 @@ class RuleTable:
         self.name = name
         self.instead = instead
         self._rules: dict[tuple[type[Operator], str], Callable[..., Relevances | Shares]] = {}
+        self._lossy: set[Callable[..., Relevances | Shares]] = set()
+        self._checks: dict[str, Callable[..., None]] = {}
 
-    def rule(self, *operators: type[Operator], name: str = "default") -> Callable[[R], R]:
-        """Return a decorator that registers a rule for operator classes."""
+    def rule(
+        self,
+        *operators: type[Operator],
+        name: str = "default",
+        conserves: bool = True,
+        check: Callable[..., None] | None = None,
+    ) -> Callable[[R], R]:
+        """Return a decorator that registers a rule for operator classes.
+
+        Parameters
+        ----------
+        operators
+            Which it serves, with the classes derived from them.
+        name
+            Under which composites find it.
+        conserves
+            False if it drops, or multiplies, relevance of outputs to which something contributed.
+        check
+            Called with parameters of the rule, by name; raises where a value is not legal.
+        """
 
         def enter(rule: R) -> R:
             for operator in operators:
                 self._rules[operator, name] = rule
+            if not conserves:
+                self._lossy.add(rule)
+            if check is not None:
+                self._checks[name] = check
             return rule
 
         return enter
+
+    def conserves(self, op: Operator, name: str = "default") -> bool:
+        """Return whether a rule hands on all that bias, stabiliser and empty outputs do not keep.
+
+        A rule that does not still accounts for what it drops: under ``lost``.
+        """
+        return self.find(op, name) not in self._lossy
+
+    def check_values(self, name: str, parameters: Mapping[str, Any]) -> None:
+        """Refuse values that the rules of this name cannot take, before any input is seen.
+
+        Raises
+        ------
+        TypeError, ValueError
+            As the rule's own check does.
+        """
+        check = self._checks.get(name)
+        if check is not None:
+            check(**parameters)
 
     def find(self, op: Operator, name: str = "default") -> Callable[..., Relevances | Shares]:
         """Return the rule for an operator.
@@ -195,11 +238,16 @@ def walk(
         found = choose(op)(op, relevance, values)
         parts = found.relevances if isinstance(found, Shares) else found
         if isinstance(found, Shares):
-            _add(absorbed, found.absorbed)
+            _add(absorbed, found.absorbed, len(start))
         for name, part in zip(op.inputs, parts, strict=True):
-            if part is not None and name in network.dependent:
+            if part is None:
+                continue
+            if name in network.dependent:
                 sum_so_far = relevances.get(name)
                 relevances[name] = part if sum_so_far is None else sum_so_far + part
+            elif len(part) == len(relevance):
+                # A constant takes its share as a bias does: a class token, a position table.
+                _add(absorbed, {"bias": part.flatten(1).sum(1)}, len(start))
     source = network.operators[0].name
     relevance = relevances.get(source)
     if relevance is None:
@@ -209,6 +257,8 @@ def walk(
     return Walked(relevance.contiguous(), recorded, absorbed)
 
 
-def _add(total: dict[Keeper, Tensor], more: Mapping[Keeper, Tensor]) -> None:
+def _add(total: dict[Keeper, Tensor], more: Mapping[Keeper, Tensor], batch: int) -> None:
     for keeper, amount in more.items():
-        total[keeper] = total[keeper] + amount if keeper in total else amount
+        # Windows of a sample are rows of their own in some networks; a sample's are in sequence.
+        per_sample = amount if len(amount) == batch else amount.reshape(batch, -1).sum(1)
+        total[keeper] = total[keeper] + per_sample if keeper in total else per_sample
