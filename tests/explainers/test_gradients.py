@@ -23,7 +23,8 @@ def test_maps_equal_captums(name: str, method: str, captum: type) -> None:
     model, inputs = twin(name, "functions")
     classes = torch.tensor([1, 0, 3])
     expected = captum(model).attribute(inputs.clone().requires_grad_(), target=classes)
-    found = explainers.explain(model, method, inputs, target=classes)
+    network, _ = network_twin(name, "functions")
+    found = explainers.explain(network, method, inputs, target=classes)
     torch.testing.assert_close(found, expected, **TOLERANCE)
 
 

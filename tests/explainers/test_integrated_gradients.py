@@ -29,7 +29,8 @@ def test_maps_and_deltas_equal_captums(name: str, method: str) -> None:
     expected, delta = IntegratedGradients(model).attribute(
         inputs, target=classes, n_steps=7, method=method, return_convergence_delta=True
     )
-    bound = explainers.get("integrated_gradients")(model, n_steps=7, method=method)
+    network, _ = network_twin(name, "functions")
+    bound = explainers.get("integrated_gradients")(network, n_steps=7, method=method)
     found = bound.explain(inputs, classes)
     torch.testing.assert_close(found.relevance, expected, **TOLERANCE)
     torch.testing.assert_close(found.arrays["convergence_delta"], delta, **TOLERANCE)
@@ -45,7 +46,7 @@ def test_captums_word_for_the_quadrature_is_understood_in_the_library() -> None:
 @pytest.mark.parametrize("method", QUADRATURES)
 def test_nodes_are_captums_in_another_default_type(method: str) -> None:
     model, inputs = twin("cnn", "modules")
-    network, before = Network(model, inputs), torch.get_default_dtype()
+    (network, _), before = network_twin("cnn", "modules"), torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)
     try:
         expected = IntegratedGradients(model).attribute(inputs, target=2, n_steps=7, method=method)
@@ -66,9 +67,11 @@ def test_baselines_are_captums(baseline: str) -> None:
         "each": torch.randn(inputs.shape, generator=generator, dtype=torch.float64),
     }[baseline]
     expected, delta = IntegratedGradients(model).attribute(
-        inputs, baselines=given, target=2, return_convergence_delta=True
+        inputs, baselines=given, target=2, n_steps=9, return_convergence_delta=True
     )
-    found = explainers.get("integrated_gradients")(model, baseline=given).explain(inputs, 2)
+    network, _ = network_twin("cnn", "modules")
+    bound = explainers.get("integrated_gradients")(network, baseline=given, n_steps=9)
+    found = bound.explain(inputs, 2)
     torch.testing.assert_close(found.relevance, expected, **TOLERANCE)
     torch.testing.assert_close(found.arrays["convergence_delta"], delta, **TOLERANCE)
 
@@ -77,8 +80,9 @@ def test_the_mean_gradient_alone_is_captums() -> None:
     model, inputs = twin("cnn", "modules")
     captum = IntegratedGradients(model, multiply_by_inputs=False)
     expected = captum.attribute(inputs, target=2, n_steps=9)
+    network, _ = network_twin("cnn", "modules")
     found = explainers.explain(
-        model, "integrated_gradients", inputs, 2, n_steps=9, multiply_by_inputs=False
+        network, "integrated_gradients", inputs, 2, n_steps=9, multiply_by_inputs=False
     )
     torch.testing.assert_close(found, expected, **TOLERANCE)
 

@@ -73,6 +73,7 @@ def test_stop_ends_before_the_next_item(engine: Engine, tmp_path: Path) -> None:
     assert len(outcomes) == 2
 
 
+@pytest.mark.slow
 def test_the_serial_engine_does_not_load_ray() -> None:
     import subprocess
     import sys

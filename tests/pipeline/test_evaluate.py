@@ -11,28 +11,34 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from explainers import Network
-from pipeline import aggregate, fit
+from pipeline import aggregate
 from pipeline.data import open_source, read_batch
 from pipeline.errors import ConfigError, PlanError
 from pipeline.evaluate import evaluate
 from pipeline.metrics import Metric, available, build, score, scores
-from pipeline.models import load_model
+from pipeline.networks import network_of
 from pipeline.run import run as run_config
 from pipeline.store import open_run
 from tests.pipeline.explained import FAILED, METRICS, configure, explained
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
+    from explainers import Network
     from pipeline.store import Run
 
 GOOD = [index for index in range(11) if index != FAILED]
 
 
 @pytest.fixture(scope="module")
-def template(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    return explained(tmp_path_factory.mktemp("explained"))
+def template(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
+    run = explained(tmp_path_factory.mktemp("explained"))
+    source = open_source(run.config.data, run.config.base)
+    # as long as somebody holds the network, evaluations do not read the model again
+    network = network_of(run.config, run.plan, source, run.manifest)
+    yield run
+    del network
 
 
 @pytest.fixture
@@ -46,9 +52,7 @@ def memory(run: Run) -> tuple[Network, torch.Tensor]:
     source = open_source(run.config.data, run.config.base)
     inputs, good, _ = read_batch(source, run.manifest.slice(0, 11), run.plan.input_shape)
     assert good == GOOD
-    model = load_model(run.config.model, run.config.base)
-    example, _ = fit.find_example(source, run.manifest)
-    return Network(model, example), inputs
+    return network_of(run.config, run.plan, source, run.manifest), inputs
 
 
 def test_stored_scores_are_those_of_the_library(run: Run) -> None:

