@@ -81,6 +81,8 @@ class Explainer(ABC):
     needs: ClassVar[Mapping[str, str]] = {}
     """Parameter to the scan method whose finalised result it takes."""
     stochastic: ClassVar[bool] = False
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    """Another implementation's name to the parameters that give its defaults."""
 
     @property
     @abstractmethod

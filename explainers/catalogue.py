@@ -54,17 +54,45 @@ def method(name: str) -> type[Explainer]:
     return methods.get(name)
 
 
-def build(name: str, **params: Any) -> Explainer:
-    """Return the explainer `name` with these parameters, the others at their defaults.
+def preset_of(explainer: type[Explainer], preset: str | None) -> dict[str, Any]:
+    """Return the parameters that a preset sets for an explainer; none without a preset.
 
     Raises
     ------
     LookupError
-        If there is no such explainer.
+        If the explainer has no such preset; the message says which it has.
+    """
+    if preset is None:
+        return {}
+    if preset not in explainer.presets:
+        known = list(explainer.presets)
+        hint = suggest(preset, known) if known else "it has none"
+        raise LookupError(f"explainer {explainer.name!r} has no preset {preset!r}; {hint}")
+    return dict(explainer.presets[preset])
+
+
+def build(name: str, *, preset: str | None = None, **params: Any) -> Explainer:
+    """Return the explainer `name` with these parameters, the others at their defaults.
+
+    Parameters
+    ----------
+    name
+        One of `available()`.
+    preset
+        Whose defaults are taken in place of the explainer's: ``deepexplain``, ``innvestigate``,
+        ``zennit`` or ``rde``, as far as it has them.
+    **params
+        The explainer's parameters; they win over those of the preset.
+
+    Raises
+    ------
+    LookupError
+        If there is no such explainer, or it has no such preset.
     TypeError
         If it has no such parameter, or one that must be given is missing.
     """
     explainer = methods.get(name)
+    params = preset_of(explainer, preset) | params
     fields = _fields(explainer)
     # more than the fields: the initialiser may know other libraries' names for them
     known = list(inspect.signature(explainer).parameters)
@@ -85,8 +113,9 @@ def available() -> list[dict[str, Any]]:
     -------
     list of dict
         ``name``, ``kind``, ``summary``, ``parameters`` (name to default; ``...`` where one must
-        be given), ``cost`` at the defaults (None where a parameter must be given), ``requires``,
-        ``tasks``, ``needs`` and ``stochastic``.
+        be given), ``presets`` (name to the parameters that it sets), ``cost`` at the defaults
+        (None where a parameter must be given), ``requires``, ``tasks``, ``needs`` and
+        ``stochastic``.
     """
     return [_describe(name, methods.get(name)) for name in methods.names()]
 
@@ -99,6 +128,7 @@ def _describe(name: str, explainer: type[Explainer]) -> dict[str, Any]:
         "kind": explainer.kind,
         "summary": (inspect.getdoc(explainer) or "").partition("\n\n")[0].replace("\n", " "),
         "parameters": {field.name: _default(field) for field in fields},
+        "presets": {preset: dict(values) for preset, values in explainer.presets.items()},
         "cost": explainer().cost if needs_nothing else None,
         "requires": explainer.requires,
         "tasks": explainer.tasks,

@@ -111,6 +111,8 @@ def check_rule(rule: str, parameters: Mapping[str, Any]) -> None:
         If there is no such rule; the message names the nearest.
     TypeError
         If it has no such parameter; the message names the nearest.
+    ValueError
+        If a value is not legal.
     """
     functions = lrp.functions()
     if rule not in functions:
@@ -121,6 +123,7 @@ def check_rule(rule: str, parameters: Mapping[str, Any]) -> None:
         if name not in accepted:
             hint = suggest(name, sorted(accepted)) if accepted else "it takes none"
             raise TypeError(f"rule {rule!r} has no parameter {name!r}; {hint}")
+    lrp.check_values(rule, parameters)
 
 
 def parameters_of(function: Any) -> tuple[str, ...]:

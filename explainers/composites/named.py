@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from explainers.composites.choice import Composite
 from explainers.registry import Registry, suggest
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
     from explainers.composites.assignment import Assignment
 
 composites: Registry[Composite | Callable[..., Composite]] = Registry(
