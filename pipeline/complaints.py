@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from pydantic import ValidationError
     from pydantic_core import ErrorDetails
@@ -45,6 +45,33 @@ def complaints(
         f"{where(*keys)}: {_sentence(details, keys, got[keys], known)}"
         for keys, details in found.items()
     ]
+
+
+def told_of(message: str, values: Any) -> Keys:
+    """Return the path to the value that a message speaks of, as far as its words tell.
+
+    For errors of classes that know nothing of run files: ``layer 'conv9' does not exist`` is
+    about the value ``conv9``, or about the key, wherever it stands; the longest such word counts.
+    """
+    found = [
+        (len(word), len(keys), keys)
+        for keys, word in _words(values, ())
+        if re.search(rf"(?<!\w){re.escape(word)}(?!\w)", message)
+    ]
+    return max(found, key=lambda each: each[:2])[2] if found else ()
+
+
+def _words(values: Any, keys: Keys) -> Iterator[tuple[Keys, str]]:
+    """Yield names, and texts in quotes, with the path to each."""
+    if isinstance(values, Mapping):
+        for key, value in values.items():
+            yield (*keys, key), str(key)
+            yield from _words(value, (*keys, key))
+    elif isinstance(values, list):
+        for position, value in enumerate(values):
+            yield from _words(value, (*keys, position))
+    elif isinstance(values, str) and values:
+        yield keys, repr(values)
 
 
 def _descend(details: ErrorDetails, values: Any) -> tuple[Keys, Any]:

@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import explainers
 from explainers import Explainer
+from explainers.catalogue import preset_of
 from pipeline import parameters
 from pipeline.errors import ConfigError
 from pipeline.metrics import Metric, metrics
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Collection, Mapping
 
     from explainers.registry import Registry
     from pipeline.config import RunConfig
 
 T = TypeVar("T")
+
+RESERVED = ("method", "preset")
+"""What an explainer's entry can say beside parameters."""
+
+INNER = ("attribution", "parameters")
+"""Fields of a method that goes around another: whose maps, and that method's parameters."""
 
 
 def build_explainers(config: RunConfig) -> dict[str, Explainer]:
@@ -29,7 +37,7 @@ def build_explainers(config: RunConfig) -> dict[str, Explainer]:
     Raises
     ------
     ConfigError
-        If a method or a parameter is unknown or of the wrong type.
+        If a method, a preset or a parameter is unknown or of the wrong type.
     """
     needs = needs_of(config)
     entries = dict(config.explainers)
@@ -37,11 +45,10 @@ def build_explainers(config: RunConfig) -> dict[str, Explainer]:
         for scan in wanted.values():
             entries.setdefault(scan, {})
     return {
-        name: _build(
-            explainers.methods,
-            ("explainers", name),
-            {key: value for key, value in values.items() if key not in needs.get(name, {})},
-            config,
+        name: _explainer(
+            _class(explainers.methods, ("explainers", name), values, config),
+            _without(values, needs.get(name, ())),
+            functools.partial(config.where, "explainers", name),
         )
         for name, values in entries.items()
     }
@@ -55,14 +62,19 @@ def build_metrics(config: RunConfig) -> dict[str, Metric]:
     ConfigError
         If a metric or a parameter is unknown or of the wrong type.
     """
-    return {
-        name: _build(metrics, ("metrics", name), values, config)
-        for name, values in config.metrics.items()
-    }
+    built = {}
+    for name, values in config.metrics.items():
+        cls = _class(metrics, ("metrics", name), values, config)
+        own = {key: value for key, value in values.items() if key != "method"}
+        where = functools.partial(config.where, "metrics", name)
+        built[name] = parameters.build(cls, own, where)
+    return built
 
 
 def needs_of(config: RunConfig) -> dict[str, dict[str, str]]:
     """Return explainer to parameter to the scan entry whose result it takes.
+
+    A parameter of a method inside another's is ``parameters.<name>``.
 
     Raises
     ------
@@ -73,39 +85,92 @@ def needs_of(config: RunConfig) -> dict[str, dict[str, str]]:
     for name, values in config.explainers.items():
         cls = _class(explainers.methods, ("explainers", name), values, config)
         wanted = {
-            parameter: _scan_entry(config, name, parameter, method)
-            for parameter, method in cls.needs.items()
+            ".".join(keys): _scan_entry(config, (name, *keys), method)
+            for keys, method in _needs(cls, values).items()
         }
         if wanted:
             found[name] = wanted
     return found
 
 
-def _scan_entry(config: RunConfig, name: str, parameter: str, method: str) -> str:
+def _needs(cls: type[Explainer], values: Mapping[str, Any]) -> dict[tuple[str, ...], str]:
+    """Return the path of each parameter that takes the result of a scan, with the scan's method."""
+    found: dict[tuple[str, ...], str] = {(name,): method for name, method in cls.needs.items()}
+    inner, own = _inner(cls, values)
+    if inner is not None and inner in explainers.methods:
+        below = _needs(explainers.methods.get(inner), own)
+        found |= {(INNER[1], *keys): method for keys, method in below.items()}
+    return found
+
+
+def _scan_entry(config: RunConfig, keys: tuple[str, ...], method: str) -> str:
     """Return the named entry, else the first of the method, else the one that is added."""
     methods = {entry: values.get("method", entry) for entry, values in config.explainers.items()}
-    given = config.explainers[name].get(parameter)
+    given: Any = config.explainers
+    for key in keys:
+        given = given.get(key) if isinstance(given, dict) else None
     if given is None:
         return next((entry for entry, found in methods.items() if found == method), method)
-    if methods.get(given) != method:
+    if not isinstance(given, str) or methods.get(given) != method:
         fitting = [entry for entry, found in methods.items() if found == method]
         raise ConfigError(
-            f"{config.where('explainers', name, parameter)}: got {given!r}, expected an entry of "
+            f"{config.where('explainers', *keys)}: got {given!r}, expected an entry of "
             f"`explainers` with the method {method!r}",
             fix=f"name one of {fitting!r}" if fitting else f"add an entry `{method}: {{}}`",
         )
-    return str(given)
+    return given
 
 
-def _build(
-    registry: Registry[type[T]],
-    keys: tuple[str, str],
-    values: Mapping[str, Any],
-    config: RunConfig,
-) -> T:
-    cls = _class(registry, keys, values, config)
-    own = {key: value for key, value in values.items() if key != "method"}
-    return parameters.build(cls, own, functools.partial(config.where, *keys))
+def _without(values: Mapping[str, Any], paths: Collection[str]) -> dict[str, Any]:
+    """Return values but for those at these dotted paths."""
+    kept = {}
+    for key, value in values.items():
+        below = [path.partition(".")[2] for path in paths if path.startswith(f"{key}.")]
+        if key not in paths:
+            kept[key] = _without(value, below) if below and isinstance(value, dict) else value
+    return kept
+
+
+def _explainer(
+    cls: type[Explainer], values: Mapping[str, Any], where: Callable[..., str]
+) -> Explainer:
+    """Return an explainer with the parameters of its entry, those of its preset below them."""
+    own = {key: value for key, value in values.items() if key not in RESERVED}
+    given = _preset(cls, values.get("preset"), where) | own
+    inner, of_inner = _inner(cls, given)
+    if inner is None:
+        return parameters.build(cls, given, where)
+    place = functools.partial(where, INNER[1])
+    try:
+        kind = explainers.methods.get(inner)
+    except LookupError as error:
+        raise ConfigError(
+            f"{where(INNER[0])}: {error}", fix="`xpipe explainers` lists them"
+        ) from error
+    built = _explainer(kind, of_inner, place)
+    names = {*_preset(kind, of_inner.get("preset"), place), *of_inner} - set(RESERVED)
+    # with the types that its fields have: a list of a run file is a tuple, and so on
+    checked = {name: getattr(built, name) for name in names}
+    return parameters.build(cls, given, where, {INNER[1]: checked})
+
+
+def _preset(cls: type[Explainer], preset: Any, where: Callable[..., str]) -> dict[str, Any]:
+    try:
+        return preset_of(cls, preset if preset is None else str(preset))
+    except LookupError as error:
+        raise ConfigError(
+            f"{where('preset')}: {error.args[0]}",
+            fix=f"`xpipe explainers {cls.name}` lists its presets",
+        ) from error
+
+
+def _inner(cls: type, values: Mapping[str, Any]) -> tuple[str | None, dict[str, Any]]:
+    """Return the method that another goes around, and its parameters; None if there is none."""
+    fields = {field.name: field for field in dataclasses.fields(cls)}
+    if not fields.keys() >= set(INNER):
+        return None, {}
+    own = values.get(INNER[1], {})
+    return values.get(INNER[0], fields[INNER[0]].default), own if isinstance(own, dict) else {}
 
 
 def _class(

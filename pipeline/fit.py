@@ -9,7 +9,8 @@ import numpy as np
 import torch
 
 import explainers
-from explainers import Network, Target
+from explainers import Network, Target, explaining
+from pipeline.complaints import told_of
 from pipeline.data import read_one
 from pipeline.errors import PlanError, written_at
 
@@ -201,23 +202,27 @@ def check_explainers(
     """
     for name, explainer in found.items():
         where = config.where("explainers", name)
-        try:
-            explainer.check(network)
-        except NotImplementedError as error:
-            raise PlanError(
-                f"{where}: {error}",
-                fix="take a method that needs values and gradients alone, such as "
-                "integrated_gradients, or write the operator's rule",
-            ) from error
-        except LookupError as error:
-            message = error.args[0] if error.args else str(error)
-            raise PlanError(f"{where}: {message}", fix=_layers(network)) from error
-        except ValueError as error:
-            raise PlanError(f"{where}: {error}", fix="correct its parameters") from error
+        _check_explainer(config, name, explainer, network)
         if "labels" in explainer.requires:
             _need_labels(where, f"{name!r}", manifest)
         if "masks" in explainer.requires:
             _need_masks(where, f"{name!r}", manifest)
+
+
+def _check_explainer(config: RunConfig, name: str, explainer: Explainer, network: Network) -> None:
+    try:
+        explaining.check(explainer, network)
+    except NotImplementedError as error:
+        raise PlanError(
+            f"{config.where('explainers', name)}: {error}",
+            fix="take a method that needs values and gradients alone, such as "
+            "integrated_gradients, or write the operator's rule",
+        ) from error
+    except (LookupError, ValueError) as error:
+        message = str(error.args[0] if error.args else error)
+        keys = told_of(message, config.explainers.get(name, {}))
+        fix = _layers(network) if isinstance(error, LookupError) else "correct its parameters"
+        raise PlanError(f"{config.where('explainers', name, *keys)}: {message}", fix=fix) from error
 
 
 def check_metrics(config: RunConfig, found: Mapping[str, Metric], manifest: Manifest) -> None:

@@ -9,13 +9,14 @@ import inspect
 import json
 import sys
 import typing
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 from pydantic.json_schema import GenerateJsonSchema
 from pydantic_core import PydanticOmit
 
-from pipeline.complaints import complaints
+from pipeline.complaints import complaints, told_of
 from pipeline.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -27,7 +28,12 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-def build(cls: type[T], parameters: Mapping[str, Any], where: str | Callable[..., str]) -> T:
+def build(
+    cls: type[T],
+    parameters: Mapping[str, Any],
+    where: str | Callable[..., str],
+    ready: Mapping[str, Any] = MappingProxyType({}),
+) -> T:
     """Return an instance of a dataclass with these parameters.
 
     Parameters
@@ -39,6 +45,8 @@ def build(cls: type[T], parameters: Mapping[str, Any], where: str | Callable[...
     where
         Where the parameters were written, for messages; or a function of keys, as
         `RunConfig.where`, that can tell it for each.
+    ready
+        Values that are taken as they are, in place of those in `parameters`.
 
     Raises
     ------
@@ -55,13 +63,14 @@ def build(cls: type[T], parameters: Mapping[str, Any], where: str | Callable[...
         found = complaints(error, values, place, lambda _keys: names)
         fix = f"its parameters are: {', '.join(names)}" if names else "it has no parameters"
         raise ConfigError("\n".join(found), fix=fix) from error
-    given = {name: getattr(checked, name) for name in checked.model_fields_set}
+    given = {name: getattr(checked, name) for name in checked.model_fields_set} | dict(ready)
     try:
         return cls(**given)
     except (ValueError, TypeError, LookupError) as error:
         # KeyError puts quotes around its message
-        message = error.args[0] if error.args else error
-        raise ConfigError(f"{place()}: {message}", fix="correct the parameter") from error
+        message = str(error.args[0] if error.args else error)
+        spoken_of = place(*told_of(message, values))
+        raise ConfigError(f"{spoken_of}: {message}", fix="correct the parameter") from error
 
 
 def schema_of(cls: type) -> dict[str, Any]:

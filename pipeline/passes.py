@@ -15,7 +15,7 @@ from pipeline.threads import computing_threads
 from pipeline.worker import ExplainTask
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from explainers import Explainer, Result, Round
     from pipeline.config import RunConfig
@@ -138,11 +138,22 @@ class Passes:
 
     def _with_results(self, name: str) -> Explainer:
         """Return an explainer with the results that it needs in their places."""
-        needs = self.plan.needs.get(name, {})
-        given: dict[str, Any] = {parameter: self.scans[scan] for parameter, scan in needs.items()}
-        # explainers are frozen dataclasses; the ABC cannot say so
-        return replace(self.explainers[name], **given) if given else self.explainers[name]  # type: ignore[type-var]
+        found = self.explainers[name]
+        for parameter, scan in self.plan.needs.get(name, {}).items():
+            found = _with_result(found, parameter.split("."), self.scans[scan])
+        return found
 
     @property
     def _path(self) -> str:
         return str(self.session.path)
+
+
+def _with_result(found: Any, keys: Sequence[str], result: Result) -> Any:
+    """Return an explainer, or parameters of one inside it, with a result in its place."""
+    first, *rest = keys
+    is_mapping = isinstance(found, dict)
+    if rest:
+        below = found.get(first, {}) if is_mapping else getattr(found, first)
+        result = _with_result(below, rest, result)
+    # explainers are frozen dataclasses
+    return {**found, first: result} if is_mapping else replace(found, **{first: result})

@@ -41,6 +41,9 @@ def _entry(definitions: dict[str, Any], kind: str, registry: Registry[Any]) -> d
     for name in registry.names():
         own = _parameters(registry.get(name), definitions)
         own["properties"]["method"] = {"const": name}
+        presets = getattr(registry.get(name), "presets", {})
+        if presets:
+            own["properties"]["preset"] = {"enum": sorted(presets)}
         definitions[f"{kind}.{name}"] = own
     return {
         "type": ["object", "null"],

@@ -80,7 +80,7 @@ def test_a_near_miss_of_a_literal_is_suggested() -> None:
 
 
 def test_what_the_class_refuses_is_a_config_error_too() -> None:
-    assert "explainers.probe: got n_steps 0, expected at least 1" in refused(n_steps=0)
+    assert "explainers.probe.n_steps: got n_steps 0, expected at least 1" in refused(n_steps=0)
 
 
 def test_places_in_a_run_file_are_shown_for_each_parameter() -> None:
