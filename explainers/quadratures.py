@@ -7,21 +7,28 @@ from typing import Literal
 import torch
 
 Quadrature = Literal[
-    "gausslegendre", "riemann_left", "riemann_right", "riemann_middle", "riemann_trapezoid"
+    "gausslegendre",
+    "riemann_left",
+    "riemann_right",
+    "riemann_middle",
+    "riemann_trapezoid",
+    "riemann_inclusive",
 ]
 
 
 def nodes_and_weights(method: Quadrature, n_steps: int) -> tuple[list[float], list[float]]:
     """Return where to evaluate and how much each evaluation counts.
 
-    They are Captum's to the bit, which rounds its weights to float32 and its equidistant nodes to
-    torch's default type; otherwise, results in float64 would differ by 3e-8 of their size.
+    Those that Captum has are Captum's to the bit, which rounds its weights to float32 and its
+    equidistant nodes to torch's default type; otherwise, results in float64 would differ by 3e-8 of
+    their size.
 
     Parameters
     ----------
     method
         ``gausslegendre`` is exact for polynomials of degree 2 n_steps - 1. The Riemann sums give
         equal weights to equidistant nodes; ``riemann_trapezoid`` halves the two at the ends.
+        ``riemann_inclusive`` has nodes at both ends too, and halves nothing: iNNvestigate's mean.
     n_steps
         How many evaluations.
 
@@ -37,6 +44,7 @@ def nodes_and_weights(method: Quadrature, n_steps: int) -> tuple[list[float], li
         "riemann_right": (1 / n_steps, 1.0),
         "riemann_middle": (1 / (2 * n_steps), 1 - 1 / (2 * n_steps)),
         "riemann_trapezoid": (0.0, 1.0),
+        "riemann_inclusive": (0.0, 1.0),
     }
     if method not in ends:
         raise ValueError(f"got method {method!r}, expected gausslegendre or one of {list(ends)}")

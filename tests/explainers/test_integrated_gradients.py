@@ -8,20 +8,26 @@ import pytest
 import torch
 from captum.attr import IntegratedGradients
 from torch import nn
+from zennit.attribution import IntegratedGradients as ZennitIntegratedGradients
 
 import explainers
-from explainers import Network
-from explainers.attribution import integrated_gradients
+from explainers import Network, chunks
 from explainers.quadratures import Quadrature, nodes_and_weights
 from tests.explainers.twins import network_twin, twin
 
 # Nodes and weights are Captum's to the bit; what is left is the order of sums in float64.
 TOLERANCE = {"rtol": 0, "atol": 1e-8}
 QUADRATURES = get_args(Quadrature)
+CAPTUMS = [name for name in QUADRATURES if name != "riemann_inclusive"]
 
 
-@pytest.mark.parametrize("method", QUADRATURES)
-@pytest.mark.parametrize("name", ["cnn", pytest.param("resnet18", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("name", "method"),
+    [
+        *(("cnn", method) for method in CAPTUMS),
+        pytest.param("resnet18", "gausslegendre", marks=pytest.mark.slow),
+    ],
+)
 def test_maps_and_deltas_equal_captums(name: str, method: str) -> None:
     model, inputs = twin(name, "functions")
     inputs = inputs[:2]
@@ -43,7 +49,7 @@ def test_captums_word_for_the_quadrature_is_understood_in_the_library() -> None:
     assert "method" not in known["integrated_gradients"]
 
 
-@pytest.mark.parametrize("method", QUADRATURES)
+@pytest.mark.parametrize("method", CAPTUMS)
 def test_nodes_are_captums_in_another_default_type(method: str) -> None:
     model, inputs = twin("cnn", "modules")
     (network, _), before = network_twin("cnn", "modules"), torch.get_default_dtype()
@@ -87,6 +93,31 @@ def test_the_mean_gradient_alone_is_captums() -> None:
     torch.testing.assert_close(found, expected, **TOLERANCE)
 
 
+@pytest.mark.parametrize("preset", ["deepexplain", "innvestigate", "zennit"])
+def test_presets_are_the_sums_of_the_other_tools(preset: str) -> None:
+    network, inputs = network_twin("cnn", "modules")
+    n_steps = {"deepexplain": 100, "innvestigate": 64, "zennit": 20}[preset]
+    first = 0.0 if preset == "innvestigate" else 1 / n_steps
+    classes = network(inputs).argmax(1)
+    total = torch.zeros_like(inputs)
+    for node in torch.linspace(first, 1, n_steps).tolist():
+        total += explainers.explain(network, "gradient", node * inputs, classes)
+    found = explainers.explain(network, "integrated_gradients", inputs, preset=preset)
+    # weights are rounded to float32: 1/100 is off by 2e-8 of itself
+    torch.testing.assert_close(found, inputs * total / n_steps, rtol=1e-7, atol=1e-12)
+
+
+def test_the_preset_zennit_is_zennits() -> None:
+    model, inputs = twin("cnn", "modules")
+    network, _ = network_twin("cnn", "modules")
+    start = torch.eye(5, dtype=torch.float64)[torch.tensor([1, 4, 0])]
+    with ZennitIntegratedGradients(model) as attributor:
+        _, expected = attributor(inputs, start)
+    found = explainers.explain(network, "integrated_gradients", inputs, [1, 4, 0], preset="zennit")
+    # zennit's weight 1/20 is not rounded to float32, ours is: 1.5e-8 of the value
+    torch.testing.assert_close(found, expected, rtol=3e-8, atol=1e-12)
+
+
 def test_the_explained_class_is_that_of_the_sample_along_the_whole_path() -> None:
     network, inputs = network_twin("cnn", "modules")
     classes = network(inputs).argmax(1)
@@ -115,12 +146,15 @@ def test_the_size_of_a_chunk_changes_nothing_but_rounding(
 ) -> None:
     network, inputs = network_twin("cnn", "modules")
     expected = explainers.explain(network, "integrated_gradients", inputs)
-    monkeypatch.setattr(integrated_gradients, "_CHUNK_ELEMENTS_OF_A_CPU", elements)
+    monkeypatch.setattr(chunks, "CPU_ELEMENTS", elements)
     found = explainers.explain(network, "integrated_gradients", inputs)
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-13)
 
 
-def test_no_pass_has_more_rows_than_a_chunk_or_the_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("limit", "expected"), [(7, [3, 1, *[6] * 5]), (2, [3, 1, *[2] * 15])])
+def test_no_pass_has_more_rows_than_a_chunk(
+    limit: int, expected: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
     network, inputs = network_twin("cnn", "modules")
     rows: list[int] = []
     run = network.run
@@ -130,9 +164,10 @@ def test_no_pass_has_more_rows_than_a_chunk_or_the_batch(monkeypatch: pytest.Mon
         return run(batch)
 
     monkeypatch.setattr(network, "run", counted)
-    monkeypatch.setattr(integrated_gradients, "_CHUNK_ELEMENTS_OF_A_CPU", 7 * inputs[0].numel())
+    monkeypatch.setattr(chunks, "CPU_ELEMENTS", limit * inputs[0].numel())
     explainers.explain(network, "integrated_gradients", inputs, n_steps=10)
-    assert rows == [3, 6, 6, 6, 6, 6]
+    # the batch for its classes, the baseline for the delta, then chunks
+    assert sorted(rows) == sorted(expected)
 
 
 def test_an_opaque_model_is_integrated_too() -> None:
