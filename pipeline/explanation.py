@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import torch
 
-from explainers import Explained, Samples, Trace
+from explainers import Samples, Trace, explaining
 from pipeline.folds import Fold
 from pipeline.products import Products
 from pipeline.sinks.maps import RELEVANCE
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from explainers import Attribution, Network, Round, State, Target
+    from explainers import Attribution, Explained, Network, Round, State, Target
     from pipeline.plan import Plan
     from pipeline.prefetch import Batch
     from pipeline.shards import Shard
@@ -63,6 +63,10 @@ class Explanation:
         self._rounds = rounds
         self._targets = targets
         self._is_first = is_first
+        self._dims = {
+            name: next(iter(explaining.form(each, network).values()))[0]
+            for name, each in attributions.items()
+        }
         self.sample_ids: tuple[str, ...] = ()
         """Samples of the batch that is being computed."""
 
@@ -102,7 +106,7 @@ class Explanation:
             self._describe(products, batch.rows, trace)
         for name, attribution in self._attributions.items():
             found = [
-                _explained(attribution.relevance(_as(trace, name), target))
+                explaining.explained(attribution, _as(trace, name), target)
                 for target in self._targets
             ]
             self._enter(products, name, batch.rows, found)
@@ -128,10 +132,9 @@ class Explanation:
     def _enter(
         self, products: Products, name: str, rows: list[int], found: list[Explained]
     ) -> None:
-        attribution = self._attributions[name]
         relevance = self._joined([each.relevance for each in found]).float()
         if self._plan.channels == "sum":
-            dims = attribution.dims(tuple(self._plan.input_shape))
+            dims = self._dims[name]
             if "channel" in dims:
                 # counted from the end, where the map's own dimensions are
                 relevance = relevance.sum(dims.index("channel") - len(dims))
@@ -184,7 +187,3 @@ def _classes(trace: Trace, target: Target) -> Tensor:
     if target.kind == "weights":
         return torch.full_like(trace.prediction, -1)
     return weights.argmax(1)
-
-
-def _explained(found: Tensor | Explained) -> Explained:
-    return found if isinstance(found, Explained) else Explained(found)

@@ -40,6 +40,8 @@ class MapSpec:
     """Dimensions after ``sample`` (and ``target``)."""
     shape: tuple[int, ...]
     """Sizes of `dims`."""
+    layer: str = ""
+    """Layer whose value the map is of; empty for maps of the input."""
 
 
 @dataclass(frozen=True)

@@ -126,7 +126,7 @@ def _decide(parts: _Parts, *, measure: bool) -> Plan:
     config, n_samples, n_targets = parts.config, len(parts.manifest), len(parts.targets)
     needs, manifest_digest = needs_of(config), parts.manifest.digest()
     input_shape = tuple(parts.example.shape[1:])
-    maps = sizing.map_specs(parts.explainers, input_shape, config.output.channels)
+    maps = sizing.map_specs(parts.explainers, parts.network, config.output.channels)
     batch, shard = _sizes(parts, maps)
     return Plan(
         digest=digest_of(config, manifest_digest, parts.weights_digest, parts.code_digest),

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import psutil
 import torch
 
-from explainers import Attribution, Samples, Scan, Target, Trace
+from explainers import Attribution, Samples, Scan, Target, Trace, explaining
 from pipeline.plan import MapSpec
 from pipeline.threads import computing_threads
 
@@ -40,11 +40,11 @@ _REPEATS = 3
 
 
 def map_specs(
-    found: Mapping[str, Explainer], input_shape: tuple[int, ...], channels: str
+    found: Mapping[str, Explainer], network: Network, channels: str
 ) -> dict[str, MapSpec]:
     """Return the form of every attribution's maps."""
     return {
-        name: _map_spec(explainer.dims(input_shape), input_shape, channels)
+        name: _map_spec(explainer, network, channels)
         for name, explainer in found.items()
         if isinstance(explainer, Attribution)
     }
@@ -157,7 +157,7 @@ def seconds_for(
                 explainer.fold([(trace, samples)])
             elif isinstance(explainer, Attribution):
                 for target in targets:
-                    explainer.relevance(trace, target)
+                    explaining.explained(explainer, trace, target)
         _wait(network)
         return (time.perf_counter() - started) * n_samples / batch
 
@@ -167,14 +167,14 @@ def worker_memory() -> int:
     return int(psutil.virtual_memory().total) // max(os.cpu_count() or 1, 1)
 
 
-def _map_spec(dims: tuple[str, ...], input_shape: tuple[int, ...], channels: str) -> MapSpec:
-    names: tuple[str, ...] = dims
-    if len(dims) != len(input_shape):
-        # a map with fewer dimensions than the input keeps the sizes of those it shares
-        names = ("channel", "height", "width")[-len(input_shape) :]
-    sizes = dict(zip(names, input_shape, strict=False))
-    kept = [name for name in dims if not (channels == "sum" and name == "channel")]
-    return MapSpec(tuple(kept), tuple(sizes.get(name, 1) for name in kept))
+def _map_spec(explainer: Attribution, network: Network, channels: str) -> MapSpec:
+    (form,) = explaining.form(explainer, network).values()
+    sizes = {
+        name: size
+        for name, size in zip(*form, strict=True)
+        if not (channels == "sum" and name == "channel")
+    }
+    return MapSpec(tuple(sizes), tuple(sizes.values()), explainer.source_layer or "")
 
 
 def _pass(network: Network, inputs: Tensor) -> float:
