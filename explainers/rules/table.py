@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
 import torch
 
@@ -245,7 +245,7 @@ def walk(
             if name in network.dependent:
                 sum_so_far = relevances.get(name)
                 relevances[name] = part if sum_so_far is None else sum_so_far + part
-            elif len(part) == len(relevance):
+            elif isinstance(found, Shares) and part.ndim and len(part) == len(relevance):
                 # A constant takes its share as a bias does: a class token, a position table.
                 _add(absorbed, {"bias": part.flatten(1).sum(1)}, len(start))
     source = network.operators[0].name

@@ -26,11 +26,10 @@ from explainers.operators import (
     Constant,
     MaxPool,
     Operator,
-    Pad,
     Reshape,
 )
-from explainers.rules import lrp as rules
 from explainers.rules.ranges import ranges
+from explainers.rules.table import Relevances, Shares
 from tests.explainers.twins import network_twin, pictures, seeded, twin
 
 if TYPE_CHECKING:
@@ -88,40 +87,11 @@ def test_maps_equal_zennits_for_modules_and_for_functions(name: str, composite: 
         torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4 * float(expected.max()))
 
 
-def stab_part(z: Tensor, epsilon: float = rules.STABILISER) -> Tensor:
-    return torch.where(z < 0, -epsilon, epsilon).to(z)
-
-
-def _broadcast(op: Any, bias: Tensor | None, like: Tensor) -> Tensor:
-    if bias is None:
-        return torch.zeros_like(like)
-    is_convolution = hasattr(op, "stride")
-    return bias.view(-1, *(1,) * (like.ndim - 2)) if is_convolution else bias
-
-
-def absorbed(op: Operator, rule: Any, relevance: Tensor, values: Any) -> float:
-    """Return what bias, stabiliser and margin keep of an operator's relevance."""
-    rule = rule.func if isinstance(rule, functools.partial) else rule
-    x = values[op.inputs[0]]
-    op_: Any = op
-    if rule is rules.linear.epsilon:
-        z = values[op.name]
-        kept = _broadcast(op, op_.bias, z) + stab_part(z)
-        return float((relevance * kept / rules.stabilised(z, rules.STABILISER)).sum())
-    if rule in (rules.linear.z_plus, rules.linear.z_plus_of_nonnegative):
-        bias = _broadcast(op, rules.linear.positive_bias(op_), relevance)
-        z = op_.linear(x.clamp(min=0), op_.weight.clamp(min=0))
-        z = z + op_.linear(x.clamp(max=0), op_.weight.clamp(max=0)) + bias
-        return float((relevance * (bias + rules.STABILISER) / (z + rules.STABILISER)).sum())
-    if rule is rules.flat.flat_convolution:
-        taps = op_.linear(torch.ones_like(x[:1]), torch.ones_like(op_.weight))
-        return float((relevance * rules.STABILISER / (taps + rules.STABILISER)).sum())
-    if rule is rules.flat.flat_linear:
-        return float((relevance * rules.STABILISER / (x.shape[-1] + rules.STABILISER)).sum())
-    if isinstance(op, Pad) and op.mode == "constant":
-        inside = functional.pad(relevance, [-width for width in op.padding])
-        return float(relevance.sum() - inside.sum())
-    return 0.0
+def absorbed(shares: Relevances | Shares) -> tuple[Relevances, float]:
+    """Return what a rule hands on, and what it says is kept back."""
+    if not isinstance(shares, Shares):
+        return shares, 0.0
+    return shares.relevances, sum(float(kept.sum()) for kept in shares.absorbed.values())
 
 
 def accounts(network: Network, inputs: Tensor, composite: str) -> list[tuple[Operator, float]]:
@@ -140,9 +110,9 @@ def accounts(network: Network, inputs: Tensor, composite: str) -> list[tuple[Ope
             continue
         rule = choose(op)
         with torch.no_grad():
-            parts = rule(op, relevance, values)
+            parts, kept = absorbed(rule(op, relevance, values))
             arrived = sum(float(part.sum()) for part in parts if part is not None)
-            lost = float(relevance.sum()) - absorbed(op, rule, relevance, values) - arrived
+            lost = float(relevance.sum()) - kept - arrived
         unaccounted.append((op, abs(lost) / max(1.0, float(relevance.abs().sum()))))
         for name, part in zip(op.inputs, parts, strict=True):
             if part is not None and name in network.dependent:

@@ -19,7 +19,9 @@ from explainers.operators import (
     Reshape,
 )
 from explainers.rules.gradient import gradient
-from explainers.rules.lrp.table import STABILISER, lrp
+from explainers.rules.lrp.sharing import Absorbed, per_sample
+from explainers.rules.lrp.stabiliser import STABILISER, Stabiliser, Stabilising, check_stabiliser
+from explainers.rules.lrp.table import lrp
 from explainers.rules.table import Relevances, Shares, Values
 
 if TYPE_CHECKING:
@@ -37,52 +39,92 @@ def passed(op: Activation | Affine, relevance: Tensor, values: Values) -> Releva
     return (relevance,)
 
 
-@lrp.rule(MaxPool, Reshape, Concat, Pad, name="route")
-@lrp.rule(MaxPool, Reshape, Concat, Pad)
+@lrp.rule(MaxPool, Reshape, name="route")
+@lrp.rule(MaxPool, Reshape)
 def routed(op: Operator, relevance: Tensor, values: Values) -> Relevances:
-    """Hand each value on to where the output came from; it is the gradient's route.
-
-    A margin that `Pad` added has no origin: what arrives there ends. A margin of zeros before a
-    convolution is no `Pad` but part of the convolution, where it gets nothing.
-    """
+    """Hand each value on to where the output came from; it is the gradient's route."""
     found = gradient.find(op)(op, relevance, values)
     return found.relevances if isinstance(found, Shares) else found
 
 
-@lrp.rule(Add, name="norm")
-@lrp.rule(Add)
+@lrp.rule(Concat, name="route")
+@lrp.rule(Concat)
+def parted(op: Concat, relevance: Tensor, values: Values) -> Shares:
+    """Part relevance where values were joined; what a constant gets (a class token) is a bias's."""
+    return Shares(routed(op, relevance, values))
+
+
+@lrp.rule(Pad, name="route")
+@lrp.rule(Pad)
+def cropped(op: Pad, relevance: Tensor, values: Values) -> Shares:
+    """Hand back what lies within; what arrives at a margin has no origin, and is lost.
+
+    A margin of zeros before a convolution is no `Pad` but part of the convolution, where it gets
+    nothing.
+    """
+    (inside,) = routed(op, relevance, values)
+    if inside is None:
+        raise TypeError(f"the gradient rule of {op.name!r} gave nothing to the padded value")
+    if op.mode != "constant":
+        return Shares((inside,))
+    return Shares((inside,), {"lost": per_sample(relevance) - per_sample(inside)})
+
+
+@lrp.rule(Add, name="norm", check=check_stabiliser)
+@lrp.rule(Add, check=check_stabiliser)
 def norm_of_sum(
-    op: Add, relevance: Tensor, values: Values, stabiliser: float = STABILISER
-) -> Relevances:
+    op: Add, relevance: Tensor, values: Values, stabiliser: Stabilising = STABILISER
+) -> Shares:
     """Share in proportion to the two terms: ``R_i = (x_i + eps * sgn(z) / 2) * R / stab(z)``.
 
     zennit's Norm lets the stabiliser absorb ``eps * R / stab(z)``; here the two inputs share that
-    too, so that sums conserve relevance exactly, even where the terms cancel.
+    too, so that sums conserve relevance exactly, even where the terms cancel. A term that is the
+    same for all samples (a table of positions) is a bias, and keeps its share as one.
     """
     first, second = (values[name] for name in op.inputs)
     z = values[op.name]
-    half = torch.copysign(z.new_tensor(stabiliser / 2), z)
-    share = torch.add(z, half, alpha=2)
-    torch.div(relevance, share, out=share)
+    stabilises = Stabiliser.of(stabiliser)
+    half = stabilises.part(z).mul_(0.5)
+    total = torch.add(z, half, alpha=2)
+    if stabilises.may_vanish:
+        is_zero = total == 0
+        half = torch.where(is_zero, 0.5 - first, half)
+        total.masked_fill_(is_zero, 1)
+    share = torch.div(relevance, total, out=total)
     of_first = half.add_(first).mul_(share)
     of_second = torch.sub(relevance, of_first, out=share)
-    return of_first.sum_to_size(first.shape), of_second.sum_to_size(second.shape)
+    absorbed: Absorbed = {}
+    parts = [_of_term(*pair, absorbed) for pair in ((of_first, first), (of_second, second))]
+    return Shares(tuple(parts), absorbed)
 
 
-@lrp.rule(AveragePool, name="norm")
-@lrp.rule(AveragePool)
+def _of_term(relevance: Tensor, term: Tensor, absorbed: Absorbed) -> Tensor | None:
+    if term.ndim == relevance.ndim and len(term) == len(relevance):
+        return relevance.sum_to_size(term.shape)
+    absorbed["bias"] = per_sample(relevance)
+    return None
+
+
+@lrp.rule(AveragePool, name="norm", check=check_stabiliser)
+@lrp.rule(AveragePool, check=check_stabiliser)
 def norm_of_mean(
-    op: AveragePool, relevance: Tensor, values: Values, stabiliser: float = STABILISER
+    op: AveragePool, relevance: Tensor, values: Values, stabiliser: Stabilising = STABILISER
 ) -> Relevances:
     """Share in proportion to the values of a window: ``x * J^T (R / stab(z))``.
 
     As in `norm_of_sum`, what the stabiliser would absorb is shared too, equally.
     """
     x, z = values[op.inputs[0]], values[op.name]
-    signed = torch.copysign(z.new_tensor(stabiliser), z)
-    share = relevance / (z + signed)
+    stabilises = Stabiliser.of(stabiliser)
+    part = stabilises.part(z)
+    total = z + part
+    if stabilises.may_vanish:
+        is_zero = total == 0
+        part.masked_fill_(is_zero, 1)
+        total.masked_fill_(is_zero, 1)
+    share = torch.div(relevance, total, out=total)
     weight = op.run(torch.ones_like(x[:1]))  # below one where a window reaches into the margin
-    held_back = share.mul(signed).div_(weight)
+    held_back = part.mul_(share).div_(weight)
     return (_spread(op, share, values) * x + _spread(op, held_back, values),)
 
 

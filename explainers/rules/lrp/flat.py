@@ -5,19 +5,24 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import torch
+
 from explainers.operators import Convolution, Linear
-from explainers.rules.lrp.table import STABILISER, lrp
+from explainers.rules.lrp.sharing import divided_by_sums_of
+from explainers.rules.lrp.stabiliser import STABILISER, Stabiliser, Stabilising, check_stabiliser
+from explainers.rules.lrp.table import lrp
+from explainers.rules.table import Shares
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from explainers.rules.table import Relevances, Values
+    from explainers.rules.table import Values
 
 
-@lrp.rule(Convolution, name="flat")
+@lrp.rule(Convolution, name="flat", check=check_stabiliser)
 def flat_convolution(
-    op: Convolution, relevance: Tensor, values: Values, stabiliser: float = STABILISER
-) -> Relevances:
+    op: Convolution, relevance: Tensor, values: Values, stabiliser: Stabilising = STABILISER
+) -> Shares:
     """Share equally among the inputs that a window sees (Lapuschkin et al. 2019).
 
     doi:10.1038/s41467-019-08987-4. All weights count as one, without bias. All channels of a group
@@ -30,11 +35,13 @@ def flat_convolution(
     ones = op.weight.new_ones(1, 1, *op.weight.shape[2:])
     single = replace(op, weight=ones, bias=None, groups=1)
     taps = single.run(x.new_ones(1, 1, *extent))
-    count = taps.mul_(channels // op.groups).add_(stabiliser)
+    count = taps.mul_(channels // op.groups)
     grouped = relevance.reshape(batch, op.groups, outputs // op.groups, *relevance.shape[2:])
-    share = (grouped.sum(2) / count).reshape(batch * op.groups, 1, *relevance.shape[2:])
+    share, absorbed = divided_by_sums_of(1, grouped.sum(2), count, Stabiliser.of(stabiliser))
+    share = share.reshape(batch * op.groups, 1, *relevance.shape[2:])
     back = _spread_by_ones(single, share, extent).reshape(batch, op.groups, 1, *extent)
-    return (back.expand(-1, -1, channels // op.groups, *extent).reshape(x.shape),)
+    back = back.expand(-1, -1, channels // op.groups, *extent).reshape(x.shape)
+    return Shares((back,), absorbed)
 
 
 def _spread_by_ones(op: Convolution, share: Tensor, extent: list[int]) -> Tensor:
@@ -59,11 +66,13 @@ def _spread_by_ones(op: Convolution, share: Tensor, extent: list[int]) -> Tensor
     return share
 
 
-@lrp.rule(Linear, name="flat")
+@lrp.rule(Linear, name="flat", check=check_stabiliser)
 def flat_linear(
-    op: Linear, relevance: Tensor, values: Values, stabiliser: float = STABILISER
-) -> Relevances:
+    op: Linear, relevance: Tensor, values: Values, stabiliser: Stabilising = STABILISER
+) -> Shares:
     """Share equally among all inputs; see `flat_convolution`."""
     x = values[op.inputs[0]]
-    share = relevance.sum(-1, keepdim=True) / (x.shape[-1] + stabiliser)
-    return (share.expand_as(x),)
+    count = torch.full_like(relevance[:1, ..., :1], x.shape[-1])
+    arriving = relevance.sum(-1, keepdim=True)
+    share, absorbed = divided_by_sums_of(1, arriving, count, Stabiliser.of(stabiliser))
+    return Shares((share.expand_as(x),), absorbed)

@@ -15,8 +15,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import torch
-
+from explainers.rules.lrp.stabiliser import STABILISER, Stabiliser
 from explainers.rules.table import RuleTable
 
 if TYPE_CHECKING:
@@ -24,10 +23,10 @@ if TYPE_CHECKING:
 
 lrp = RuleTable("lrp")
 
-STABILISER = 1e-6
-"""zennit's; relevance is lost to it where contributions nearly cancel."""
+
+def stabilised(z: Tensor, epsilon: float = STABILISER) -> Tensor:
+    """Return ``z + epsilon * sgn(z)`` with ``sgn(0) = +1``; see `Stabiliser`."""
+    return Stabiliser(epsilon)(z)
 
 
-def stabilised(z: Tensor, epsilon: float) -> Tensor:
-    """Return ``z + epsilon * sgn(z)`` with ``sgn(0) = +1``."""
-    return torch.where(z < 0, z - epsilon, z + epsilon)
+__all__ = ["STABILISER", "lrp", "stabilised"]
