@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from torch import Tensor
 
+from explainers import operators
 from explainers.registry import suggest
 from explainers.rules.lrp import lrp
+from explainers.rules.lrp.parameters import check_common
 
 if TYPE_CHECKING:
     from explainers.network import Network
@@ -19,8 +21,6 @@ if TYPE_CHECKING:
 
 Parameters = tuple[tuple[str, Any], ...]
 """Names and values, sorted by name; a value, so that composites can be compared and pickled."""
-
-_NOT_PARAMETERS = ("op", "relevance", "values")
 
 
 @dataclass(frozen=True)
@@ -85,9 +85,10 @@ class Assignment:
         Raises
         ------
         LookupError
-            If a layer is named that the network does not have.
+            If a layer is named that the network does not have, or a class that there is not.
         """
         kinds = [name.removeprefix("type:") for name in self.layers if name.startswith("type:")]
+        _check_kinds(kinds, network)
         paths = tuple(name for name in self.layers if not name.startswith("type:"))
         layers = network.match(paths) if paths else ()
         named = {network.operator(layer).name for layer in layers}
@@ -123,13 +124,37 @@ def check_rule(rule: str, parameters: Mapping[str, Any]) -> None:
         if name not in accepted:
             hint = suggest(name, sorted(accepted)) if accepted else "it takes none"
             raise TypeError(f"rule {rule!r} has no parameter {name!r}; {hint}")
+    missing = set.intersection(*(_required(function) for function in functions[rule]))
+    if missing - parameters.keys():
+        raise TypeError(f"rule {rule!r} needs {' and '.join(sorted(missing, reverse=True))}")
     lrp.check_values(rule, parameters)
 
 
+def check_defaults(defaults: Mapping[str, Any]) -> None:
+    """Refuse parameters that no rule has, or whose values have no meaning.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If there is such a one.
+    """
+    rules = [function for functions in lrp.functions().values() for function in functions]
+    known = sorted({name for function in rules for name in parameters_of(function)})
+    for name in defaults:
+        if name not in known:
+            raise TypeError(f"no rule has a parameter {name!r}; {suggest(name, known)}")
+    common = {"epsilon", "stabiliser", "zero_params"}
+    check_common(**{name: given for name, given in defaults.items() if name in common})
+
+
 def parameters_of(function: Any) -> tuple[str, ...]:
-    """Return the names of a rule's parameters."""
-    names = list(inspect.signature(function).parameters)
-    return tuple(name for name in names[3:] if name not in _NOT_PARAMETERS)
+    """Return the names of a rule's parameters: what it takes after operator, relevance, values."""
+    return tuple(inspect.signature(function).parameters)[3:]
+
+
+def _required(function: Any) -> set[str]:
+    parameters = list(inspect.signature(function).parameters.values())[3:]
+    return {one.name for one in parameters if one.default is one.empty}
 
 
 def values(parameters: Mapping[str, Any]) -> Parameters:
@@ -147,3 +172,11 @@ def _value(given: Any) -> Any:
 
 def _is_kind(op: Operator, pattern: str) -> bool:
     return any(fnmatchcase(kind.__name__, pattern) for kind in type(op).__mro__)
+
+
+def _check_kinds(kinds: list[str], network: Network) -> None:
+    for kind in kinds:
+        is_known = any(fnmatchcase(name, kind) for name in operators.__all__)
+        if not is_known and not any(_is_kind(op, kind) for op in network.operators):
+            hint = suggest(kind, operators.__all__)
+            raise LookupError(f"unknown operator class {kind!r}; {hint}")

@@ -7,10 +7,17 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
-from explainers.composites.assignment import Assignment, Parameters, parameters_of, values
-from explainers.operators import Constant, Multiply
+from explainers.composites.assignment import (
+    Assignment,
+    Parameters,
+    check_defaults,
+    parameters_of,
+    values,
+)
+from explainers.operators import Constant
+from explainers.rules.gates import receiving, signals
 from explainers.rules.lrp import lrp
-from explainers.rules.ranges import ranges, signal
+from explainers.rules.ranges import ranges
 
 if TYPE_CHECKING:
     from explainers.network import Network
@@ -37,6 +44,9 @@ class Composite:
     defaults: Parameters = ()
     """Parameters of every rule that has them, wherever its assignment does not set them."""
 
+    def __post_init__(self) -> None:
+        check_defaults(dict(self.defaults))
+
     def with_defaults(self, **parameters: Any) -> Composite:
         """Return the composite with these parameters as defaults; its own are replaced."""
         return replace(self, defaults=values(dict(self.defaults) | parameters))
@@ -57,36 +67,58 @@ class Composite:
         TypeError
             If an assignment gives a rule parameters that it does not have for an operator.
         """
-        made = _chosen.setdefault(network, {})
+        return self._chosen(network)
+
+    def rules(self, network: Network) -> dict[str, str]:
+        """Return the name of the rule of every operator that relevance reaches, in its order."""
+        return {op: name for op, (name, _) in self._chosen(network).rules.items()}
+
+    def lossy(self, network: Network) -> dict[str, str]:
+        """Return, of these, the rules that cannot conserve relevance whatever the input is.
+
+        What they drop or multiply is accounted for as ``lost``.
+        """
+        operators = {op.name: op for op in network.operators}
+        return {
+            op: name
+            for op, name in self.rules(network).items()
+            if not lrp.conserves(operators[op], name)
+        }
+
+    def _chosen(self, network: Network) -> _Rules:
+        made = _made.setdefault(network, {})
         if self not in made:
             made[self] = _Rules(_rules(self, network))
         return made[self]
 
 
-_chosen: WeakKeyDictionary[Network, dict[Composite, Choose]] = WeakKeyDictionary()
-
-
 @dataclass(frozen=True)
 class _Rules:
-    rules: dict[str, Rule]
+    rules: dict[str, tuple[str, Rule]]
 
     def __call__(self, op: Operator) -> Rule:
-        return self.rules[op.name]
+        return self.rules[op.name][1]
 
 
-def _rules(composite: Composite, network: Network) -> dict[str, Rule]:
+_made: WeakKeyDictionary[Network, dict[Composite, _Rules]] = WeakKeyDictionary()
+
+
+def _rules(composite: Composite, network: Network) -> dict[str, tuple[str, Rule]]:
     known = ranges(network)
+    gated = signals(network, known)
     assigned = _assigned(composite, getattr(network, "root", None) or network)
+    defaults = dict(composite.defaults)
     reached = {network.output_name}
-    rules: dict[str, Rule] = {}
+    rules: dict[str, tuple[str, Rule]] = {}
     for op in reversed(network.operators[1:]):
         if op.name not in reached or isinstance(op, Constant):
             continue
-        rules[op.name] = _bound(op, assigned.get(op.name), known, dict(composite.defaults))
-        kept = signal(op, known) if isinstance(op, Multiply) else None
-        sources = op.sources if kept is None else {op.inputs[kept]}
-        reached |= sources & network.dependent
-    return rules
+        assignment = assigned.get(op.name)
+        name = "default" if assignment is None else assignment.rule
+        name = _name(op, name, known, gated.get(op.name))
+        rules[op.name] = name, _bound(op, name, assignment, defaults)
+        reached |= receiving(op, gated if ".signal_" in name else {}) & network.dependent
+    return dict(reversed(rules.items()))
 
 
 def _assigned(composite: Composite, network: Network) -> dict[str, Assignment]:
@@ -98,11 +130,9 @@ def _assigned(composite: Composite, network: Network) -> dict[str, Assignment]:
 
 
 def _bound(
-    op: Operator, assignment: Assignment | None, known: dict[str, Range], defaults: dict[str, Any]
+    op: Operator, name: str, assignment: Assignment | None, defaults: dict[str, Any]
 ) -> Rule:
-    name = "default" if assignment is None else assignment.rule
-    special = f"{name}.{_fact(op, known)}"
-    rule = lrp.find(op, special if special in lrp.names(type(op)) else name)
+    rule = lrp.find(op, name)
     accepted = parameters_of(rule)
     given = {} if assignment is None else dict(assignment.parameters)
     for parameter in given:
@@ -115,7 +145,11 @@ def _bound(
     return partial(rule, **parameters) if parameters else rule
 
 
-def _fact(op: Operator, known: dict[str, Range]) -> str:
-    if isinstance(op, Multiply):
-        return f"signal_{signal(op, known)}"
-    return "nonnegative" if all(known[name][0] >= 0 for name in op.inputs) else ""
+def _name(op: Operator, rule: str, known: dict[str, Range], signal: int | None) -> str:
+    """Return the name of the rule's variant for what is known of the operator, if it has one."""
+    if signal is not None:
+        special = f"{rule}.signal_{signal}"
+    else:
+        is_nonnegative = all(known[name][0] >= 0 for name in op.inputs)
+        special = f"{rule}.nonnegative" if is_nonnegative else rule
+    return special if special in lrp.names(type(op)) else rule

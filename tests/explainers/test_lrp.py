@@ -358,7 +358,7 @@ def _z_plus(x: Tensor, layer: nn.Conv2d, relevance: Tensor) -> Tensor:
     return back + x.clamp(max=0) * functional.conv_transpose2d(share, negative)
 
 
-@pytest.mark.parametrize("epsilon", ["a", None, True])
+@pytest.mark.parametrize("epsilon", ["a", True])
 def test_an_epsilon_that_is_no_number_is_refused(epsilon: object) -> None:
     with pytest.raises(TypeError, match=r"got epsilon=.*, expected a number"):
         explainers.build("lrp", epsilon=epsilon)
