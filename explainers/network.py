@@ -89,6 +89,11 @@ class Network:
         self.has_softmax = self._program is not None and self._program.softmax is not None
 
     @property
+    def module(self) -> nn.Module:
+        """The network's own copy of the model, in eval mode; whoever changes it copies it first."""
+        return self._model
+
+    @property
     def operators(self) -> tuple[Operator, ...]:
         """In execution order; the first is the `Input`; empty when opaque."""
         return () if self._program is None else self._program.operators

@@ -43,7 +43,6 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from explainers.network import Network
     from explainers.rules.table import Relevances, Shares, Values
 
 
@@ -56,35 +55,24 @@ class RectifierTable(RuleTable):
         Raises
         ------
         NotImplementedError
-            If the table has none for it: it is an activation that does not rectify, among others.
+            If the table has none for it; as it has for an activation that does not rectify.
         """
-        if name in self.names(type(op)) and (not isinstance(op, Activation) or rectifies(op)):
+        if not isinstance(op, Activation) or rectifies(op):
             return super().find(op, name)
-        where = op.module_path or "the network itself"
         raise NotImplementedError(
             f"rule table {self.name!r} has no rule for the operator {describe(op)} (node "
-            f"{op.name!r} in {where!r}): what is let back is defined for ReLUs alone (relu, relu6, "
-            "a clamp or hardtanh from 0); use gradient, saliency, input_x_gradient, "
-            "integrated_gradients, smooth_grad or grad_cam, or make the activations ReLUs"
+            f"{op.name!r} in {op.module_path or 'the network itself'!r}): what comes back is "
+            "defined for rectifiers alone (relu, relu6, a clamp or hardtanh from 0); use "
+            f"{self.instead}"
         )
 
-    def check(self, network: Network) -> None:
-        """Refuse what is not a program, and operators on the way back that have no rule.
 
-        Raises
-        ------
-        NotImplementedError
-            If there is such an operator, or the model could not be read.
-        """
-        reached = {network.output_name}
-        for op in reversed(network.operators[1:]):
-            if op.name in reached and op.name in network.dependent:
-                self.find(op)
-                reached |= op.sources
-
-
-guided = RectifierTable("guided")
-deconvnet = RectifierTable("deconvnet")
+_INSTEAD = (
+    "gradient, saliency, input_x_gradient, integrated_gradients, smooth_grad or grad_cam, "
+    "which differentiate any activation"
+)
+guided = RectifierTable("guided", _INSTEAD)
+deconvnet = RectifierTable("deconvnet", _INSTEAD)
 
 for _table in (guided, deconvnet):
     _table.adopt(gradient, Convolution, Linear, Affine, Add, Embedding)

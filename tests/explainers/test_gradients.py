@@ -53,6 +53,18 @@ def test_postprocessing_takes_the_size_or_the_square(method: str) -> None:
         explainers.get(method)(network, postprocess="cube")
 
 
+def test_saliency_is_the_size_of_the_gradient_and_sensitivity_its_square() -> None:
+    network, inputs = network_twin("cnn", "modules")
+    gradient = explainers.explain(network, "gradient", inputs)
+    for postprocess, expected in (
+        ({}, gradient.abs()),
+        ({"postprocess": "none"}, gradient),
+        ({"postprocess": "square"}, gradient.square()),
+    ):
+        found = explainers.explain(network, "saliency", inputs, **postprocess)
+        assert torch.equal(found, expected)
+
+
 def test_methods_of_one_trace_share_forward_and_backward() -> None:
     network, inputs = network_twin("cnn", "modules")
     trace = Trace(network, inputs)
