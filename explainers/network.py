@@ -14,6 +14,7 @@ from torch.utils._pytree import tree_leaves
 from explainers import operators as operator_classes
 from explainers.export import UnreadableError
 from explainers.layers import silent_modules
+from explainers.operators import MaxPool
 from explainers.program import Layer, Program, read_program
 from explainers.registry import suggest
 from explainers.rules.gradient import normalised as softmax_rule
@@ -229,7 +230,11 @@ class Network:
     def _run(self, values: dict[str, Tensor], *, is_kept: bool) -> dict[str, Tensor]:
         program = self._readable()
         for op in program.operators[1:]:
-            values[op.name] = op.run(*(values[name] for name in op.inputs))
+            inputs = [values[name] for name in op.inputs]
+            if is_kept and isinstance(op, MaxPool):
+                values[op.name], values[op.switches_name] = op.with_indices(*inputs)
+            else:
+                values[op.name] = op.run(*inputs)
             if not is_kept:
                 for name in program.last_uses[op.name]:
                     del values[name]

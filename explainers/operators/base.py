@@ -25,6 +25,9 @@ class Operator(ABC):
     """Path of the innermost module that owns it; empty for the network itself."""
     inputs: tuple[str, ...]
     """Names of the operators whose values it takes."""
+    batch_axis: int = 0
+    """Which axis of its value follows the batch; 1 where a model puts the sequence first. Windows
+    or heads may share the axis with the batch, those of a sample in sequence."""
 
     @abstractmethod
     def run(self, *inputs: Tensor) -> Tensor:
@@ -92,6 +95,11 @@ class Call(Operator):
     """Which of several outputs is the value; None where there is one."""
 
     @property
+    def word(self) -> str:
+        """The function's name, without namespace and overload."""
+        return str(getattr(self.function, "overloadpacket", self.function)).rpartition(".")[2]
+
+    @property
     def sources(self) -> frozenset[str]:
         """Names of the inputs that stand in a `Slot`."""
         slots = _slots((self.arguments, tuple(self.options.values())))
@@ -144,5 +152,36 @@ class Elementwise(Call):
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
+class Unary(Elementwise):
+    """A function of each value of its one input alone: exp, sqrt, a fixed power."""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Quotient(Elementwise):
+    """The first input over the second, at the same place, broadcast."""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Selection(Elementwise):
+    """One of the values at the same place: where, maximum, masked_fill."""
+
+    choosers: tuple[int, ...] = ()
+    """Positions of the inputs that choose and are never chosen: conditions, masks."""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Generic(Call):
     """Anything else; only rule tables that can differentiate it have a rule."""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class LinearMap(Generic):
+    """A linear function of its one input, without weights: a sum, an interpolation.
+
+    The gradient's rule is its transpose.
+    """
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Extreme(Generic):
+    """Values of its first input, chosen by their order: amax, topk, sort, median."""

@@ -11,6 +11,8 @@ from torch.nn import functional
 from explainers.operators.base import Operator
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from torch import Tensor
 
 
@@ -69,6 +71,22 @@ class MaxPool(Pool):
                 inputs, self.size, self.stride, self.padding, self.dilation, self.ceil_mode
             )
         return value, indices
+
+    @property
+    def switches_name(self) -> str:
+        """Under which a run of the network keeps the positions of the maxima, next to the value."""
+        return f"{self.name}:switches"
+
+    def switches(self, values: Mapping[str, Tensor]) -> Tensor:
+        """Return the positions of the maxima, as `with_indices` does, from a run if it has them.
+
+        Parameters
+        ----------
+        values
+            Operator name to value; of them, only the input's has to be there.
+        """
+        kept = values.get(self.switches_name)
+        return self.with_indices(values[self.inputs[0]])[1] if kept is None else kept
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -160,6 +178,34 @@ class Attention(Operator):
             scale=self.scale,
             enable_gqa=self.enable_gqa,
         )
+
+    def weights(self, *inputs: Tensor) -> Tensor:
+        """Return what each query gives to each key, ``(..., heads, queries, keys)``.
+
+        Parameters
+        ----------
+        inputs
+            Those of the operator; the value is not looked at.
+
+        Returns
+        -------
+        Tensor
+            Rows sum to one, but for a query whose every key is masked: it gives nothing.
+        """
+        query, key = inputs[:2]
+        if self.enable_gqa:
+            key = key.repeat_interleave(query.shape[-3] // key.shape[-3], -3)
+        scale = query.shape[-1] ** -0.5 if self.scale is None else self.scale
+        logits = (query * scale) @ key.mT
+        if self.is_causal:
+            earlier = torch.ones(logits.shape[-2:], dtype=torch.bool, device=logits.device).tril()
+            logits.masked_fill_(~earlier, -torch.inf)
+        if len(inputs) == 4:
+            mask = inputs[3]
+            is_choice = mask.dtype == torch.bool
+            logits = logits.masked_fill(~mask, -torch.inf) if is_choice else logits + mask
+        weights: Tensor = torch.ops.aten._safe_softmax(logits, -1)
+        return weights
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

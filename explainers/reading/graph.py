@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
@@ -133,7 +133,8 @@ class Reading:
 
     def add(self, made: Operator, shape: tuple[str, ...], dtype: torch.dtype) -> Ref:
         """Append an operator and return a reference to it."""
-        self.operators.append(made)
+        axis = next((axis for axis, size in enumerate(shape) if not size.isdigit()), 0)
+        self.operators.append(replace(made, batch_axis=axis) if axis else made)
         return Ref(made.name, shape, dtype)
 
     def _placeholder(self, node: Node) -> Any:

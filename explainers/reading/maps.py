@@ -7,7 +7,21 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
-from explainers.operators import Add, Affine, Concat, Elementwise, Multiply, Operator, Pad, Reshape
+from explainers.operators import (
+    Add,
+    Affine,
+    Concat,
+    Elementwise,
+    Extreme,
+    LinearMap,
+    Multiply,
+    Operator,
+    Pad,
+    Quotient,
+    Reshape,
+    Selection,
+    Unary,
+)
 from explainers.reading.graph import Bound, Ref, Size, generic, parses
 
 if TYPE_CHECKING:
@@ -53,17 +67,31 @@ def batch_norm(bound: Bound) -> Operator | None:
 
 
 def _affine(bound: Bound, value: Ref, scale: Any, shift: Any) -> Operator | None:
-    """Return ``value * scale + shift`` if the fixed factors are floats and enlarge nothing."""
-    if bound.shape != value.shape or bound.dtype != value.dtype:
+    """Return ``value * scale + shift`` if the fixed factors are floats.
+
+    A value that they enlarge is repeated first.
+    """
+    if bound.dtype != value.dtype or not value.dtype.is_floating_point:
         return None
-    if not value.dtype.is_floating_point:
-        return None
+    if bound.shape != value.shape:
+        value = _enlarged(bound, value)
     device = bound.program.device
     factors = [
         None if factor is None else torch.as_tensor(factor, dtype=value.dtype, device=device)
         for factor in (scale, shift)
     ]
     return Affine(**bound.header(value), scale=factors[0], shift=factors[1])
+
+
+def _enlarged(bound: Bound, value: Ref) -> Ref:
+    sizes = [int(size) if size.isdigit() else -1 for size in bound.shape]
+    repeated = replace(
+        bound,
+        name=f"{bound.name}:expand",
+        function=torch.ops.aten.expand.default,
+        arguments={"self": value, "size": sizes, "implicit": False},
+    )
+    return bound.program.add(generic(repeated, Reshape), bound.shape, value.dtype)
 
 
 def _is_fixed(value: Any) -> bool:
@@ -126,6 +154,8 @@ def divide(bound: Bound) -> Operator:
         made = _affine(bound, first, inverse, None)
         if made is not None:
             return made
+    if is_plain and isinstance(first, Ref) and isinstance(second, Ref):
+        return generic(bound, Quotient)
     return elementwise(bound)
 
 
@@ -233,7 +263,7 @@ def view(bound: Bound) -> Operator | Ref | None:
 
 @parses("expand", "roll", "flip", "repeat", "index", "index_select", "gather", "pixel_shuffle")
 @parses("pixel_unshuffle", "repeat_interleave", "channel_shuffle", "native_channel_shuffle")
-@parses("upsample_nearest1d", "upsample_nearest2d", "upsample_nearest3d")
+@parses("upsample_nearest1d", "upsample_nearest2d", "upsample_nearest3d", "unfold")
 def index_map(bound: Bound) -> Operator | Ref | None:
     """Read what moves or repeats values."""
     if bound.word != "expand":
@@ -258,6 +288,17 @@ def _index_map(bound: Bound, *, is_view: bool = False) -> Operator | None:
     return generic(bound, Reshape, is_view=is_view)
 
 
+@parses("sum", "cumsum", "tril", "triu", "im2col", "col2im", "_upsample_bilinear2d_aa")
+@parses("upsample_linear1d", "upsample_bilinear2d", "upsample_bicubic2d", "upsample_trilinear3d")
+def linear_map(bound: Bound) -> Operator | None:
+    """Read a linear function of one value that has no weights."""
+    first, *further = bound.arguments.values()
+    is_of_one = isinstance(first, Ref) and not any(isinstance(part, Ref) for part in _flat(further))
+    if not is_of_one or bound.arguments.get("dtype") is not None or first.dtype != bound.dtype:
+        return None
+    return generic(bound, LinearMap)
+
+
 def _flat(parts: list[Any]) -> list[Any]:
     flat: list[Any] = []
     for part in parts:
@@ -267,8 +308,48 @@ def _flat(parts: list[Any]) -> list[Any]:
 
 @parses("exp", "log", "log1p", "expm1", "sqrt", "rsqrt", "pow", "abs", "erf")
 @parses("maximum", "minimum", "where", "reciprocal", "sin", "cos", "square", "sign")
-@parses("masked_fill", "prelu", "addcmul", "addcdiv", "eq", "ne", "lt", "le", "gt", "ge", "sgn")
+@parses("masked_fill", "prelu", "addcdiv", "eq", "ne", "lt", "le", "gt", "ge", "sgn")
 @parses("logical_and", "logical_or", "logical_not", "floor", "round", "atan", "sinh", "cosh")
 def elementwise(bound: Bound) -> Operator:
     """Read a function of values at the same place."""
+    computed = [value for value in bound.arguments.values() if isinstance(value, Ref)]
+    if bound.word in _CHOOSERS and bound.dtype is not None and bound.dtype.is_floating_point:
+        chooser = bound.arguments.get(_CHOOSERS[bound.word])
+        choosers = [position for position, value in enumerate(computed) if value is chooser]
+        return generic(bound, Selection, choosers=tuple(choosers))
+    is_unary = len(computed) == 1 and computed[0].shape == bound.shape
+    if is_unary and computed[0].dtype == bound.dtype and computed[0].dtype.is_floating_point:
+        return generic(bound, Unary)
     return generic(bound, Elementwise)
+
+
+_CHOOSERS = {"where": "condition", "masked_fill": "mask", "maximum": "", "minimum": ""}
+"""Functions that choose between values at the same place, and which argument does so."""
+
+
+@parses("addcmul")
+def add_product(bound: Bound) -> Operator | Ref | None:
+    """Read ``self + value * first * second`` as a product and a sum."""
+    parts = [bound[name] for name in ("self", "tensor1", "tensor2")]
+    if any(isinstance(part, Ref) and part.shape != bound.shape for part in parts):
+        return elementwise(bound)
+    of_two = {"self": parts[1], "other": parts[2]}
+    name = f"{bound.name}:product"
+    product = multiply(replace(bound, name=name, arguments=of_two, function=_MULTIPLY))
+    if not isinstance(product, Affine | Multiply):
+        return elementwise(bound)
+    reference = bound.program.add(product, bound.shape, cast("torch.dtype", bound.dtype))
+    of_sum = {"self": parts[0], "other": reference, "alpha": bound["value"]}
+    return add(replace(bound, arguments=of_sum, function=_ADD)) or generic(bound, Elementwise)
+
+
+_MULTIPLY, _ADD = torch.ops.aten.mul.Tensor, torch.ops.aten.add.Tensor
+
+
+@parses("amax", "amin", "max", "min", "topk", "sort", "median", "kthvalue")
+def extreme(bound: Bound) -> Operator | None:
+    """Read values that are chosen by their order within a sample."""
+    is_of_axis = "dim" in bound.arguments and bound.arguments["dim"] != []
+    if not is_of_axis or bound.item or not isinstance(bound["self"], Ref):
+        return None
+    return generic(bound, Extreme)

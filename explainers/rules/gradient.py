@@ -79,12 +79,14 @@ def activation(op: Activation, relevance: Tensor, values: Values) -> Relevances:
 @gradient.rule(MaxPool)
 def largest(op: MaxPool, relevance: Tensor, values: Values) -> Relevances:
     """Give all to the first of the largest values of a window."""
-    value = values[op.inputs[0]]
-    if len(op.size) != 2 or op.is_adaptive:
-        return differentiated(op, relevance, values)
-    indices = op.with_indices(value)[1]
-    shape = (op.size, op.stride, op.padding, op.dilation, op.ceil_mode)
-    return (aten.max_pool2d_with_indices_backward(relevance, value, *shape, indices),)
+    value, switches = values[op.inputs[0]], op.switches(values)
+    if len(op.size) == 2 and not op.is_adaptive:
+        shape = (op.size, op.stride, op.padding, op.dilation, op.ceil_mode)
+        return (aten.max_pool2d_with_indices_backward(relevance, value, *shape, switches),)
+    first = -len(op.size)
+    back = torch.zeros_like(value, memory_format=torch.contiguous_format)
+    back.flatten(first).scatter_add_(-1, switches.flatten(first), relevance.flatten(first))
+    return (back,)
 
 
 @gradient.rule(AveragePool)

@@ -1,8 +1,8 @@
 """What is known of a network's values before any input is seen: bounds by interval arithmetic.
 
 Rules use it to leave out what is zero (the negative inputs of z+ behind a ReLU) and to tell a gate
-from the signal that it gates. The bounds are read off the operators, so nothing has to wait for a
-batch to be compared with zero.
+from the signal that it gates (`explainers.rules.gates`). The bounds are read off the operators, so
+nothing has to wait for a batch to be compared with zero.
 """
 
 from __future__ import annotations
@@ -54,12 +54,6 @@ def ranges(network: Network) -> dict[str, Range]:
     for op in network.operators:
         found[op.name] = _range(op, [found[name] for name in op.inputs])
     return found
-
-
-def signal(op: Multiply, known: dict[str, Range]) -> int | None:
-    """Return which factor is the signal, where the other is a gate in [0, 1]; None if unclear."""
-    is_gate = [known[name][0] >= 0 and known[name][1] <= 1 for name in op.inputs]
-    return is_gate.index(False) if sum(is_gate) == 1 else None
 
 
 def _range(op: Operator, inputs: list[Range]) -> Range:

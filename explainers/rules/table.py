@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
 import torch
 
+from explainers.operators import Linear, Normalise
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -235,7 +237,7 @@ def walk(
             continue
         if op.name in record:
             recorded[op.name] = relevance
-        found = choose(op)(op, relevance, values)
+        found = _applied(choose(op), op, relevance, values)
         parts = found.relevances if isinstance(found, Shares) else found
         if isinstance(found, Shares):
             _add(absorbed, found.absorbed, len(start))
@@ -245,9 +247,10 @@ def walk(
             if name in network.dependent:
                 sum_so_far = relevances.get(name)
                 relevances[name] = part if sum_so_far is None else sum_so_far + part
-            elif isinstance(found, Shares) and part.ndim and len(part) == len(relevance):
+            elif isinstance(found, Shares) and _follows_batch(op, part, relevance):
                 # A constant takes its share as a bias does: a class token, a position table.
-                _add(absorbed, {"bias": part.flatten(1).sum(1)}, len(start))
+                kept = part.movedim(op.batch_axis, 0).flatten(1).sum(1)
+                _add(absorbed, {"bias": kept}, len(start))
     source = network.operators[0].name
     relevance = relevances.get(source)
     if relevance is None:
@@ -255,6 +258,26 @@ def walk(
     if source in record:
         recorded[source] = relevance
     return Walked(relevance.contiguous(), recorded, absorbed)
+
+
+def _applied(rule: Rule, op: Operator, relevance: Tensor, values: Values) -> Relevances | Shares:
+    """Apply a rule such that what it keeps back is of the rows of its operator's first axis.
+
+    Sequences may come first, the batch second; an operator on trailing axes does not mind.
+    """
+    axis = op.batch_axis
+    if axis == 0 or not isinstance(op, Linear | Normalise):
+        return rule(op, relevance, values)
+    turned = {name: values[name].movedim(axis, 0) for name in (*op.inputs, op.name)}
+    found = rule(op, relevance.movedim(axis, 0), turned)
+    parts = found.relevances if isinstance(found, Shares) else found
+    back = tuple(None if part is None else part.movedim(0, axis) for part in parts)
+    return Shares(back, found.absorbed) if isinstance(found, Shares) else back
+
+
+def _follows_batch(op: Operator, part: Tensor, relevance: Tensor) -> bool:
+    axis = op.batch_axis
+    return part.ndim > axis and part.shape[axis] == relevance.shape[axis]
 
 
 def _add(total: dict[Keeper, Tensor], more: Mapping[Keeper, Tensor], batch: int) -> None:
