@@ -67,7 +67,8 @@ def cropped(op: Pad, relevance: Tensor, values: Values) -> Shares:
         raise TypeError(f"the gradient rule of {op.name!r} gave nothing to the padded value")
     if op.mode != "constant":
         return Shares((inside,))
-    return Shares((inside,), {"lost": per_sample(relevance) - per_sample(inside)})
+    arrived, kept = (per_sample(one, op.batch_axis) for one in (relevance, inside))
+    return Shares((inside,), {"lost": arrived - kept})
 
 
 @lrp.rule(Add, name="norm", check=check_stabiliser)
@@ -94,15 +95,14 @@ def norm_of_sum(
     of_first = half.add_(first).mul_(share)
     of_second = torch.sub(relevance, of_first, out=share)
     absorbed: Absorbed = {}
-    parts = [_of_term(*pair, absorbed) for pair in ((of_first, first), (of_second, second))]
+    axis = op.batch_axis
+    parts: list[Tensor | None] = []
+    for part, term in ((of_first, first), (of_second, second)):
+        is_shared = term.ndim != z.ndim or term.shape[axis] != z.shape[axis]
+        parts.append(None if is_shared else part.sum_to_size(term.shape))
+        if is_shared:
+            absorbed["bias"] = per_sample(part, axis)
     return Shares(tuple(parts), absorbed)
-
-
-def _of_term(relevance: Tensor, term: Tensor, absorbed: Absorbed) -> Tensor | None:
-    if term.ndim == relevance.ndim and len(term) == len(relevance):
-        return relevance.sum_to_size(term.shape)
-    absorbed["bias"] = per_sample(relevance)
-    return None
 
 
 @lrp.rule(AveragePool, name="norm", check=check_stabiliser)

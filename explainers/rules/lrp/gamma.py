@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from explainers.operators import Convolution, Linear
 from explainers.rules.lrp.parameters import check_gamma
-from explainers.rules.lrp.sharing import divided, kept_by_bias, per_sample
+from explainers.rules.lrp.sharing import Absorbed, divided, kept_by_bias, per_sample
 from explainers.rules.lrp.stabiliser import STABILISER, Stabiliser, Stabilising
 from explainers.rules.lrp.table import lrp
 from explainers.rules.lrp.weights import ZeroParams, absolute_weight, output_without, without
@@ -71,15 +71,10 @@ def _gamma(
     x, z = values[op.inputs[0]], output_without(op, used, values)
     magnitude = x.abs() if is_signed else x
     size = None if used.bias is None else used.bias.detach().abs()
-    sign = values[op.name].sgn()
-    total = used.linear(magnitude, absolute_weight(used), size)
-    total.mul_(sign).mul_(gamma / 2).add_(z, alpha=1 + gamma / 2)
-    arriving, dropped = (relevance, None) if used is op else _of_nonzero(relevance, sign)
-    share, absorbed = divided(arriving, total, Stabiliser.of(common[0]))
-    if dropped is not None:
-        absorbed["lost"] = absorbed["lost"] + dropped
-    signed = share.mul_(sign)  # zero where z is
-    share = sign.mul_(signed)
+    sizes = used.linear(magnitude, absolute_weight(used), size).mul_(gamma / 2)
+    stabiliser, sign = Stabiliser.of(common[0]), values[op.name].sgn()
+    divide = _divided if used is op and not stabiliser.norm_scale else _divided_apart
+    share, signed, absorbed = divide(relevance, z, sizes, sign, gamma, stabiliser)
     back = used.transpose(share, x).mul_(1 + gamma / 2)
     of_sizes = used.transpose(signed, x, absolute_weight(used))
     if is_signed:
@@ -92,7 +87,23 @@ def _gamma(
     return Shares((back,), absorbed)
 
 
-def _of_nonzero(relevance: Tensor, sign: Tensor) -> tuple[Tensor, Tensor]:
-    """Return relevance without that of outputs which are zero, and how much that is."""
-    arriving = relevance * sign.abs()
-    return arriving, per_sample(relevance - arriving)
+def _divided(
+    relevance: Tensor, z: Tensor, sizes: Tensor, sign: Tensor, gamma: float, stabiliser: Stabiliser
+) -> tuple[Tensor, Tensor, Absorbed]:
+    """Return ``s``, ``s * sgn(z)`` and what is kept; `sizes` and `sign` are overwritten."""
+    total = sizes.mul_(sign).add_(z, alpha=1 + gamma / 2)
+    share, absorbed = divided(relevance, total, stabiliser)
+    signed = share.mul_(sign)  # zero where z is
+    return sign.mul_(signed), signed, absorbed
+
+
+def _divided_apart(
+    relevance: Tensor, z: Tensor, sizes: Tensor, sign: Tensor, gamma: float, stabiliser: Stabiliser
+) -> tuple[Tensor, Tensor, Absorbed]:
+    """Return what `_divided` does, where denominators depend on more than the output's own sign."""
+    linear = z * (1 + gamma / 2)
+    above, kept = divided(relevance * (sign > 0), linear + sizes, stabiliser)
+    below, more = divided(relevance * (sign < 0), linear - sizes, stabiliser)
+    absorbed: Absorbed = {keeper: amount + more[keeper] for keeper, amount in kept.items()}
+    absorbed["lost"] += per_sample(relevance * (sign == 0))
+    return above + below, above - below, absorbed

@@ -19,9 +19,10 @@ Absorbed: TypeAlias = dict[Keeper, "Tensor"]
 """Amounts of relevance, ``(batch,)``, by what keeps them."""
 
 
-def per_sample(amounts: Tensor) -> Tensor:
-    """Return the sum over all axes but the first."""
-    return amounts.sum(tuple(range(1, amounts.ndim))) if amounts.ndim > 1 else amounts
+def per_sample(amounts: Tensor, batch_axis: int = 0) -> Tensor:
+    """Return the sum over all axes but that of the batch."""
+    axes = tuple(axis for axis in range(amounts.ndim) if axis != batch_axis)
+    return amounts.sum(axes) if axes else amounts
 
 
 def divided(relevance: Tensor, z: Tensor, stabiliser: Stabiliser) -> tuple[Tensor, Absorbed]:
