@@ -104,9 +104,10 @@ _made: WeakKeyDictionary[Network, dict[Composite, _Rules]] = WeakKeyDictionary()
 
 
 def _rules(composite: Composite, network: Network) -> dict[str, tuple[str, Rule]]:
+    whole = getattr(network, "root", None) or network
     known = ranges(network)
-    gated = signals(network, known)
-    assigned = _assigned(composite, getattr(network, "root", None) or network)
+    gated = signals(network, known) | (signals(whole) if whole is not network else {})
+    assigned = _assigned(composite, whole)
     defaults = dict(composite.defaults)
     reached = {network.output_name}
     rules: dict[str, tuple[str, Rule]] = {}
@@ -114,10 +115,11 @@ def _rules(composite: Composite, network: Network) -> dict[str, tuple[str, Rule]
         if op.name not in reached or isinstance(op, Constant):
             continue
         assignment = assigned.get(op.name)
-        name = "default" if assignment is None else assignment.rule
-        name = _name(op, name, known, gated.get(op.name))
+        rule = "default" if assignment is None else assignment.rule
+        name = _name(op, rule, known, gated.get(op.name))
         rules[op.name] = name, _bound(op, name, assignment, defaults)
-        reached |= receiving(op, gated if ".signal_" in name else {}) & network.dependent
+        kept = gated if ".signal_" in name else {}
+        reached |= (op.sources if rule == "gradient" else receiving(op, kept)) & network.dependent
     return dict(reversed(rules.items()))
 
 
