@@ -13,10 +13,11 @@ PARTS  := explainers pipeline cli tests benchmarks configs clusters docs
 # More threads than cores make torch slower by an order of magnitude when tests start workers.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help install format lint test test-unit test-slow test-all bench demo docs clean
+.PHONY: help install format lint test test-unit test-slow test-all bench demo montage docs clean
 
 help:
 	@echo "make demo       explain 5,000 digits with five methods and write a report"
+	@echo "make montage    draw every method's maps of six digits: runs/montage.png"
 	@echo "make test       all tests but the long ones (test-unit: the fast part, test-slow: the rest)"
 	@echo "make test-all   whole networks and benchmarks too"
 	@echo "make lint       ruff, mypy, import-linter, codespell"
@@ -72,6 +73,10 @@ bench: install
 demo: $(VENV)/.demo
 	$(BIN)/xpipe run configs/quickstart/run.yaml
 	@echo "the report is $(CURDIR)/$(RUN)/report.html; open it in a browser"
+
+montage: $(VENV)/.demo
+	$(BIN)/python -m docs.montage
+	@echo "the picture is $(CURDIR)/runs/montage.png"
 
 docs: install
 	$(BIN)/python -m docs.generate

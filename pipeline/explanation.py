@@ -10,6 +10,7 @@ import torch
 
 from explainers import Samples, Trace, explaining
 from pipeline.folds import Fold
+from pipeline.plan import suffix
 from pipeline.products import Products
 from pipeline.sinks.maps import RELEVANCE
 
@@ -155,8 +156,7 @@ class Explanation:
             products.put_fact(column, rows, values)
             return
         for target in range(len(self._targets)):
-            suffix = f".{target}" if target else ""
-            products.put_fact(column + suffix, rows, values[:, target])
+            products.put_fact(column + suffix(target), rows, values[:, target])
 
     def _row(
         self, products: Products, rows: list[int], target: int, entry: dict[str, object]

@@ -142,6 +142,11 @@ class Plan:
         return cls.from_json(text)
 
 
+def suffix(target: int) -> str:
+    """Return what is added to the columns of a run's targets: nothing for the first one."""
+    return f".{target}" if target else ""
+
+
 def _tuples(values: dict[str, Any]) -> dict[str, Any]:
     return {
         name: tuple(value) if isinstance(value, list) else value for name, value in values.items()

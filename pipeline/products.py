@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
+from pipeline.plan import suffix
 from pipeline.sinks import samples, states, tables
 from pipeline.sinks.maps import COORDINATES, RELEVANCE, Layout
 
@@ -104,7 +105,7 @@ class Products:
         Each object waits for the disk, or the network; `executor` lets them wait together.
         """
         self._add_arrays(sink, plan)
-        columns = self._columns(records)
+        columns = self._columns(records, plan)
         jobs = [executor.submit(samples.write, root, pass_name, self.shard.index, columns)]
         for (name, array), values in self.arrays.items():
             jobs.append(executor.submit(sink.write, name, array, self.shard, values))
@@ -122,24 +123,26 @@ class Products:
             if name and array != RELEVANCE and not sink.has(name, array):
                 sink.add(name, array, _layout(array, values, plan), plan.n_samples, plan.shard_size)
 
-    def _columns(self, records: Sequence[Record]) -> Mapping[str, Any]:
+    def _columns(self, records: Sequence[Record], plan: Plan) -> Mapping[str, Any]:
         columns: dict[str, Any] = {
             "index": np.array([record.index for record in records], dtype=np.int64),
             "sample_id": [record.sample_id for record in records],
             "label": np.array([record.label for record in records], dtype=np.int64),
             samples.STATUS: [self.failures.get(row, "") for row in range(len(records))],
         }
-        return columns | self.facts | self._summaries()
+        return columns | self.facts | self._summaries(len(plan.targets))
 
-    def _summaries(self) -> dict[str, NDArray[Any]]:
-        """Return sum, minimum and maximum of every map of every sample."""
+    def _summaries(self, n_targets: int) -> dict[str, NDArray[Any]]:
+        """Return sum, minimum and maximum of every map of every sample and target."""
         found: dict[str, NDArray[Any]] = {}
         for (name, array), values in self.arrays.items():
             if name and array == RELEVANCE:
-                flat = values.reshape(len(values), -1)
-                found[f"{name}.sum"] = flat.sum(axis=1, dtype=np.float64)
-                found[f"{name}.min"] = flat.min(axis=1)
-                found[f"{name}.max"] = flat.max(axis=1)
+                flat = values.reshape(len(values), n_targets, -1)
+                for target in range(n_targets):
+                    end = suffix(target)
+                    found[f"{name}.sum{end}"] = flat[:, target].sum(axis=1, dtype=np.float64)
+                    found[f"{name}.min{end}"] = flat[:, target].min(axis=1)
+                    found[f"{name}.max{end}"] = flat[:, target].max(axis=1)
         return found
 
 

@@ -16,7 +16,7 @@ from pipeline.data import open_source, read_batch, read_masks
 from pipeline.ledger import Entry, Ledger
 from pipeline.metrics import Case, build
 from pipeline.networks import network_of
-from pipeline.plan import EXPLAIN
+from pipeline.plan import EXPLAIN, suffix
 from pipeline.sinks import scores as score_sink
 from pipeline.store import open_run
 from pipeline.task import Outcome, WorkItem
@@ -158,12 +158,12 @@ class EvaluateWorker:
             if not rows:
                 continue
             place = start - shard.start + np.array(rows)
-            for target, suffix, case in self._cases(inputs, [records[row] for row in rows]):
+            for target, ending, case in self._cases(inputs, [records[row] for row in rows]):
                 for name, columns in found.items():
                     relevance = self._relevance(maps[name][place], target)
                     scored = self._metric.score(case, relevance)
                     for column, values in scored.items():
-                        _place(columns, column + suffix, len(shard), place, values)
+                        _place(columns, column + ending, len(shard), place, values)
         return found
 
     @property
@@ -211,11 +211,6 @@ class EvaluateWorker:
         """Return maps of one target, ``(batch, ...)``, as they were explained: in float32."""
         values = stored[:, target] if self._run.plan.has_target_dimension else stored
         return torch.from_numpy(np.array(values, dtype=np.float32)).to(self._device)
-
-
-def suffix(target: int) -> str:
-    """Return what is added to the columns of a run's targets: nothing for the first one."""
-    return f".{target}" if target else ""
 
 
 def _place(

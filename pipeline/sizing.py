@@ -168,10 +168,11 @@ def worker_memory() -> int:
 
 
 def _map_spec(explainer: Attribution, network: Network, channels: str) -> MapSpec:
-    (form,) = explaining.form(explainer, network).values()
+    ((dims, shape),) = explaining.form(explainer, network).values()
     sizes = {
         name: size
-        for name, size in zip(*form, strict=True)
+        # a map with fewer axes than the input has its last ones
+        for name, size in zip(dims, shape[-len(dims) :], strict=True)
         if not (channels == "sum" and name == "channel")
     }
     return MapSpec(tuple(sizes), tuple(sizes.values()), explainer.source_layer or "")

@@ -83,6 +83,7 @@ def test_the_readme_is_short() -> None:
 
 def test_every_make_target_of_the_house_is_there_and_explained() -> None:
     asked = {"install", "format", "lint", "test", "test-all", "bench", "demo", "docs", "clean"}
+    asked |= {"montage"}
     assert asked <= targets_of(MAKEFILE)
     for target in asked:
         assert re.search(rf'echo "make {target} ', MAKEFILE), target
