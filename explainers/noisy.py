@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -11,17 +10,18 @@ import torch
 
 from explainers import catalogue, chunks, numeric
 from explainers.base import Attribution, Cost, Explained
+from explainers.map_moments import MapMoments
+from explainers.row_noise import RowNoise
 from explainers.targets import Target
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Iterator, Mapping
 
     from torch import Tensor
 
+    from explainers.map_moments import Change
     from explainers.network import Network
     from explainers.trace import Trace
-
-    Change = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -131,21 +131,16 @@ class Noisy(Attribution):
         the mean: NaN where fewer than two copies are noisy.
         """
         n_noisy = self.n_samples - self.is_last_clean
-        moments = None
+        parts = []
         if n_noisy:
             rows = self._noisy_maps(trace, target, n_noisy)
-            moments = _Moments.joined([_Moments.over(maps, change) for maps in rows])
-        noise = moments
+            parts.append(MapMoments.joined([MapMoments.over(maps, change) for maps in rows]))
         if self.is_last_clean:
-            clean = _Moments.over(iter([_map(self.inner, trace, target)[None]]), change)
-            moments = clean if moments is None else moments.merged(clean)
-        if moments is None:
-            raise ValueError(f"got n_samples={self.n_samples}, expected at least 1")
-        if noise is None or n_noisy < 2:
-            error = torch.full_like(moments.mean, math.nan)
-        else:
-            error = (noise.squares * (n_noisy / (n_noisy - 1))).sqrt() / self.n_samples
-        return moments.mean, moments.squares / self.n_samples, error
+            parts.append(MapMoments.over([_map(self.inner, trace, target)[None]], change))
+        total = parts[0].merged(parts[1]) if len(parts) == 2 else parts[0]
+        # noise is in the first part; of a clean copy alone the error is NaN, as it should be
+        error = parts[0].standard_error * (n_noisy / self.n_samples if n_noisy else 1)
+        return total.mean, total.squares / self.n_samples, error
 
     def _noisy_maps(
         self, trace: Trace, target: Target, n_copies: int
@@ -160,12 +155,10 @@ class Noisy(Attribution):
     ) -> Iterator[Tensor]:
         inputs = trace.inputs[rows]
         here = torch.arange(len(trace.inputs), device=inputs.device)[rows]
-        generators = [trace.generator("noise", row) for row in here.tolist()]
-        scale = self._scale(inputs)
+        noise, scale = RowNoise(trace, rows), self._scale(inputs)
         for copies in self._pieces_of_copies(inputs, n_copies):
             n_here = copies.stop - copies.start
-            noise = _drawn(generators, n_here, inputs)
-            points = (inputs + scale * noise).flatten(0, 1)
+            points = (inputs + scale * noise.draw(n_here)).flatten(0, 1)
             every = here.repeat(n_here)
             noisy = trace.at(points, every)
             if self.inner.stochastic:
@@ -187,52 +180,6 @@ class Noisy(Attribution):
         return extent.view(-1, *[1] * (inputs.ndim - 1))
 
 
-@dataclass(frozen=True)
-class _Moments:
-    """Moments over the leading axis of maps, merged as Chan, Golub and LeVeque (1979) do."""
-
-    count: int
-    mean: Tensor
-    squares: Tensor
-    """Sums of squared deviations from the mean."""
-
-    @classmethod
-    def of(cls, maps: Tensor) -> _Moments:
-        mean = maps.mean(0)
-        return cls(len(maps), mean, (maps - mean).square_().sum(0))
-
-    @classmethod
-    def over(cls, pieces: Iterator[Tensor], change: Change | None) -> _Moments:
-        changed = pieces if change is None else map(change, pieces)
-        total = cls.of(next(changed))
-        for piece in changed:
-            total = total.merged(cls.of(piece))
-        return total
-
-    @classmethod
-    def joined(cls, rows: list[_Moments]) -> _Moments:
-        if len(rows) == 1:
-            return rows[0]
-        means, squares = ([getattr(one, name) for one in rows] for name in ("mean", "squares"))
-        return cls(rows[0].count, torch.cat(means), torch.cat(squares))
-
-    def merged(self, other: _Moments) -> _Moments:
-        count = self.count + other.count
-        rise = other.mean - self.mean
-        mean = torch.add(self.mean, rise, alpha=other.count / count)
-        between = rise.square().mul_(self.count * other.count / count)
-        return _Moments(count, mean, self.squares + other.squares + between)
-
-
 def _map(attribution: Attribution, trace: Trace, target: Target) -> Tensor:
     found = attribution.relevance(trace, target)
     return found.relevance if isinstance(found, Explained) else found
-
-
-def _drawn(generators: list[torch.Generator], n_copies: int, like: Tensor) -> Tensor:
-    """Return standard normal numbers, ``(copies, *like.shape)``: each row's next ones."""
-    noise = torch.empty(n_copies, *like.shape, dtype=like.dtype)
-    for copy in noise:
-        for row, generator in zip(copy, generators, strict=True):
-            row.normal_(generator=generator)
-    return noise.to(like.device)
