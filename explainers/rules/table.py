@@ -55,6 +55,13 @@ Choose = Callable[["Operator"], Rule]
 R = TypeVar("R", bound=Callable[..., "Relevances | Shares"])
 
 
+NEEDING_GRADIENTS_ALONE = (
+    "a method that needs gradients alone (gradient, saliency, input_x_gradient, "
+    "integrated_gradients, expected_gradients, smooth_grad)"
+)
+"""What messages recommend; every operator can be differentiated."""
+
+
 class RuleTable:
     """Rules by operator class and rule name.
 
@@ -77,7 +84,7 @@ class RuleTable:
         What messages recommend where the table has no rule: methods that would work.
     """
 
-    def __init__(self, name: str, instead: str = "a method that does not need this table") -> None:
+    def __init__(self, name: str, instead: str = NEEDING_GRADIENTS_ALONE) -> None:
         self.name = name
         self.instead = instead
         self._rules: dict[tuple[type[Operator], str], Callable[..., Relevances | Shares]] = {}
