@@ -68,7 +68,8 @@ def epsilon_gamma_box(low: Bound, high: Bound, gamma: float = 0.25) -> Composite
 def beta_smooth(beta: float = 10.0) -> Composite:
     """Return: the gradient, but for ReLUs that of a softplus (Dombrowski et al. 2019).
 
-    arXiv:1906.07983.
+    arXiv:1906.07983. As every composite, `lrp` starts it with the target's output, by which the
+    gradient is then multiplied.
 
     Parameters
     ----------
