@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 _WIDTH, _HEIGHT = 640, 340
 _LEFT, _RIGHT, _TOP, _BOTTOM = 56, 14, 12, 46
 N_COLOURS = 8
-"""Series colours that the style sheet knows."""
+"""Series colours that the style sheet knows; bands of more lines would hide each other."""
+N_DASHES = 4
+"""Ways to break a line, for series beyond the colours."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,7 @@ class Series:
     low: NDArray[np.float64]
     high: NDArray[np.float64]
     colour: int
-    """Index of the colour, taken modulo `N_COLOURS`."""
+    """Index of the colour; from `N_COLOURS` on, colours come again on broken lines."""
 
 
 def lines(x: NDArray[np.float64], series: Sequence[Series], x_label: str, y_label: str) -> Markup:
@@ -43,11 +45,17 @@ def lines(x: NDArray[np.float64], series: Sequence[Series], x_label: str, y_labe
     to_x = _Scale((float(x.min()), float(x.max())), (_LEFT, _WIDTH - _RIGHT))
     to_y = _Scale((y_ticks[0], y_ticks[-1]), (_HEIGHT - _BOTTOM, _TOP))
     parts = [_grid(x_ticks, y_ticks, to_x, to_y), _labels(x_label, y_label)]
-    parts += [_band(to_x(x), to_y(s.low), to_y(s.high), s) for s in series]
+    if len(series) <= N_COLOURS:
+        parts += [_band(to_x(x), to_y(s.low), to_y(s.high), s) for s in series]
     parts += [_line(to_x(x), to_y(s.values), s) for s in series]
     return Markup(
         '<svg class="chart" viewBox="0 0 {} {}" role="img" aria-label="{}">{}</svg>'
     ).format(_WIDTH, _HEIGHT, f"{y_label} over {x_label}", Markup("").join(parts))
+
+
+def look(colour: int) -> str:
+    """Return the classes of the style sheet for the line, or the key, of a series."""
+    return f"c{colour % N_COLOURS} d{colour // N_COLOURS % N_DASHES}"
 
 
 class _Scale:
@@ -104,8 +112,8 @@ def _band(
 
 
 def _line(x: NDArray[np.float64], y: NDArray[np.float64], series: Series) -> Markup:
-    return Markup('<polyline class="line c{}" points="{}"><title>{}</title></polyline>').format(
-        series.colour % N_COLOURS, _points(x, y), series.name
+    return Markup('<polyline class="line {}" points="{}"><title>{}</title></polyline>').format(
+        look(series.colour), _points(x, y), series.name
     )
 
 
@@ -118,5 +126,7 @@ def _texts(ticks: NDArray[np.float64]) -> list[str]:
     step = float(ticks[1] - ticks[0])
     if not 1e-3 <= step < 1e4:
         return [number(float(tick), 2) for tick in ticks]
-    decimals = max(0, -math.floor(math.log10(step) + 1e-9))
+    first = max(0, -math.floor(math.log10(step) + 1e-9))
+    # steps of a quarter need one more than those of a half
+    decimals = first + (round(step, first) != round(step, first + 1))
     return [f"{tick:.{decimals}f}".replace("-", "\N{MINUS SIGN}") for tick in ticks]

@@ -39,7 +39,7 @@ def count(value: float) -> str:
 
 def percent(value: float, digits: int = 1) -> str:
     """Return a share in percent."""
-    return MISSING if math.isnan(value) else f"{100 * value:.{digits}f} %"
+    return MISSING if math.isnan(value) else _minus(f"{100 * value:.{digits}f} %")
 
 
 def breakable(name: str) -> Markup:

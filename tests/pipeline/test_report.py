@@ -246,6 +246,15 @@ def test_a_chart_draws_each_series_with_its_band() -> None:
     assert "&lt;0&gt;" in svg
 
 
+def test_many_lines_are_told_apart_by_dashes_and_have_no_bands() -> None:
+    x = np.linspace(0, 1, 5)
+    series = [charts.Series(str(n), x, x - 0.1, x + 0.1, n) for n in range(charts.N_COLOURS + 1)]
+    svg = charts.lines(x, series, "share", "probability")
+    assert "<polygon" not in svg
+    assert len({charts.look(line.colour) for line in series}) == len(series)
+    assert ">0.25<" in svg
+
+
 def test_sections_are_modules_with_a_title_and_an_order() -> None:
     found = discover()
     assert all(isinstance(section, ModuleType) for section in found)

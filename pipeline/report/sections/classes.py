@@ -19,15 +19,19 @@ order = 40
 LIMIT = 20
 """Classes per table: the worst ones are what one looks for."""
 
+MANY = 7
+"""Explainers from which on tables are as wide as the page, and their headings stand upright."""
+
 TEMPLATE = """
-<div class="cards">
+<div class="cards{{ " many" if is_many }}">
 {% for metric, explainers, rows, n_classes in tables %}
 <div class="card"><h3 style="margin-top:0">{{ metric.name }}
   <span class="pill">{{ "lower is better" if metric.direction == "lower" else "higher is better" }}
   </span></h3>
 <div class="scroll"><table class="wide tight">
 <thead><tr><th>class</th>
-{% for name in explainers %}<th class="value">{{ name | breakable }}</th>{% endfor %}</tr></thead>
+{% for name in explainers %}<th class="value"><span>
+{{- name if is_many else name | breakable }}</span></th>{% endfor %}</tr></thead>
 <tbody>
 {% for name, n, cells in rows %}
 <tr><th>{{ name }} <small>{{ n | count }}</small></th>
@@ -51,7 +55,8 @@ samples. The stronger the shade, the worse; shades span each table.</p>
 def render(run: Run) -> str | None:
     """Return a table per metric; None if there are no scores or no classes."""
     tables = [table for metric in aggregate.judged(run) if (table := _table(run, metric))]
-    return page.fragment(TEMPLATE, tables=tables) if tables else None
+    is_many = any(len(explainers) > MANY for _, explainers, *_ in tables)
+    return page.fragment(TEMPLATE, tables=tables, is_many=is_many) if tables else None
 
 
 def _table(run: Run, metric: Judged) -> tuple[Any, ...] | None:

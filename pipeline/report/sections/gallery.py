@@ -24,6 +24,8 @@ title = "Gallery"
 order = 50
 
 MISCLASSIFIED_SHARE = 0.25
+MANY = 12
+"""Explainers from which on pictures are smaller, so that a sample is seen as a whole."""
 SIDE = 176
 """Longest side of a picture in pixels."""
 BUDGET = 4_000_000
@@ -34,7 +36,7 @@ TEMPLATE = """
 it; maps without negative values run from black to bright. Every map has its own scale, which the
 bar below it gives; colours saturate at the {{ saturation }}th percentile of its magnitudes.
 {% if not has_inputs %}The data cannot be read here, so inputs are missing.{% endif %}</p>
-<div class="gallery">
+<div class="gallery{{ " many" if is_many }}">
 {% for sample in samples %}
 <div class="sample">
   <figure>
@@ -103,6 +105,7 @@ def render(run: Run) -> str | None:
         TEMPLATE,
         samples=samples,
         has_inputs=bool(inputs),
+        is_many=len(maps) > MANY,
         saturation=f"{pictures.SATURATION:g}",
     )
 
