@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from explainers.operators import Convolution, Linear
+from explainers.rules.lrp.pairs import Pair
 from explainers.rules.lrp.parameters import check_alpha_beta
 from explainers.rules.lrp.sharing import Absorbed, divided_by_sums_of, kept_by_bias
 from explainers.rules.lrp.stabiliser import STABILISER, Stabiliser, Stabilising
@@ -46,17 +47,17 @@ def alpha_beta(
     """
     check_alpha_beta(alpha, beta)
     used = without(op, zero_params)
-    x = values[op.inputs[0]]
-    positive, negative = x.clamp(min=0), x.clamp(max=0)
-    share, absorbed = _part(used, 1, alpha, relevance, (positive, negative), stabiliser)
-    above = used.transpose(share, x, positive_weight(used))
-    below = used.transpose(share, x, negative_weight(used))
+    by_sign = Pair.of_signs(used, values[op.inputs[0]])
+    stabilises = Stabiliser.of(stabiliser)
+    z = by_sign.linear(1, positive_bias(used))
+    share, absorbed = _part(used, 1, alpha, relevance, z, stabilises)
+    back = by_sign.transpose(1, share)
     if beta:
-        share, more = _part(used, -1, -beta, relevance, (positive, negative), stabiliser)
-        above += used.transpose(share, x, negative_weight(used))
-        below += used.transpose(share, x, positive_weight(used))
+        z = by_sign.linear(-1, negative_bias(used))
+        share, more = _part(used, -1, -beta, relevance, z, stabilises)
+        back += by_sign.transpose(-1, share)
         absorbed = {keeper: amount + more[keeper] for keeper, amount in absorbed.items()}
-    return Shares((above.mul_(positive).addcmul_(below, negative),), absorbed)
+    return Shares((back,), absorbed)
 
 
 @lrp.rule(
@@ -75,30 +76,24 @@ def alpha_beta_of_nonnegative(
     check_alpha_beta(alpha, beta)
     used = without(op, zero_params)
     x = values[op.inputs[0]]
-    share, absorbed = _part(used, 1, alpha, relevance, (x, None), stabiliser)
+    stabilises = Stabiliser.of(stabiliser)
+    z = used.linear(x, positive_weight(used), positive_bias(used))
+    share, absorbed = _part(used, 1, alpha, relevance, z, stabilises)
     back = used.transpose(share, x, positive_weight(used))
     if beta:
-        share, more = _part(used, -1, -beta, relevance, (x, None), stabiliser)
+        z = used.linear(x, negative_weight(used), negative_bias(used))
+        share, more = _part(used, -1, -beta, relevance, z, stabilises)
         back += used.transpose(share, x, negative_weight(used))
         absorbed = {keeper: amount + more[keeper] for keeper, amount in absorbed.items()}
     return Shares((back.mul_(x),), absorbed)
 
 
 def _part(
-    op: Weighted,
-    sign: int,
-    factor: float,
-    relevance: Tensor,
-    inputs: tuple[Tensor, Tensor | None],
-    stabiliser: Stabilising,
+    op: Weighted, sign: int, factor: float, relevance: Tensor, z: Tensor, stabiliser: Stabiliser
 ) -> tuple[Tensor, Absorbed]:
-    """Return ``factor * R / stab(z)`` of the contributions of a sign, and what is kept of it."""
-    weights = (positive_weight(op), negative_weight(op))[::sign]
+    """Return ``factor * R / stab(z)`` for the contributions of a sign, and what is kept of it."""
+    share, absorbed = divided_by_sums_of(sign, relevance, z, stabiliser)
     bias = positive_bias(op) if sign > 0 else negative_bias(op)
-    z = op.linear(inputs[0], weights[0], bias)
-    if inputs[1] is not None:
-        z += op.linear(inputs[1], weights[1])
-    share, absorbed = divided_by_sums_of(sign, relevance, z, Stabiliser.of(stabiliser))
     if bias is not None:
         absorbed["bias"] = kept_by_bias(op, share, bias)
     if factor != 1:

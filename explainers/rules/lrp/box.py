@@ -7,15 +7,14 @@ from typing import TYPE_CHECKING
 import torch
 
 from explainers.operators import Convolution, Linear
+from explainers.rules.lrp.pairs import Pair
 from explainers.rules.lrp.parameters import Bound, check_box
 from explainers.rules.lrp.sharing import divided
 from explainers.rules.lrp.stabiliser import STABILISER, Stabiliser, Stabilising
 from explainers.rules.lrp.table import lrp
 from explainers.rules.lrp.weights import (
     ZeroParams,
-    negative_weight,
     output_without,
-    positive_weight,
     without,
 )
 from explainers.rules.table import Shares
@@ -48,17 +47,13 @@ def z_box(
     """
     used = without(op, zero_params)
     x = values[op.inputs[0]]
-    lowest, highest = (_like(op, bound, x) for bound in (low, high))
-    z = output_without(op, used, values) - _at_corner(used, lowest, highest)
+    low, high = _like(op, low, x), _like(op, high, x)
+    n_rows = max(len(low), len(high))
+    bounds = [bound.expand(n_rows, *x.shape[1:]) for bound in (low, high)]
+    z = output_without(op, used, values) - Pair(used, *bounds).linear(1, used.bias)
     share, absorbed = divided(relevance, z, Stabiliser.of(stabiliser))
-    back = used.transpose(share, x, positive_weight(used)).mul_(x - lowest)
-    back.addcmul_(used.transpose(share, x, negative_weight(used)), x - highest)
-    return Shares((back,), absorbed)
-
-
-def _at_corner(op: Weighted, lowest: Tensor, highest: Tensor) -> Tensor:
-    corner = op.linear(lowest, positive_weight(op), op.bias)
-    return corner.add_(op.linear(highest, negative_weight(op)))
+    distances = Pair(used, *(x - bound for bound in bounds))
+    return Shares((distances.transpose(1, share),), absorbed)
 
 
 def _like(op: Weighted, bound: Bound, x: Tensor) -> Tensor:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from explainers.operators import Convolution, Linear
+from explainers.rules.lrp.pairs import Pair
 from explainers.rules.lrp.parameters import check_common
 from explainers.rules.lrp.sharing import accounted, divided, divided_by_sums_of
 from explainers.rules.lrp.stabiliser import STABILISER, Stabiliser, Stabilising
 from explainers.rules.lrp.table import lrp
 from explainers.rules.lrp.weights import (
     ZeroParams,
-    negative_weight,
     output_without,
     positive_bias,
     positive_weight,
@@ -59,15 +59,11 @@ def z_plus(
     without a positive contribution lose their relevance.
     """
     used = without(op, zero_params)
-    x = values[op.inputs[0]]
-    positive, negative = x.clamp(min=0), x.clamp(max=0)
     bias = positive_bias(used)
-    z = used.linear(positive, positive_weight(used), bias)
-    z += used.linear(negative, negative_weight(used))
+    by_sign = Pair.of_signs(used, values[op.inputs[0]])
+    z = by_sign.linear(1, bias)
     share, absorbed = divided_by_sums_of(1, relevance, z, Stabiliser.of(stabiliser))
-    back = used.transpose(share, x, positive_weight(used)).mul_(positive)
-    back.addcmul_(used.transpose(share, x, negative_weight(used)), negative)
-    return accounted(used, back, share, bias, absorbed)
+    return accounted(used, by_sign.transpose(1, share), share, bias, absorbed)
 
 
 @lrp.rule(Convolution, Linear, name="z_plus.nonnegative", check=check_common)

@@ -49,6 +49,11 @@ def squared_weight(op: Weighted) -> Tensor:
     return _part(op, "squared", torch.square)
 
 
+def stacked_weight(op: Weighted, sign: int) -> Tensor:
+    """Return ``[W+, W-]`` along input channels; for a negative sign, ``[W-, W+]``."""
+    return _part(op, f"stacked {sign}", _stacked if sign > 0 else _stacked_reversed)
+
+
 def positive_bias(op: Weighted) -> Tensor | None:
     """Return ``max(b, 0)``."""
     return None if op.bias is None else op.bias.detach().clamp(min=0)
@@ -119,3 +124,11 @@ def _positive(weight: Tensor) -> Tensor:
 
 def _negative(weight: Tensor) -> Tensor:
     return weight.clamp(max=0)
+
+
+def _stacked(weight: Tensor) -> Tensor:
+    return torch.cat([weight.clamp(min=0), weight.clamp(max=0)], 1)
+
+
+def _stacked_reversed(weight: Tensor) -> Tensor:
+    return torch.cat([weight.clamp(max=0), weight.clamp(min=0)], 1)
