@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from explainers import explaining
 from explainers.base import Attribution, Explained
 from explainers.catalogue import build, method
+from explainers.inputs import Structure
 from explainers.labels import samples_of
 from explainers.network import Network
 from explainers.targets import Target
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
     from explainers.base import Explainer
     from explainers.targets import TargetLike
 
-    Model = nn.Module | Network | Callable[[Tensor], Tensor]
+    Model = nn.Module | Network | Callable[..., Tensor]
 
 Inputs = TypeVar("Inputs", Tensor, tuple[Tensor, ...], dict[str, Tensor])
 
@@ -42,12 +44,14 @@ class Bound:
     """Seeds stochastic methods, together with each row's number."""
     _networks: dict[tuple[Any, ...], Network] = field(default_factory=dict, repr=False)
 
-    def network(self, inputs: Tensor) -> Network:
+    def network(self, inputs: Any) -> Network:
         """Return the network for inputs of this shape, device and dtype, checked by the method."""
-        key = (inputs.shape[1:], inputs.device, inputs.dtype)
+        structure = Structure.of(inputs)
+        parts = structure.parts(inputs)
+        key = (structure, *((part.shape[1:], part.device, part.dtype) for part in parts))
         if key not in self._networks:
             network = self.model if isinstance(self.model, Network) else Network(self.model, inputs)
-            self.explainer.check(network)
+            explaining.check(self.explainer, network)
             self._networks[key] = network
         return self._networks[key]
 
@@ -59,32 +63,31 @@ class Bound:
         Parameters
         ----------
         inputs
-            ``(batch, ...)``, or a tuple or dict that holds one such tensor.
+            ``(batch, ...)``, or a tuple or dict of such tensors, as the model takes them.
         target
-            None (predicted), a class index, one for each row, or weights over the outputs: see
-            `Target.parse`.
+            None (predicted), a class index, one for each row, weights over the outputs, or a unit
+            of a layer: see `Target.parse`.
         labels
             Class indices ``(batch,)``, -1 where not known; what the target ``"label"`` means.
         """
-        tensor = _single(inputs).detach()
-        network = self.network(tensor)
-        samples = None if labels is None else samples_of(len(tensor), labels)
+        network = self.network(inputs)
+        parts = network.structure.parts(inputs)
+        samples = None if labels is None else samples_of(len(parts[0]), labels)
+        given = network.structure.filled([part.detach() for part in parts])
         trace = Trace(
-            network, tensor, samples=samples, seed=self.seed, namespace=self.explainer.name
+            network, given, samples=samples, seed=self.seed, namespace=self.explainer.name
         )
-        found = self.explainer.relevance(trace, Target.parse(target))
-        return found if isinstance(found, Explained) else Explained(found)
+        return explaining.explained(self.explainer, trace, Target.parse(target))
 
     # Captum's NoiseTunnel calls `attribute.__wrapped__`; the decorator provides it.
     @torch.no_grad()
     def attribute(self, inputs: Inputs, target: TargetLike = None, *, labels: Any = None) -> Inputs:
         """Return the relevance of each input value, in the structure of the inputs."""
-        relevance = self.explain(inputs, target, labels=labels).relevance
-        if isinstance(inputs, tuple):
-            return (relevance,)
-        if isinstance(inputs, dict):
-            return dict.fromkeys(inputs, relevance)
-        return relevance
+        relevance: Any = self.explain(inputs, target, labels=labels).relevance
+        is_of_inputs = self.explainer.source_layer is None
+        if is_of_inputs and isinstance(relevance, Tensor) and not isinstance(inputs, Tensor):
+            relevance = Structure.of(inputs).filled([relevance])
+        return relevance  # type: ignore[no-any-return]  # as the inputs
 
     def __call__(self, model: Any, inputs: Any, targets: Any, **_unused: Any) -> Any:
         """Return relevance as Quantus asks for it: NumPy arrays in, NumPy arrays out.
@@ -141,7 +144,7 @@ class Factory:
                 f"call explainers.scan(model, {self.name!r}, loader)"
             )
         if isinstance(model, Network):
-            explainer.check(model)
+            explaining.check(explainer, model)
         return Bound(model, explainer, seed)
 
 
@@ -176,9 +179,11 @@ def explain(
     name
         One of `available()`.
     inputs
-        ``(batch, ...)``.
+        ``(batch, ...)``; a tuple or dict of several, of which the result then holds a map each,
+        None for what has no relevance (masks, lengths). Tokens get one number each.
     target
-        None (predicted), a class index, one for each row, or weights over the outputs.
+        None (predicted), a class index, one for each row, weights over the outputs, or a unit of a
+        layer, ``{"layer": path, "unit": 3}``.
     labels
         Class indices ``(batch,)``, -1 where not known; what the target ``"label"`` means.
     **params
@@ -195,21 +200,3 @@ def explain(
     True
     """
     return get(name)(model, **params).attribute(inputs, target, labels=labels)
-
-
-def _single(inputs: Any) -> Tensor:
-    if isinstance(inputs, Tensor):
-        return inputs
-    held = inputs.values() if isinstance(inputs, dict) else inputs
-    tensors: list[Tensor] = list(held) if isinstance(inputs, dict | tuple | list) else [inputs]
-    for tensor in tensors:
-        if not isinstance(tensor, Tensor):
-            raise TypeError(
-                f"got inputs of type {type(tensor).__name__!r}, expected a tensor (batch, ...), or "
-                "a tuple or dict that holds one; convert them with torch.as_tensor(inputs)"
-            )
-    if len(tensors) != 1:
-        raise NotImplementedError(
-            f"got {len(tensors)} inputs; models of one input tensor can be explained so far"
-        )
-    return tensors[0]

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from explainers.base import Scan
 from explainers.catalogue import build
+from explainers.explaining import check
 from explainers.labels import samples_of
 from explainers.network import Network
 from explainers.trace import Trace
@@ -29,7 +30,8 @@ def scan(model: Model, name: str, loader: Iterable[Any], *, seed: int = 0, **par
     name
         One of `available()`.
     loader
-        Batches ``(inputs, labels)``, the labels integers ``(batch,)``, or ``inputs``; it is read
+        Batches ``(inputs, labels)``, the labels integers ``(batch,)`` or None, or ``inputs``, a
+        tensor or a dict of them (a tuple of inputs needs labels, or None, beside it); it is read
         once for each round, so it has to be re-iterable (a list, a `DataLoader` without
         shuffling), not a generator.
     seed
@@ -59,7 +61,7 @@ def scan(model: Model, name: str, loader: Iterable[Any], *, seed: int = 0, **par
             "(inputs, labels); a scan may read it several times: pass a list or a DataLoader"
         )
     network = _network(model, loader)
-    explainer.check(network)
+    check(explainer, network)
     results: dict[str, Result] = {}
     while (following := explainer.rounds(results)) is not None:
         state = following.scan.fold(_traced(network, loader, seed, name))
@@ -81,20 +83,31 @@ def _traced(
     start = 0
     for batch in loader:
         inputs, labels = _parted(batch)
-        samples = samples_of(len(inputs), labels, start)
-        start += len(inputs)
+        n_rows = len(network.structure.parts(inputs)[0])
+        samples = samples_of(n_rows, labels, start)
+        start += n_rows
         yield Trace(network, inputs, samples=samples, seed=seed, namespace=namespace), samples
 
 
-def _parted(batch: Any) -> tuple[Tensor, Any]:
-    if isinstance(batch, Tensor):
+def _parted(batch: Any) -> tuple[Any, Any]:
+    """Return inputs and labels."""
+    if isinstance(batch, Tensor) or (isinstance(batch, dict) and _are_inputs(batch)):
         return batch, None
-    if isinstance(batch, tuple | list) and len(batch) > 1 and isinstance(batch[0], Tensor):
+    if isinstance(batch, tuple | list) and len(batch) > 1 and _are_inputs(batch[0]):
         return batch[0], batch[1]
     found = type(batch).__name__
     if isinstance(batch, tuple | list):
         found += f" of {', '.join(type(part).__name__ for part in batch[:3])}"
     raise TypeError(
         f"got a batch that is a {found}, expected inputs or (inputs, labels) with inputs a "
-        "tensor (batch, ...); wrap the loader so that it gives such batches"
+        "tensor (batch, ...), or a tuple or dict of them; wrap the loader so that it gives such "
+        "batches"
     )
+
+
+def _are_inputs(inputs: Any) -> bool:
+    if isinstance(inputs, Tensor):
+        return True
+    held = list(inputs.values()) if isinstance(inputs, dict) else inputs
+    is_held = isinstance(held, tuple | list) and len(held) > 0
+    return is_held and all(isinstance(part, Tensor) for part in held)

@@ -1,35 +1,155 @@
-"""From a method, a batch and a target to a map: the one place where they meet."""
+"""From a method, a batch and a target to a map: the one place where they meet.
+
+A network is cut where the target's layer ends and where the explained layer begins, so that a
+method sees one tensor of floating-point inputs and a target among outputs, whatever it is that is
+explained.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
-from explainers.base import Explained
+import torch
+
+from explainers.base import Attribution, Explained
+from explainers.cut import Cut, begun, ended
+from explainers.reference import at_inputs
+from explainers.sources import is_one_tensor, sources, start_points
 
 if TYPE_CHECKING:
-    from explainers.base import Attribution, Explainer
+    from collections.abc import Mapping
+
+    from torch import Tensor
+
+    from explainers.base import Explainer
     from explainers.network import Network
     from explainers.targets import Target
     from explainers.trace import Trace
 
+Form = tuple[tuple[str, ...], tuple[int, ...]]
+"""Names and sizes of the axes of a map after ``sample``."""
+
 
 def explained(attribution: Attribution, trace: Trace, target: Target) -> Explained:
-    """Return what a method finds for a batch, in the form of what is explained."""
-    found = attribution.relevance(trace, target)
-    return found if isinstance(found, Explained) else Explained(found)
+    """Return what a method finds for a batch, in the form of what is explained.
 
+    Parameters
+    ----------
+    attribution
+        Explains its `source_layer`, or the inputs.
+    trace
+        Of the whole network.
+    target
+        Of the outputs, or a unit of a layer.
 
-def check(explainer: Explainer, network: Network) -> None:
-    """Refuse a network that an explainer cannot serve, before any sample is read."""
-    explainer.check(network)
-
-
-def form(
-    attribution: Attribution, network: Network
-) -> dict[str, tuple[tuple[str, ...], tuple[int, ...]]]:
-    """Return names and sizes of a map's axes after ``sample``, by the name of what it is for.
-
-    The one map of a network of one input, or of a layer, has the name ``""``.
+    Returns
+    -------
+    Explained
+        Its relevance is shaped as the layer's value, or as the inputs: of several, a tuple or
+        dict as they are, None for what is additional; one number for each token.
     """
-    shape = tuple(network.input_shape)
-    return {"": (attribution.dims(shape), shape)}
+    part, of = trace.ending_at(target)
+    layer = attribution.source_layer
+    begun_ = at_inputs(part) if layer is None else part.starting_at(layer)
+    found = attribution.relevance(begun_, of)
+    whole = found if isinstance(found, Explained) else Explained(found)
+    if layer is not None:
+        return whole
+    maps = _by_part(attribution, whole.relevance, trace, begun_)
+    arrays: dict[str, Tensor] = {}
+    for name, array in whole.arrays.items():
+        if array.shape == whole.relevance.shape and not is_one_tensor(trace.network):
+            parts = _by_part(attribution, array, trace, begun_)
+            arrays |= {f"{name}.{part}" if part else name: one for part, one in parts.items()}
+        else:
+            arrays[name] = array
+    relevance: Any = trace.network.structure.filled(maps)
+    return replace(whole, relevance=relevance, arrays=arrays)
+
+
+def _by_part(
+    attribution: Attribution, relevance: Tensor, trace: Trace, begun_: Trace
+) -> dict[str, Tensor]:
+    """Return the relevance of each input that is explained, by its name."""
+    root, cut = trace.network, begun_.network
+    if is_one_tensor(root) or not isinstance(cut, Cut):
+        return {root.structure.names[0]: relevance}
+    if relevance.shape != begun_.inputs.shape:
+        raise NotImplementedError(
+            f"{attribution.name} gives a map of shape {tuple(relevance.shape)} for packed inputs "
+            f"{tuple(begun_.inputs.shape)}, which cannot be divided among them; "
+            "it serves networks of one floating-point input"
+        )
+    values = cut.packing.unpack(relevance)
+    found: dict[str, Tensor] = {}
+    for source in sources(root):
+        given = trace.parts[source.part]
+        if not source.lookups:
+            found[source.part] = values.get(source.operator, torch.zeros_like(given))
+            continue
+        of_tokens = relevance.new_zeros(given.shape)
+        for lookup in source.lookups:
+            if lookup.embedding.name in values:
+                of_tokens = of_tokens + lookup.of_tokens(values[lookup.embedding.name], given)
+        found[source.part] = of_tokens
+    return found
+
+
+def by_part(relevance: Any, network: Network) -> dict[str, Tensor]:
+    """Return the maps that `explained` found, by the names that `form` gives them."""
+    if isinstance(relevance, torch.Tensor):
+        return {"": relevance}
+    names = network.structure.names
+    held = relevance if isinstance(relevance, dict) else dict(zip(names, relevance, strict=True))
+    return {name: part for name, part in held.items() if part is not None}
+
+
+def check(explainer: Explainer, network: Network, target: Target | None = None) -> None:
+    """Refuse a network, or a target, that an explainer cannot serve before any sample is read.
+
+    Raises
+    ------
+    LookupError
+        If a named layer does not exist.
+    NotImplementedError
+        If an operator has no rule in the tables that are required, or the network is opaque.
+    ValueError
+        If parameters, target and network do not fit.
+    """
+    if not isinstance(explainer, Attribution):
+        explainer.check(network)
+        return
+    if target is not None:
+        target.check(network)
+    explainer.check(_seen_by(explainer, network, target))
+
+
+def _seen_by(attribution: Attribution, network: Network, target: Target | None = None) -> Network:
+    """Return the network that a method gets to see."""
+    if target is not None and target.layer is not None:
+        network = ended(network, target.layer)
+    if attribution.source_layer is not None:
+        return begun(network, (attribution.source_layer,))
+    return network if is_one_tensor(network) else begun(network, start_points(network))
+
+
+def form(attribution: Attribution, network: Network) -> Mapping[str, Form]:
+    """Return names and sizes of a map's axes, by the name of what it is of.
+
+    The one map of a layer, or of a network of one tensor, has the name ``""``; of a network of
+    several inputs each that is explained has one.
+    """
+    if attribution.source_layer is not None:
+        shape = _seen_by(attribution, network).input_shape
+        return {"": (attribution.dims(shape), shape)}
+    found: dict[str, Form] = {}
+    for source in sources(network):
+        shape = network.input_shapes[source.part]
+        dims = _of_tokens(shape) if source.lookups else attribution.dims(shape)
+        found["" if len(network.structure.names) == 1 else source.part] = (dims, shape)
+    return found
+
+
+def _of_tokens(shape: tuple[int, ...]) -> tuple[str, ...]:
+    return ("token",) if len(shape) == 1 else tuple(f"token_{axis}" for axis in range(len(shape)))

@@ -11,14 +11,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
-from torch.export import Dim, export
+from torch.export import Dim, ShapesCollection, export
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
-    from torch import Tensor, nn
+    from torch import Tensor
     from torch.export import ExportedProgram
     from torch.fx import Graph, Node
+
+    from explainers.user_model import UserModel
 
 # torch.export keeps global state while it runs.
 _lock = threading.Lock()
@@ -40,13 +42,13 @@ class Exported:
     """Placeholder name to parameter, buffer or lifted constant."""
     paths: dict[str, str]
     """Placeholder name to the tensor's name in the model."""
-    input_name: str
-    """Placeholder of the network's input."""
+    input_names: tuple[str, ...]
+    """Placeholders of the network's inputs, in the order of its parts."""
     output_name: str
     """Node that holds the logits."""
 
 
-def exported(model: nn.Module, example: Tensor, position: int = 0) -> Exported:
+def exported(model: UserModel, example: Sequence[Tensor], position: int = 0) -> Exported:
     """Return the model's functional graph for any batch size.
 
     Parameters
@@ -54,7 +56,7 @@ def exported(model: nn.Module, example: Tensor, position: int = 0) -> Exported:
     model
         In eval mode; its tensors are shared with the graph.
     example
-        At least two rows: sizes 0 and 1 would be taken for fixed.
+        At least two rows of each input: sizes 0 and 1 would be taken for fixed.
     position
         Of the logits among the outputs, where the model has several.
 
@@ -74,10 +76,14 @@ def exported(model: nn.Module, example: Tensor, position: int = 0) -> Exported:
     raise UnreadableError(f"torch.export failed: {first}")
 
 
-def _exported(model: nn.Module, example: Tensor, is_strict: bool) -> ExportedProgram:
+def _exported(model: UserModel, example: Sequence[Tensor], is_strict: bool) -> ExportedProgram:
     batch = Dim("batch", min=1, max=_LARGEST_BATCH)
+    shapes = ShapesCollection()  # type: ignore[no-untyped-call]
+    for part in example:
+        shapes[part] = {0: batch}
+    positional, named = model.arguments(example)
     with _lock, _silenced(), torch.no_grad():
-        program = export(model, (example,), dynamic_shapes=({0: batch},), strict=is_strict)
+        program = export(model.module, positional, named, dynamic_shapes=shapes, strict=is_strict)
         functional: ExportedProgram = program.run_decompositions({})
         return functional
 
@@ -100,7 +106,7 @@ def _checked(program: ExportedProgram, position: int) -> Exported:
         program.graph,
         {name: held[path].detach() for name, path in paths.items()},
         dict(paths),
-        str(signature.user_inputs[0]),
+        tuple(str(name) for name in signature.user_inputs),
         str(signature.user_outputs[position]),
     )
 

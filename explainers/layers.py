@@ -12,10 +12,12 @@ import torch
 from explainers.export import calls
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterator, Mapping
+    from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
     from torch import Tensor, nn
     from torch.fx import Graph, Node
+
+    from explainers.user_model import UserModel
 
 
 @dataclass(frozen=True)
@@ -106,7 +108,10 @@ def _distinct(graph: Graph, leaves: dict[Node, str], owners: dict[Node, str]) ->
 
 
 def silent_modules(
-    model: nn.Module, known: Collection[str], values: Mapping[str, Tensor], inputs: Tensor
+    model: UserModel,
+    known: Collection[str],
+    values: Mapping[str, Tensor],
+    inputs: Sequence[Tensor],
 ) -> dict[str, str]:
     """Return the operators whose values modules hand on that left no node: dropout, identity.
 
@@ -133,11 +138,11 @@ def silent_modules(
 
         return hook
 
-    modules = {path: module for path, module in model.named_modules() if path}
+    modules = {path: module for path, module in model.module.named_modules() if path}
     handles = [module.register_forward_hook(hook_of(path)) for path, module in modules.items()]
     try:
         with torch.no_grad():
-            model(inputs.clone())
+            model(*inputs)
     finally:
         for handle in handles:
             handle.remove()

@@ -8,8 +8,6 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
-from torch.utils._pytree import tree_leaves
 
 from explainers import operators as operator_classes
 from explainers.export import UnreadableError
@@ -19,12 +17,14 @@ from explainers.program import Layer, Program, read_program
 from explainers.registry import suggest
 from explainers.rules.gradient import normalised as softmax_rule
 from explainers.trust import disagreement, random_like
+from explainers.user_model import UserModel, fitting, normalised, structured
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Hashable, Mapping, Sequence
 
-    from torch import Tensor
+    from torch import Tensor, nn
 
+    from explainers.inputs import Inputs, Structure
     from explainers.operators import Operator
 
 
@@ -38,12 +38,13 @@ class Network:
     model
         Maps ``(batch, ...)`` to logits or probabilities, ``(batch, classes)``, each row alone.
     example_inputs
-        One row or more; shape and type of the inputs are taken from them.
+        One row or more; shape and type of the inputs are taken from them. A tensor, a tuple of
+        them (``model(*inputs)``), or a dict by argument name (``model(**inputs)``).
 
     Raises
     ------
     TypeError
-        If the output is not a tensor, nor has one called ``logits``.
+        If the output is not a tensor, nor has one called ``logits``; or inputs are no tensors.
     ValueError
         If there is no row, the model fails for the example, or its output is not
         ``(batch, classes)``.
@@ -55,36 +56,37 @@ class Network:
     """Why it is not a program; and that its outputs are probabilities, where they look so."""
     has_softmax: bool
     """Whether a trailing softmax was found and stripped: outputs are then logits."""
-    input_shape: tuple[int, ...]
-    """Of one sample."""
-    example: Tensor
-    """Two rows that fit."""
+    structure: Structure
+    """How the model takes its inputs, and what each is called."""
     n_outputs: int
     device: torch.device
     dtype: torch.dtype
-    """Of the inputs."""
+    """Of the inputs: of the first that is floating-point, if any is."""
+    carried: tuple[str, ...] = ()
+    """What a part of a network takes over from the whole: see `explainers.cut`."""
 
-    def __init__(self, model: nn.Module | Callable[..., Tensor], example_inputs: Tensor) -> None:
-        self._model = _copied(model)
-        example, position = _fitting(self._model, example_inputs)
-        self.example = example
-        self.input_shape = tuple(example.shape[1:])
-        self.device, self.dtype = example.device, example.dtype
+    def __init__(self, model: nn.Module | Callable[..., Any], example_inputs: Inputs) -> None:
+        self.structure = structured(model, example_inputs)
+        self._model = UserModel(model, self.structure)
+        example, position = fitting(self._model, self.structure.parts(example_inputs))
+        self._example = example
+        self.device, self.dtype = example[0].device, _dtype(example)
         self.reason = None
         self._program: Program | None = None
+        self._cuts: dict[Hashable, Any] = {}
         with torch.no_grad():
-            outputs = self._outputs(example)
+            outputs = self._outputs(example, {})
         self.n_outputs = outputs.shape[1]
         try:
             self._program = read_program(self._model, example, position)
         except UnreadableError as error:
             self.reason = str(error)
         else:
-            self.reason = disagreement(self._outputs, self)
+            self.reason = disagreement(self._model, self, example)
         if self.reason is None:
             self._name_silent_modules()
         else:
-            self.reason += _normalised(outputs)
+            self.reason += normalised(outputs)
             self._program = None
         self.is_program = self._program is not None
         self.has_softmax = self._program is not None and self._program.softmax is not None
@@ -92,11 +94,44 @@ class Network:
     @property
     def module(self) -> nn.Module:
         """The network's own copy of the model, in eval mode; whoever changes it copies it first."""
-        return self._model
+        return self._model.module
+
+    @property
+    def root(self) -> Network:
+        """The whole network, of which a cut is a part."""
+        return self
+
+    @property
+    def example(self) -> Inputs:
+        """Two rows that fit, in the structure of the inputs."""
+        example: Inputs = self.structure.filled(self._example)
+        return example
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Of one sample of the one input.
+
+        Raises
+        ------
+        TypeError
+            If there are several inputs; see `input_shapes`.
+        """
+        if len(self._example) > 1:
+            raise TypeError(
+                f"the network has {len(self._example)} inputs, with a shape each; "
+                "take network.input_shapes"
+            )
+        return tuple(self._example[0].shape[1:])
+
+    @property
+    def input_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Of one sample of each input, by its name: ``""`` for a tensor alone."""
+        shapes = [tuple(part.shape[1:]) for part in self._example]
+        return dict(zip(self.structure.names, shapes, strict=True))
 
     @property
     def operators(self) -> tuple[Operator, ...]:
-        """In execution order; the first is the `Input`; empty when opaque."""
+        """In execution order, an `Input` for each input first; empty when opaque."""
         return () if self._program is None else self._program.operators
 
     @property
@@ -114,27 +149,34 @@ class Network:
         """Everything that can be asked for by name, in execution order; empty when opaque."""
         return () if self._program is None else tuple(self._program.layers)
 
-    def __call__(self, inputs: Tensor) -> Tensor:
+    def __call__(self, inputs: Inputs, carried: Mapping[str, Tensor] | None = None) -> Tensor:
         """Return logits, ``(batch, classes)``, without keeping values and without gradients."""
-        self.check(inputs)
+        parts, others = self.parts(inputs), self._taken_over(carried)
         with torch.no_grad():
             if self._program is None:
-                return self._outputs(inputs)
-            values = {self._program.operators[0].name: _laid_out(inputs.detach())}
+                return self._outputs(parts, others)
+            values = self._entered(parts, others)
             return self._run(values, is_kept=False)[self._program.output_name]
 
-    def run(self, inputs: Tensor) -> dict[str, Tensor]:
+    def run(self, inputs: Inputs, carried: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
         """Return the value of every operator by its name.
+
+        Parameters
+        ----------
+        inputs
+            As the example.
+        carried
+            Of a part of a network: the values that it takes over, for the same rows.
 
         Raises
         ------
         NotImplementedError
             If the network is not a program.
         """
-        self.check(inputs)
-        source = self._readable().operators[0].name
+        self._readable()
+        values = self._entered(self.parts(inputs), self._taken_over(carried))
         with torch.no_grad():
-            return self._run({source: _laid_out(inputs.detach())}, is_kept=True)
+            return self._run(values, is_kept=True)
 
     def value(self, layer: str, values: Mapping[str, Tensor]) -> Tensor:
         """Return a layer's value, as a hook on its module sees it, given those of the operators."""
@@ -144,7 +186,7 @@ class Network:
         with torch.no_grad():
             return found.unfolded.run(*(values[name] for name in found.unfolded.inputs))
 
-    def with_softmax(self, inputs: Tensor) -> Tensor:
+    def with_softmax(self, inputs: Inputs) -> Tensor:
         """Return the model's own outputs: probabilities where a softmax was stripped."""
         softmax = self._readable().softmax
         logits = self(inputs)
@@ -159,12 +201,14 @@ class Network:
         (start,) = softmax_rule(softmax, weights, {softmax.name: softmax.run(logits)})
         return weights if start is None else start
 
-    def recorded(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
+    def recorded(
+        self, inputs: Inputs, carried: Mapping[str, Tensor] | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Return a leaf and the output computed from it under autograd; for opaque networks."""
-        self.check(inputs)
-        leaf = inputs.detach().clone().requires_grad_(inputs.is_floating_point())
+        (part,) = self.parts(inputs)
+        leaf = part.detach().clone().requires_grad_(part.is_floating_point())
         with torch.enable_grad():
-            return leaf, self._outputs(leaf)
+            return leaf, self._outputs((leaf,), self._taken_over(carried))
 
     def operator(self, layer: str) -> Operator:
         """Return the operator whose output is a layer's; for a folded norm, the convolution.
@@ -195,25 +239,29 @@ class Network:
         found = {name for pattern in asked for name in self._matched(pattern)}
         return tuple(name for name in self.layers if name in found)
 
-    def check(self, inputs: Tensor) -> None:
+    def check(self, inputs: Inputs) -> None:
         """Refuse inputs that do not fit.
 
         Raises
         ------
+        TypeError
+            If they are not held as the example was.
         ValueError
             If shape, dtype or device differ from those of the network.
         """
-        if inputs.ndim == 0 or tuple(inputs.shape[1:]) != self.input_shape:
-            expected = ", ".join(["batch", *map(str, self.input_shape)])
+        self.parts(inputs)
+
+    def parts(self, inputs: Inputs) -> tuple[Tensor, ...]:
+        """Return the tensors of inputs that fit; see `check`."""
+        parts = self.structure.parts(inputs)
+        for name, part, example in zip(self.structure.names, parts, self._example, strict=True):
+            _check(name, part, example)
+        if len({len(part) for part in parts}) > 1:
             raise ValueError(
-                f"got inputs of shape {tuple(inputs.shape)}, expected ({expected}); "
-                f"{_remedy(tuple(inputs.shape), self.input_shape)}"
+                f"got inputs of {', '.join(str(len(part)) for part in parts)} rows, expected as "
+                "many of each"
             )
-        if inputs.dtype != self.dtype or inputs.device.type != self.device.type:
-            raise ValueError(
-                f"got inputs of {inputs.dtype} on {inputs.device}, expected {self.dtype} on "
-                f"{self.device}; convert the inputs, or move the network with .to()"
-            )
+        return parts
 
     def to(
         self,
@@ -221,34 +269,50 @@ class Network:
         dtype: torch.dtype | None = None,
     ) -> Network:
         """Return the network elsewhere, or in another precision; it is read anew."""
-        model = copy.deepcopy(self._model).to(device=device, dtype=dtype)
-        example = self.example.to(device=device)
-        if dtype is not None and example.is_floating_point():
-            example = example.to(dtype)
-        return Network(model, example)
+        model = copy.deepcopy(self._model.module).to(device=device, dtype=dtype)
+        example = [part.to(device=device) for part in self._example]
+        if dtype is not None:
+            example = [part.to(dtype) if part.is_floating_point() else part for part in example]
+        return Network(model, self.structure.filled(example))
+
+    def _taken_over(self, carried: Mapping[str, Tensor] | None) -> Mapping[str, Tensor]:
+        given = carried or {}
+        if set(given) != set(self.carried):
+            raise ValueError(
+                f"this part of the network takes over values of the whole, "
+                f"{', '.join(self.carried)}; run it by trace.at(inputs, rows), which brings them"
+            )
+        return given
+
+    def _entered(self, parts: Sequence[Tensor], carried: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        named = zip(self.operators, parts, strict=False)
+        return {op.name: _laid_out(part.detach()) for op, part in named} | dict(carried)
 
     def _run(self, values: dict[str, Tensor], *, is_kept: bool) -> dict[str, Tensor]:
         program = self._readable()
-        for op in program.operators[1:]:
-            inputs = [values[name] for name in op.inputs]
-            if is_kept and isinstance(op, MaxPool):
-                values[op.name], values[op.switches_name] = op.with_indices(*inputs)
-            else:
-                values[op.name] = op.run(*inputs)
+        for op in program.operators:
+            if op.name not in values:
+                self._compute(op, values, is_kept)
             if not is_kept:
                 for name in program.last_uses[op.name]:
                     del values[name]
         return values
 
-    def _outputs(self, inputs: Tensor) -> Tensor:
-        # a copy, because a model may change its input in place
-        return _logits(self._model(inputs.clone()))
+    def _compute(self, op: Operator, values: dict[str, Tensor], is_kept: bool) -> None:
+        inputs = [values[name] for name in op.inputs]
+        if is_kept and isinstance(op, MaxPool):
+            values[op.name], values[op.switches_name] = op.with_indices(*inputs)
+        else:
+            values[op.name] = op.run(*inputs)
+
+    def _outputs(self, parts: Sequence[Tensor], carried: Mapping[str, Tensor]) -> Tensor:
+        return self._model(*parts)
 
     def _name_silent_modules(self) -> None:
         program = self._readable()
-        inputs = random_like(self.example)
-        values = self.run(inputs)
-        aliases = silent_modules(self._model, program.layers, values, inputs)
+        parts = [random_like(part) for part in self._example]
+        values = self.run(self.structure.filled(parts))
+        aliases = silent_modules(self._model, program.layers, values, parts)
         order = {op.name: position for position, op in enumerate(program.operators)}
         layers = {**program.layers, **{path: Layer(name) for path, name in aliases.items()}}
         ordered = dict(sorted(layers.items(), key=lambda item: order[item[1].operator]))
@@ -286,72 +350,11 @@ class Network:
             raise LookupError(
                 f"unknown operator class {kind!r}; {suggest(kind, operator_classes.__all__)}"
             )
-        found = tuple(op.name for op in self.operators[1:] if isinstance(op, wanted))
+        found = tuple(op.name for op in self.operators if isinstance(op, wanted))
         if not found:
             present = sorted({type(op).__name__ for op in self.operators})
             raise LookupError(f"no layer is a {kind!r}; there are: {', '.join(present)}")
         return found
-
-
-class _Logits(nn.Module):
-    """A callable as a module that returns one tensor, ``(batch, classes)``."""
-
-    def __init__(self, function: Callable[..., Any]) -> None:
-        super().__init__()
-        self.function = function
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        return _logits(self.function(inputs))
-
-
-def _logits(output: Any) -> Tensor:
-    found = output if isinstance(output, torch.Tensor) else getattr(output, "logits", None)
-    if not isinstance(found, torch.Tensor):
-        raise TypeError(
-            f"got an output of type {type(output).__name__!r}, expected a tensor of logits; "
-            f"wrap the model so that it returns one"
-        )
-    return found
-
-
-def _copied(model: nn.Module | Callable[..., Tensor]) -> nn.Module:
-    """Return a copy in eval mode whose parameters want no gradient."""
-    if not isinstance(model, nn.Module) and not callable(model):
-        raise TypeError(f"got {type(model).__name__!r}, expected a module or a function")
-    copied = copy.deepcopy(model)
-    module = copied if isinstance(copied, nn.Module) else _Logits(copied)
-    return module.eval().requires_grad_(False)
-
-
-def _fitting(model: nn.Module, example_inputs: Tensor) -> tuple[Tensor, int]:
-    """Return two rows of the example, fit for the model, and where its logits are."""
-    example = example_inputs.detach()
-    if example.ndim == 0 or len(example) == 0:
-        raise ValueError(
-            f"got example inputs of shape {tuple(example.shape)}, expected (batch, ...) "
-            f"with at least one row"
-        )
-    example = torch.cat([example, example])[:2] if len(example) == 1 else example[:2].clone()
-    held = [tensor for tensor in model.parameters() if tensor.is_floating_point()]
-    if held:
-        example = example.to(held[0].device)
-        example = example.to(held[0].dtype) if example.is_floating_point() else example
-    try:
-        with torch.no_grad():
-            returned = model(example.clone())
-    except (RuntimeError, ValueError, IndexError) as error:
-        raise ValueError(
-            f"got inputs of shape {tuple(example_inputs.shape)}, expected (batch, ...) as the "
-            f"model takes them, but it raised {type(error).__name__}: {error}; a single sample "
-            f"needs a batch axis: inputs[None]"
-        ) from error
-    output = _logits(returned)
-    if output.ndim != 2 or len(output) != len(example):
-        raise ValueError(
-            f"got an output of shape {tuple(output.shape)} for {len(example)} rows, expected "
-            f"(batch, classes); wrap the model so that it returns one row of logits per sample"
-        )
-    return example, [leaf is output for leaf in tree_leaves(returned)].index(True)
 
 
 def _remedy(shape: tuple[int, ...], sample_shape: tuple[int, ...]) -> str:
@@ -360,20 +363,23 @@ def _remedy(shape: tuple[int, ...], sample_shape: tuple[int, ...]) -> str:
     return "make a Network with an example of the new shape, or resize the inputs"
 
 
-def _normalised(outputs: Tensor) -> str:
-    """Return what to add about outputs that a softmax has made, which nobody could strip."""
-    if outputs.shape[1] < 2 or not outputs.is_floating_point():
-        return ""
-    # the second is for half precision, which rounds each output by more
-    tolerance = max(1e-4, torch.finfo(outputs.dtype).eps)
-    outputs = outputs.double()
-    if bool((outputs >= 0).all() and ((outputs.sum(1) - 1).abs() <= tolerance).all()):
-        found = "probabilities"
-    elif bool((outputs.logsumexp(1).abs() <= tolerance).all()):
-        found = "log-probabilities"
-    else:
-        return ""
-    return f"; its outputs are {found}, which are explained as they are"
+def _dtype(example: Sequence[Tensor]) -> torch.dtype:
+    return next((part.dtype for part in example if part.is_floating_point()), example[0].dtype)
+
+
+def _check(name: str, part: Tensor, example: Tensor) -> None:
+    shape, found = tuple(example.shape[1:]), tuple(part.shape)
+    inputs = f"input {name!r}" if name else "inputs"
+    if part.ndim == 0 or found[1:] != shape:
+        expected = ", ".join(["batch", *map(str, shape)])
+        raise ValueError(
+            f"got {inputs} of shape {found}, expected ({expected}); {_remedy(found, shape)}"
+        )
+    if part.dtype != example.dtype or part.device.type != example.device.type:
+        raise ValueError(
+            f"got {inputs} of {part.dtype} on {part.device}, expected {example.dtype} on "
+            f"{example.device}; convert the inputs, or move the network with .to()"
+        )
 
 
 def _laid_out(inputs: Tensor) -> Tensor:

@@ -8,17 +8,18 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from explainers.export import exported
+from explainers.export import UnreadableError, exported
 from explainers.layers import named
-from explainers.operators import Affine, Convolution, Linear, Operator, Pad, Softmax
+from explainers.operators import Affine, Convolution, Input, Linear, Operator, Pad, Softmax
 from explainers.reading import Reading, Ref
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
-    from torch import Tensor, nn
+    from torch import Tensor
 
     from explainers.layers import Names
+    from explainers.user_model import UserModel
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,26 @@ class Layer:
     unfolded: Operator | None = None
     """Computes the layer's value where it is not the operator's: a norm was folded into that, or
     zeros around it into the next."""
+    norm: Affine | None = None
+    """The norm that was folded into the operator: from the layer's value to the operator's."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where the rows of the batch are in a value."""
+
+    axis: int
+    """Along which they lie."""
+    n_places: int
+    """Of each row on that axis: more than one where windows or heads were joined to the rows."""
+    shape: tuple[int, ...]
+    """Of the other axes: of a sample's value, where rows come first with a place each."""
+    dtype: torch.dtype
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether the value is ``(batch, *shape)``."""
+        return self.axis == 0 and self.n_places == 1
 
 
 @dataclass(frozen=True)
@@ -45,9 +66,11 @@ class Program:
     """What was stripped from the end."""
     last_uses: Mapping[str, tuple[str, ...]]
     """Operator to the inputs that nothing after it reads."""
+    layouts: Mapping[str, Layout]
+    """Operator to how its value is laid out; of those that have rows."""
 
 
-def read_program(model: nn.Module, example: Tensor, position: int = 0) -> Program:
+def read_program(model: UserModel, example: Sequence[Tensor], position: int = 0) -> Program:
     """Read a model in eval mode as a program; the logits are its output at a position.
 
     Raises
@@ -57,7 +80,11 @@ def read_program(model: nn.Module, example: Tensor, position: int = 0) -> Progra
     """
     graph = exported(model, example, position)
     names = named(graph.graph)
-    reading = Reading(graph, names, example.device)
+    if len(graph.input_names) != len(example):
+        raise UnreadableError(
+            f"the graph has {len(graph.input_names)} inputs, the model {len(example)}"
+        )
+    reading = Reading(graph, names, example[0].device, parts=model.structure.names)
     output = reading.read()
     operators, softmax = _stripped(reading.operators, output)
     output_name = softmax.inputs[0] if softmax is not None else output.name
@@ -69,11 +96,35 @@ def read_program(model: nn.Module, example: Tensor, position: int = 0) -> Progra
     return Program(
         tuple(_laid_out(op) for op in operators),
         output_name,
-        _dependent(operators),
+        dependent(operators),
         _layers(names, reading, operators, folded, pads),
         softmax,
-        _last_uses(operators, output_name),
+        last_uses(operators, output_name),
+        _layouts(reading),
     )
+
+
+def _layouts(reading: Reading) -> dict[str, Layout]:
+    """Return the layouts of values that have rows along one axis."""
+    found: dict[str, Layout] = {}
+    for name, (sizes, dtype) in reading.shapes.items():
+        counts = [_places(size, reading.batch) for size in sizes]
+        axes = [axis for axis, count in enumerate(counts) if count]
+        if len(axes) == 1 and all(
+            size.isdigit() for size, n in zip(sizes, counts, strict=True) if not n
+        ):
+            (axis,) = axes
+            rest = tuple(int(size) for size, n in zip(sizes, counts, strict=True) if not n)
+            found[name] = Layout(axis, counts[axis], rest, dtype)
+    return found
+
+
+def _places(size: str, batch: str) -> int:
+    """Return how often the batch size goes into a size; 0 where that is something else."""
+    if size == batch:
+        return 1
+    factor, _, rest = size.partition("*")
+    return int(factor) if rest == batch and factor.isdigit() else 0
 
 
 def _stripped(operators: list[Operator], output: Ref) -> tuple[list[Operator], Softmax | None]:
@@ -84,13 +135,13 @@ def _stripped(operators: list[Operator], output: Ref) -> tuple[list[Operator], S
 
 
 def _live(operators: list[Operator], output_name: str) -> list[Operator]:
-    """Drop what the output does not need; the input stays."""
-    needed = {output_name, operators[0].name}
+    """Drop what the output does not need; the inputs stay, in front."""
+    needed = {output_name, *(op.name for op in operators if isinstance(op, Input))}
     for op in reversed(operators):
         if op.name in needed:
             needed.update(op.inputs)
-    first = next(op for op in operators if not op.inputs and op.name in needed)
-    return sorted((op for op in operators if op.name in needed), key=lambda op: op is not first)
+    live = (op for op in operators if op.name in needed)
+    return sorted(live, key=lambda op: not isinstance(op, Input))
 
 
 def _with_pads_taken_in(
@@ -184,12 +235,13 @@ def _laid_out(op: Operator) -> Operator:
     return op
 
 
-def _dependent(operators: list[Operator]) -> frozenset[str]:
-    dependent = {operators[0].name}
+def dependent(operators: Sequence[Operator]) -> frozenset[str]:
+    """Return the names of what depends on an input."""
+    found = {op.name for op in operators if isinstance(op, Input)}
     for op in operators:
-        if op.sources & dependent:
-            dependent.add(op.name)
-    return frozenset(dependent)
+        if op.sources & found:
+            found.add(op.name)
+    return frozenset(found)
 
 
 def _layers(
@@ -200,13 +252,14 @@ def _layers(
     pads: list[Pad],
 ) -> dict[str, Layer]:
     """Return what can be asked for: operators, modules, and norms and pads as aliases."""
+    norms = {op.name: op for op in reading.operators if isinstance(op, Affine)}
     order = {op.name: position for position, op in enumerate(operators)}
-    aliases = {op.name: op.name for op in [*operators[1:], *pads]}
+    aliases = {op.name: op.name for op in [*operators, *pads] if not isinstance(op, Input)}
     for path, node in names.modules.items():
         value = reading.values.get(node)
         if isinstance(value, Ref):
             aliases[path] = value.name
-    hosts = {host.name: host for host in folded.values()}
+    hosts = {host.name: (host, norms[norm]) for norm, host in folded.items()}
     renamed = {norm: host.name for norm, host in folded.items()}
     padded = {pad.name: _reading(pad, renamed) for pad in pads}
     layers: dict[str, Layer] = {}
@@ -217,11 +270,12 @@ def _layers(
         elif name in padded:
             layers[path] = Layer(padded[name].inputs[0], padded[name])
         elif name in order:
-            layers[path] = Layer(name, hosts.get(name))
+            layers[path] = Layer(name, *hosts.get(name, ()))
     return dict(sorted(layers.items(), key=lambda item: order[item[1].operator]))
 
 
-def _last_uses(operators: list[Operator], output_name: str) -> dict[str, tuple[str, ...]]:
+def last_uses(operators: Sequence[Operator], output_name: str) -> dict[str, tuple[str, ...]]:
+    """Return, for each operator, the inputs that nothing after it reads."""
     seen = {output_name}
     last: dict[str, tuple[str, ...]] = {}
     for op in reversed(operators):

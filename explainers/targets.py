@@ -8,18 +8,22 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 import torch
 from torch import Tensor
 
+from explainers.units import unit_weights
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from explainers.base import Samples
+    from explainers.network import Network
 
-Kind = Literal["predicted", "label", "runner_up", "index", "weights"]
+Kind = Literal["predicted", "label", "runner_up", "index", "weights", "unit"]
 TargetLike: TypeAlias = "Target | str | int | Tensor | Sequence[int] | Mapping[str, Any] | None"
 
 _WORDS: tuple[Kind, ...] = ("predicted", "label", "runner_up")
 _EXPECTED = (
     "expected 'predicted', 'label', 'runner_up', a class index, a tensor of class indices "
-    "(batch,), a tensor of real weights (classes,) or (batch, classes), or {'weights': [...]}"
+    "(batch,), a tensor of real weights (classes,) or (batch, classes), {'weights': [...]}, or "
+    "{'layer': path, 'unit': channel or position}"
 )
 
 
@@ -33,8 +37,11 @@ class Target:
 
     kind: Kind = "predicted"
     """How the weights come about."""
-    value: int | Tensor | None = None
-    """A class index or a tensor of them ``(batch,)`` for `index`; weights for `weights`."""
+    value: int | tuple[int, ...] | Tensor | None = None
+    """A class index or a tensor of them ``(batch,)`` for `index`; weights for `weights`; for `unit`
+    a channel, summed over its positions, or the position of one value."""
+    layer: str | None = None
+    """Whose unit is meant; None for what is said about the outputs."""
 
     @classmethod
     def parse(cls, spec: TargetLike) -> Target:
@@ -45,8 +52,9 @@ class Target:
         spec
             None or ``"predicted"`` (the class of the largest output), ``"runner_up"`` (of the
             second largest), ``"label"``, a class index, integers ``(batch,)`` (a class for each
-            row), real weights ``(classes,)`` or ``(batch, classes)``, or
-            ``{"weights": [...]}``.
+            row), real weights ``(classes,)`` or ``(batch, classes)``, ``{"weights": [...]}``, or a
+            unit of a layer: ``{"layer": path, "unit": k}`` for the sum of a channel over its
+            positions, ``{"layer": path, "unit": [c, y, x]}`` for one value.
 
         Raises
         ------
@@ -84,18 +92,42 @@ class Target:
             If a class does not exist, a label is not known, or the shapes do not fit.
         """
         output = output.detach()
+        if self.layer is not None:
+            raise ValueError(
+                f"the target is a unit of layer {self.layer!r}, not of the outputs; "
+                "explain it by explainers.explaining.explained, or trace.ending_at(target)"
+            )
         if self.kind == "weights":
             return self._spread_weights(output)
         return _one_hot(self._classes(output, samples), output)
 
-    def check(self, n_classes: int) -> None:
-        """Refuse a target that a network with `n_classes` outputs does not have.
+    def of_units(self, network: Network) -> Target:
+        """Return the weights of the units of the target's layer, in the order of its flat value.
 
         Raises
         ------
+        LookupError
+            If the network has no such layer.
         ValueError
-            If a class index or the number of weights does not fit.
+            If the layer has no such unit.
         """
+        return Target("weights", unit_weights(network, str(self.layer), self.value))
+
+    def check(self, network: Network | int) -> None:
+        """Refuse a target that a network, or one with so many outputs, does not have.
+
+        Raises
+        ------
+        LookupError
+            If the network has no such layer.
+        ValueError
+            If a class index, the number of weights or a unit does not fit.
+        """
+        if self.layer is not None:
+            if not isinstance(network, int):
+                self.of_units(network)
+            return
+        n_classes = network if isinstance(network, int) else network.n_outputs
         if self.kind == "runner_up" and n_classes < 2:
             raise ValueError(f"target 'runner_up' needs two outputs, the network has {n_classes}")
         if self.kind == "index":
@@ -144,7 +176,9 @@ class Target:
     def __eq__(self, other: object) -> bool:
         if self is other:
             return True
-        if not isinstance(other, Target) or self.kind != other.kind:
+        if not isinstance(other, Target):
+            return False
+        if (self.kind, self.layer) != (other.kind, other.layer):
             return False
         if isinstance(self.value, Tensor) and isinstance(other.value, Tensor):
             return self.value.shape == other.value.shape and torch.equal(
@@ -154,13 +188,32 @@ class Target:
 
     def __hash__(self) -> int:
         value = tuple(self.value.shape) if isinstance(self.value, Tensor) else self.value
-        return hash((self.kind, value))
+        return hash((self.kind, value, self.layer))
 
 
 def _from_mapping(spec: Any) -> Target:
+    if set(spec) == {"layer", "unit"}:
+        return _from_unit(spec["layer"], spec["unit"])
     if set(spec) != {"weights"}:
         raise ValueError(f"unknown target {dict(spec)!r}; {_EXPECTED}")
     return _from_values(spec["weights"], torch.float64)
+
+
+def _from_unit(layer: Any, unit: Any) -> Target:
+    position = [unit] if isinstance(unit, int) else unit
+    is_position = isinstance(position, list | tuple) and len(position) > 0
+    if not is_position or not all(_is_index(index) for index in position):
+        raise ValueError(
+            f"unknown unit {unit!r}; expected the index of a channel, or of one value: a list "
+            "with an index for each axis of the layer's value"
+        )
+    if not isinstance(layer, str):
+        raise ValueError(f"unknown layer {layer!r}; expected its name, see network.layers")
+    return Target("unit", unit if isinstance(unit, int) else tuple(position), layer)
+
+
+def _is_index(index: Any) -> bool:
+    return isinstance(index, int) and not isinstance(index, bool) and index >= 0
 
 
 def _from_values(spec: Any, dtype: torch.dtype | None = None) -> Target:

@@ -2,30 +2,32 @@
 
 from __future__ import annotations
 
-import hashlib
-from functools import cached_property
+import copy
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from explainers import baselines
+from explainers import reference
 from explainers.base import Samples
+from explainers.cut import Cut, begun, ended
+from explainers.randomness import RandomRows
 from explainers.rules.gradient import gradient as gradient_table
 from explainers.rules.table import Walked, walk
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Mapping, Sequence
+    from collections.abc import Hashable, Mapping, Sequence
 
     from torch import Tensor
 
     from explainers.baselines import Baseline
+    from explainers.inputs import Inputs
     from explainers.network import Network
     from explainers.rules.table import Choose
     from explainers.targets import Target
 
 
-class Trace:
+class Trace(RandomRows):
     """What explainers of one batch share.
 
     Nothing is computed before it is asked for, and nothing twice.
@@ -35,13 +37,15 @@ class Trace:
     network
         What the batch goes through.
     inputs
-        ``(batch, ...)``, of the network's dtype and on its device.
+        ``(batch, ...)``, of the network's dtype and on its device; a tuple or dict of several.
     samples
         Who the rows are; None outside a data set, where a row is its number.
     seed
         Of the run.
     namespace
         Whose randomness this is: the explainer's name in the run.
+    carried
+        Of a part of a network: the values that it takes over, for the same rows.
 
     Raises
     ------
@@ -52,28 +56,67 @@ class Trace:
     def __init__(
         self,
         network: Network,
-        inputs: Tensor,
+        inputs: Inputs,
         *,
         samples: Samples | None = None,
         seed: int = 0,
         namespace: str = "",
+        carried: Mapping[str, Tensor] | None = None,
     ) -> None:
-        network.check(inputs)
-        if samples is not None and len(samples.index) != len(inputs):
+        self._parts = tuple(part.detach() for part in network.parts(inputs))
+        if samples is not None and len(samples.index) != self.n_rows:
             raise ValueError(
-                f"got {len(samples.index)} samples for a batch of {len(inputs)} rows; "
+                f"got {len(samples.index)} samples for a batch of {self.n_rows} rows; "
                 f"give one sample per row"
             )
         self.network = network
-        self.inputs = inputs.detach()
         self.samples = samples
         self.seed = seed
         self.namespace = namespace
-        self._values: Mapping[str, Tensor] | None = None
-        self._opaque: tuple[Tensor, Tensor] | None = None
+        self.carried: Mapping[str, Tensor] = carried or {}
+        """What the part of a network takes over from the whole, by operator."""
+        self.parent: Trace | None = None
+        """The trace of the same rows of which this is a part."""
+        self._origin: tuple[Trace, Tensor | None] | None = None
+        # all below is shared by the copies that `named` makes
+        self._forward: dict[str, Any] = {}
         self._walked: dict[Hashable, Walked] = {}
         self._weights: dict[Target, Tensor] = {}
         self._references: list[tuple[Baseline, Trace]] = []
+        self._parts_of: dict[Hashable, Trace] = {}
+
+    @property
+    def n_rows(self) -> int:
+        """Of the batch."""
+        return len(self._parts[0])
+
+    @property
+    def numbers(self) -> tuple[torch.dtype, torch.device]:
+        """Type and device of random numbers."""
+        dtype = self.network.dtype
+        dtype = dtype if dtype.is_floating_point else torch.get_default_dtype()
+        return dtype, self._parts[0].device
+
+    @property
+    def inputs(self) -> Tensor:
+        """The one input, ``(batch, ...)``.
+
+        Raises
+        ------
+        TypeError
+            If there are several; what explains them gets a trace that `starting_at` has packed.
+        """
+        if len(self._parts) > 1:
+            raise TypeError(
+                f"the network has {len(self._parts)} inputs, expected one tensor; explain it by "
+                "explainers.explaining.explained, which packs them"
+            )
+        return self._parts[0]
+
+    @property
+    def parts(self) -> dict[str, Tensor]:
+        """The inputs by name; ``""`` for a tensor alone."""
+        return dict(zip(self.network.structure.names, self._parts, strict=True))
 
     @property
     def values(self) -> Mapping[str, Tensor]:
@@ -84,16 +127,33 @@ class Trace:
         NotImplementedError
             If the network is not a program.
         """
-        if self._values is None:
-            self._values = MappingProxyType(self.network.run(self.inputs))
-        return self._values
+        if "values" not in self._forward:
+            self._forward["values"] = MappingProxyType(self._computed())
+        values: Mapping[str, Tensor] = self._forward["values"]
+        return values
+
+    def _computed(self) -> dict[str, Tensor]:
+        network = self.network
+        if isinstance(network, Cut) and self.parent is not None:
+            with torch.no_grad():
+                return network.completed(self._parts, self.parent.values)
+        return network.run(self._given, self.carried) if self.carried else network.run(self._given)
+
+    @property
+    def _given(self) -> Any:
+        return self.network.structure.filled(self._parts)
 
     @property
     def output(self) -> Tensor:
         """Logits, ``(batch, classes)``, detached."""
         if self.network.is_program:
             return self.values[self.network.output_name]
-        return self._recorded()[1].detach()
+        if len(self._parts) == 1:
+            return self._recorded()[1].detach()
+        if "output" not in self._forward:
+            self._forward["output"] = self.network(self._given)
+        output: Tensor = self._forward["output"]
+        return output
 
     @property
     def prediction(self) -> Tensor:
@@ -114,6 +174,9 @@ class Trace:
 
     def selected(self, target: Target) -> Tensor:
         """Return what is explained, ``(batch,)``: the weighted sum of the outputs."""
+        if target.layer is not None:
+            ended_, plain = self.ending_at(target)
+            return ended_.selected(plain)
         return (self.output * self.cotangent(target)).sum(1)
 
     def gradient(self, target: Target) -> Tensor:
@@ -208,7 +271,7 @@ class Trace:
             )
         return walked.layers[name]
 
-    def at(self, inputs: Tensor, rows: Tensor | None = None) -> Trace:
+    def at(self, inputs: Inputs, rows: Tensor | None = None) -> Trace:
         """Return a trace of the same network at other inputs.
 
         Parameters
@@ -218,71 +281,119 @@ class Trace:
         rows
             For each new row, the row here that it belongs to; by default the same rows.
         """
-        if rows is None:
-            if len(inputs) != len(self.inputs):
-                raise ValueError(
-                    f"got {len(inputs)} rows, the trace has {len(self.inputs)}; "
-                    f"pass rows= to say which of these each belongs to"
-                )
-            samples = self.samples
-        else:
-            rows = rows.to("cpu")
-            who = self._who()
-            samples = Samples(who.index[rows], who.label[rows])
+        samples, carried = self.samples, self.carried
+        n_rows = len(self.network.parts(inputs)[0])
+        if rows is None and n_rows != self.n_rows:
+            raise ValueError(
+                f"got {n_rows} rows, the trace has {self.n_rows}; "
+                f"pass rows= to say which of these each belongs to"
+            )
+        if rows is not None:
+            who, chosen = self.who(), rows.to("cpu")
+            samples = Samples(who.index[chosen], who.label[chosen])
+            if isinstance(self.network, Cut) and carried:
+                carried = self.network.gathered(carried, rows)
+        made = self._like(self.network, inputs, samples, carried)
+        made._origin = (self, rows)
+        return made
+
+    def starting_at(self, layers: str | Sequence[str]) -> Trace:
+        """Return the trace of the part of the network behind layers; made once.
+
+        The layers' values are its input: of one layer as they are, of several packed into
+        ``(batch, total)``. What reaches the output without passing them is carried along.
+
+        Parameters
+        ----------
+        layers
+            Names of layers, or of inputs; what is refused says `explainers.cut.begun`.
+        """
+        names = (layers,) if isinstance(layers, str) else tuple(layers)
+        if ("start", names) not in self._parts_of:
+            cut = begun(self.network, names)
+            values = self.values if cut.is_program else self.parts
+            others = {**values, **self.carried}
+            carried = {name: others[name] for name in cut.carried}
+            self._parts_of["start", names] = self._part(cut, cut.entered(values), carried)
+        return self._parts_of["start", names].named(self.namespace)
+
+    def ending_at(self, target: Target) -> tuple[Trace, Target]:
+        """Return the trace of the part that ends with the target's layer, and what is meant of it.
+
+        The output is the layer's value, ``(batch, units)``; a unit is then a weights-target. A
+        target of the outputs is returned as it is.
+        """
+        if target.layer is None:
+            return self, target
+        key = ("end", target.layer)
+        if key not in self._parts_of:
+            cut = ended(self.network, target.layer)
+            carried = {name: self.carried[name] for name in cut.carried}
+            self._parts_of[key] = self._part(cut, self._given, carried)
+        return self._parts_of[key].named(self.namespace), target.of_units(self.network)
+
+    def named(self, namespace: str) -> Trace:
+        """Return the trace with randomness of its own; what is computed is shared."""
+        if namespace == self.namespace:
+            return self
+        named = copy.copy(self)
+        named.namespace = namespace
+        return named
+
+    def _part(self, cut: Cut, inputs: Inputs, carried: Mapping[str, Tensor]) -> Trace:
+        made = self._like(cut, inputs, self.samples, carried)
+        made.parent = self
+        return made
+
+    def _like(
+        self,
+        network: Network,
+        inputs: Inputs,
+        samples: Samples | None,
+        carried: Mapping[str, Tensor],
+    ) -> Trace:
         return Trace(
-            self.network, inputs, samples=samples, seed=self.seed, namespace=self.namespace
+            network,
+            inputs,
+            samples=samples,
+            seed=self.seed,
+            namespace=self.namespace,
+            carried=carried,
         )
 
-    def baseline(self, baseline: Baseline) -> Tensor:
-        """Return what stands for absence, ``(1, ...)`` or ``(batch, ...)``; see `baselines`."""
-        return baselines.resolve(baseline, self.inputs)
+    def baseline(self, baseline: Any) -> Tensor:
+        """Return what stands for absence, ``(1, ...)`` or ``(batch, ...)``.
 
-    def reference(self, baseline: Baseline) -> Trace:
+        Parameters
+        ----------
+        baseline
+            None (zero), a number, one number a channel or a tensor: see `baselines`. For several
+            inputs a tuple or dict of these; for tokens the index of one; for a layer what it is
+            for the inputs, or a tensor shaped as the layer's value. See `explainers.reference`.
+        """
+        if self._origin is None:
+            return reference.of_trace(self, baseline)
+        origin, rows = self._origin
+        of_origin = origin.baseline(baseline)
+        return of_origin if rows is None or len(of_origin) == 1 else of_origin[rows]
+
+    def reference(self, baseline: Any) -> Trace:
         """Return the trace at a baseline: of one row where all rows share it; made once."""
         for known, trace in self._references:
             if known is baseline or (isinstance(known, float | int) and known == baseline):
                 return trace
-        inputs = self.baseline(baseline)
-        rows = (
-            None if len(inputs) == len(self.inputs) else torch.zeros(len(inputs), dtype=torch.int64)
-        )
-        made = self.at(inputs.to(self.inputs), rows)
+        inputs = self.baseline(baseline).to(self.inputs)
+        rows = None
+        if len(inputs) != self.n_rows and self.carried:
+            inputs = inputs.expand(self.n_rows, *inputs.shape[1:])
+        elif len(inputs) != self.n_rows:
+            rows = torch.zeros(len(inputs), dtype=torch.int64)
+        made = self.at(inputs, rows)
         self._references.append((baseline, made))
         return made
 
-    def generator(self, purpose: str, row: int) -> torch.Generator:
-        """Return a generator that depends on seed, namespace, purpose and the row's sample only."""
-        who = str(self._indices[row])
-        text = "\0".join((str(self.seed), self.namespace, purpose, who))
-        digest = hashlib.sha256(text.encode()).digest()
-        return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little", signed=True))
-
-    def noise(self, purpose: str, shape: Sequence[int]) -> Tensor:
-        """Return standard normal numbers, ``(batch, *shape)``, each row from its generator."""
-        return self._drawn(torch.randn, purpose, shape)
-
-    def uniform(self, purpose: str, shape: Sequence[int]) -> Tensor:
-        """Return numbers from [0, 1), ``(batch, *shape)``, each row from its generator."""
-        return self._drawn(torch.rand, purpose, shape)
-
-    def _drawn(self, draw: Callable[..., Tensor], purpose: str, shape: Sequence[int]) -> Tensor:
-        drawn = torch.empty(len(self.inputs), *shape, dtype=self.network.dtype)
-        for row, numbers in enumerate(drawn):
-            draw(*shape, generator=self.generator(purpose, row), out=numbers)
-        return drawn.to(self.inputs.device)
-
-    @cached_property
-    def _indices(self) -> list[int]:
-        indices: list[int] = self._who().index.tolist()
-        return indices
-
-    def _who(self) -> Samples:
-        if self.samples is not None:
-            return self.samples
-        rows = torch.arange(len(self.inputs))
-        return Samples(rows, torch.full_like(rows, -1))
-
     def _recorded(self) -> tuple[Tensor, Tensor]:
-        if self._opaque is None:
-            self._opaque = self.network.recorded(self.inputs)
-        return self._opaque
+        if "recorded" not in self._forward:
+            self._forward["recorded"] = self.network.recorded(self.inputs, self.carried)
+        recorded: tuple[Tensor, Tensor] = self._forward["recorded"]
+        return recorded

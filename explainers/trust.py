@@ -10,73 +10,91 @@ from explainers.rules.gradient import gradient
 from explainers.rules.table import walk
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Sequence
 
     from torch import Tensor
 
     from explainers.network import Network
+    from explainers.user_model import UserModel
 
 # Kernels and folding round differently; a wrong reading is off by orders of magnitude more.
 _TOLERANCES = {torch.float64: 1e-9, torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.05}
+
+_GRADIENT = "the program's gradient differs from the model's"
 
 # cuDNN rounds the factors of single-precision convolutions to ten bits unless told otherwise.
 _CUDA_TOLERANCE = 2e-2
 
 
-def disagreement(model: Callable[[Tensor], Tensor], network: Network) -> str | None:
+def disagreement(model: UserModel, network: Network, example: Sequence[Tensor]) -> str | None:
     """Return in what way model and program differ, or None.
 
     Compared are the example, a second random batch of another size, a single row of it, a repeated
     call and the gradient. That finds what export does not report: masks over rows, noise,
     statistics over the batch, buffers that change, backward passes that were written by hand.
     """
-    example = network.example
-    other = random_like(example)
+    other = [random_like(part) for part in example]
+    single = [part[:1] for part in other]
     try:
-        with torch.no_grad(), torch.random.fork_rng(devices=_cuda(example)):
-            output = model(other)
-            repeated, row, first = model(other), model(other[:1]), model(example)
+        with torch.no_grad(), torch.random.fork_rng(devices=_cuda(example[0])):
+            output = model(*other)
+            repeated, row, first = model(*other), model(*single), model(*example)
     except Exception as error:  # a model may raise anything
         return f"the model fails for another batch size: {type(error).__name__}: {error}"
     if not _agree(output, repeated):
         return "the model's outputs differ between two calls with the same inputs"
     if not _agree(output[:1], row):
         return "the model's output for a row depends on the other rows of the batch"
-    program = network.with_softmax
-    if not _agree(first, program(example)):
+    filled = network.structure.filled
+    if not _agree(first, network.with_softmax(filled(example))):
         return "the program's outputs differ from the model's on the example"
-    if not _agree(output, program(other)) or not _agree(output, program(other)):
+    again = filled(other)
+    if any(not _agree(output, network.with_softmax(again)) for _ in range(2)):
         return "the program's outputs differ from the model's on a second batch"
-    if not _agree(row, program(other[:1])):
+    if not _agree(row, network.with_softmax(filled(single))):
         return "the program's output differs from the model's on a single row"
     return _wrong_gradient(model, network, other)
 
 
-def _wrong_gradient(
-    model: Callable[[Tensor], Tensor], network: Network, inputs: Tensor
-) -> str | None:
-    if not inputs.is_floating_point():
+def _wrong_gradient(model: UserModel, network: Network, parts: Sequence[Tensor]) -> str | None:
+    leaves = [part.clone().requires_grad_() for part in parts if part.is_floating_point()]
+    if not leaves:
         return None
-    leaf = inputs.clone().requires_grad_()
+    given = iter(leaves)
     try:
         with torch.enable_grad():
-            output = model(leaf)
+            held = [next(given) if part.is_floating_point() else part for part in parts]
+            output = model(*held)
     except RuntimeError:  # written for inference only; there is nothing to compare
         return None
     generator = torch.Generator().manual_seed(1)
     weights = torch.randn(output.shape, generator=generator, dtype=torch.float64).to(output)
-    expected = torch.zeros_like(leaf)
+    expected = [torch.zeros_like(leaf) for leaf in leaves]
     if output.requires_grad:
-        (expected,) = torch.autograd.grad(output, leaf, weights, materialize_grads=True)
-    with torch.no_grad():
-        values = network.run(inputs)
-        start = network.before_softmax(values, weights)
-        found = walk(network, values, start, gradient.find).relevance
+        expected = list(torch.autograd.grad(output, leaves, weights, materialize_grads=True))
+    found = _walked(network, parts, weights)
     # a gate may switch in single precision, but not many
     tolerance = max(0.05, _TOLERANCES.get(output.dtype, 0.0))
-    if bool((expected - found).norm() <= tolerance * expected.norm()):
-        return None
-    return "the program's gradient differs from the model's, which is perhaps written by hand"
+    for one, other in zip(expected, found, strict=True):
+        if not bool((one - other).norm() <= tolerance * one.norm()):
+            return (
+                "the program's gradient differs from the model's, which is perhaps written by hand"
+            )
+    return None
+
+
+def _walked(network: Network, parts: Sequence[Tensor], weights: Tensor) -> list[Tensor]:
+    """Return the program's gradient with respect to each floating-point input."""
+    with torch.no_grad():
+        values = network.run(network.structure.filled(parts))
+        start = network.before_softmax(values, weights)
+        names = [
+            op.name
+            for op, part in zip(network.operators, parts, strict=False)
+            if part.is_floating_point()
+        ]
+        walked = walk(network, values, start, gradient.find, names)
+    return [walked.layers.get(name, torch.zeros_like(values[name])) for name in names]
 
 
 def _agree(expected: Tensor, found: Tensor) -> bool:

@@ -207,7 +207,7 @@ def _hooked(network: Network, composite: Hooks) -> tuple[dict[nn.Module, Any], C
         handles = [module.register_forward_hook(count) for module in hooks]
         try:
             with torch.no_grad():
-                model(network.example.clone())
+                model(network.structure.parts(network.example)[0].clone())
         finally:
             for handle in handles:
                 handle.remove()

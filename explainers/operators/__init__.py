@@ -19,6 +19,7 @@ from explainers.operators.affine import (
 )
 from explainers.operators.base import (
     Call,
+    Carried,
     Constant,
     Elementwise,
     Extent,
@@ -51,6 +52,7 @@ __all__ = [
     "Attention",
     "AveragePool",
     "Call",
+    "Carried",
     "Concat",
     "Constant",
     "Convolution",

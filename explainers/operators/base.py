@@ -26,8 +26,10 @@ class Operator(ABC):
     inputs: tuple[str, ...]
     """Names of the operators whose values it takes."""
     batch_axis: int = 0
-    """Which axis of its value follows the batch; 1 where a model puts the sequence first. Windows
-    or heads may share the axis with the batch, those of a sample in sequence."""
+    """Which axis of its value follows the batch; 1 where a model puts the sequence first."""
+    batch_outer: int = 1
+    """How often samples follow each other along that axis, where windows, heads or places share it
+    with the batch: ``(batch_outer, batch, ...)`` flattened. At 1, rows of a sample are together."""
 
     @abstractmethod
     def run(self, *inputs: Tensor) -> Tensor:
@@ -61,6 +63,16 @@ class Constant(Operator):
     def run(self, *inputs: Tensor) -> Tensor:
         """Return the value."""
         return self.value
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Carried(Operator):
+    """A value that a part of a network takes over from the whole: it is given, and stays."""
+
+    def run(self, *inputs: Tensor) -> Tensor:
+        """Return the one value that is given."""
+        (value,) = inputs
+        return value
 
 
 @dataclass(frozen=True)

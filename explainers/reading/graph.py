@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -11,7 +12,7 @@ import torch
 from torch._ops import OpOverload
 
 from explainers.export import UnreadableError, calls
-from explainers.operators import Constant, Extent, Generic, Input, Operator, Slot
+from explainers.operators import Constant, Extent, Generic, Input, Operator, Reshape, Slot
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -105,8 +106,13 @@ class Reading:
     norms: set[str] = field(default_factory=set)
     """Names of affine operators that were batch norms: what may be folded."""
     input_name: str = "input"
+    """Of the first input, whose rows are the batch."""
+    parts: tuple[str, ...] = ("",)
+    """What the inputs are called, in the order of the graph's."""
     batch: str = ""
     """Symbol of the batch size."""
+    shapes: dict[str, tuple[tuple[str, ...], torch.dtype]] = field(default_factory=dict)
+    """Operator to sizes and type of its value, where they are known."""
 
     def read(self) -> Ref:
         """Read every node, in order; return what holds the output."""
@@ -133,20 +139,45 @@ class Reading:
 
     def add(self, made: Operator, shape: tuple[str, ...], dtype: torch.dtype) -> Ref:
         """Append an operator and return a reference to it."""
-        axis = next((axis for axis, size in enumerate(shape) if not size.isdigit()), 0)
-        self.operators.append(replace(made, batch_axis=axis) if axis else made)
+        axis = _batch_axis(shape)
+        outer = self._outer(made, shape)
+        is_first = axis == 0 and outer == 1
+        self.operators.append(
+            made if is_first else replace(made, batch_axis=axis, batch_outer=outer)
+        )
+        self.shapes[made.name] = (shape, dtype)
         return Ref(made.name, shape, dtype)
+
+    def _outer(self, made: Operator, shape: tuple[str, ...]) -> int:
+        """Return how often samples follow each other along the batch's axis; see `Operator`."""
+        followed = {op.name: op for op in self.operators if op.name in made.inputs}
+        sources = [followed[name] for name in made.inputs if name in made.sources & followed.keys()]
+        of_batch = [op for op in sources if any(not size.isdigit() for size in self._shape(op))]
+        if not of_batch:
+            return 1
+        source = of_batch[0]
+        if not (isinstance(made, Reshape) and made.is_ordered):
+            return source.batch_outer
+        before = _n_before(self._shape(source)) * source.batch_outer
+        return max(1, before // _n_before(shape))
+
+    def _shape(self, op: Operator) -> tuple[str, ...]:
+        return self.shapes[op.name][0] if op.name in self.shapes else ()
 
     def _placeholder(self, node: Node) -> Any:
         static = self.graph.statics.get(node.name)
-        if static is not None or node.name != self.graph.input_name:
+        if static is not None or node.name not in self.graph.input_names:
             return static
+        part = self.parts[self.graph.input_names.index(node.name)]
         shape = node.meta["val"].shape
         self.batch = str(shape[0])
-        while self.input_name in self.names.nodes.values():
-            self.input_name += "#"
+        name = f"input.{part}" if part else "input"
+        while name in self.names.nodes.values():
+            name += "#"
+        if not self.operators:
+            self.input_name = name
         made = Input(
-            name=self.input_name,
+            name=name,
             module_path="",
             inputs=(),
             shape=tuple(int(size) for size in shape[1:]),
@@ -273,6 +304,15 @@ def generic(bound: Bound, kind: type[Any] = Generic, **fields: Any) -> Operator:
         **{"function": bound.function, **fields},
     )
     return made
+
+
+def _batch_axis(shape: tuple[str, ...]) -> int:
+    return next((axis for axis, size in enumerate(shape) if not size.isdigit()), 0)
+
+
+def _n_before(shape: tuple[str, ...]) -> int:
+    """Return how many places there are along the axes before the batch's."""
+    return math.prod(int(size) for size in shape[: _batch_axis(shape)])
 
 
 def _text(shape: Any) -> tuple[str, ...]:

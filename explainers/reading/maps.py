@@ -197,7 +197,8 @@ def stack(bound: Bound) -> Operator:
             Reshape,
             is_ordered=True,
         )
-        parts.append(bound.program.add(made, (), part.dtype))
+        shape = (*part.shape[:dim], "1", *part.shape[dim:])
+        parts.append(bound.program.add(made, shape, part.dtype))
     return Concat(**bound.header(*parts), dim=dim)
 
 

@@ -244,10 +244,12 @@ def walk(
             continue
         if op.name in record:
             recorded[op.name] = relevance
+        if not op.inputs:  # another input, or a value that is given
+            continue
         found = _applied(choose(op), op, relevance, values)
         parts = found.relevances if isinstance(found, Shares) else found
         if isinstance(found, Shares):
-            _add(absorbed, found.absorbed, len(start))
+            _add(absorbed, found.absorbed, op, len(start))
         for name, part in zip(op.inputs, parts, strict=True):
             if part is None:
                 continue
@@ -257,7 +259,7 @@ def walk(
             elif isinstance(found, Shares) and _follows_batch(op, part, relevance):
                 # A constant takes its share as a bias does: a class token, a position table.
                 kept = part.movedim(op.batch_axis, 0).flatten(1).sum(1)
-                _add(absorbed, {"bias": kept}, len(start))
+                _add(absorbed, {"bias": kept}, op, len(start))
     source = network.operators[0].name
     relevance = relevances.get(source)
     if relevance is None:
@@ -287,8 +289,11 @@ def _follows_batch(op: Operator, part: Tensor, relevance: Tensor) -> bool:
     return part.ndim > axis and part.shape[axis] == relevance.shape[axis]
 
 
-def _add(total: dict[Keeper, Tensor], more: Mapping[Keeper, Tensor], batch: int) -> None:
+def _add(
+    total: dict[Keeper, Tensor], more: Mapping[Keeper, Tensor], op: Operator, batch: int
+) -> None:
     for keeper, amount in more.items():
-        # Windows of a sample are rows of their own in some networks; a sample's are in sequence.
-        per_sample = amount if len(amount) == batch else amount.reshape(batch, -1).sum(1)
-        total[keeper] = total[keeper] + per_sample if keeper in total else per_sample
+        # windows, heads or places of a sample are rows of their own in some networks
+        is_by_sample = len(amount) == batch
+        rows = amount if is_by_sample else amount.reshape(op.batch_outer, batch, -1).sum((0, 2))
+        total[keeper] = total[keeper] + rows if keeper in total else rows

@@ -143,7 +143,7 @@ def test_the_result_has_the_structure_of_the_inputs() -> None:
     in_dict = bound.attribute({"image": inputs})
     assert torch.equal(in_tuple, expected)
     assert torch.equal(in_dict["image"], expected)
-    with pytest.raises(NotImplementedError, match="got 2 inputs"):
+    with pytest.raises(TypeError, match="got a tuple of 2 inputs, expected a tensor"):
         bound.attribute((inputs, inputs))
 
 
