@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pickle
+from typing import Any
 
 import pytest
 import torch
@@ -136,3 +137,167 @@ def test_first_means_first_in_execution_not_in_registration() -> None:
     names = rule_names(find("epsilon_plus_flat"), network)
     assert names["used_first"] == "flat_linear"
     assert names["registered_first"] == "epsilon"
+
+
+@pytest.mark.parametrize(
+    ("position", "expected"),
+    [
+        ("all", ["conv1", "conv2", "fc1", "fc2"]),
+        ("first", ["conv1"]),
+        ("last", ["fc2"]),
+        (0, ["conv1"]),
+        (2, ["conv1", "conv2", "fc1"]),
+        (9, ["conv1", "conv2", "fc1", "fc2"]),
+    ],
+)
+def test_positions_count_layers_in_execution_order(position: Any, expected: list[str]) -> None:
+    network, _ = network_twin("cnn", "modules")
+    one = Assignment("flat", ("type:Convolution", "type:Linear"), position)
+    assert one.names(network) == expected
+
+
+@pytest.mark.parametrize("position", ["frist", -1, True, 1.5])
+def test_positions_that_do_not_exist_are_refused(position: Any) -> None:
+    with pytest.raises(ValueError, match=r"got (position|index)"):
+        Assignment("flat", ("type:Linear",), position)
+
+
+def test_rules_of_named_layers_have_parameters() -> None:
+    network, inputs = network_twin("cnn", "modules")
+    rules = {
+        "conv2": {"rule": "gamma", "gamma": 0.1, "zero_params": "bias"},
+        "fc*": {"rule": "epsilon", "epsilon": {"epsilon": 0.1, "clip": True}},
+        "type:Convolution": "w_square",
+    }
+    given = (
+        Assignment("gamma", ("conv2",), parameters=(("gamma", 0.1), ("zero_params", "bias"))),
+        Assignment(
+            "epsilon", ("fc*",), parameters=(("epsilon", (("clip", True), ("epsilon", 0.1))),)
+        ),
+        Assignment("w_square", ("type:Convolution",)),
+    )
+    found = explainers.explain(network, "lrp", inputs, rules=rules)
+    expected = explainers.explain(network, "lrp", inputs, composite=Composite(given))
+    assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize(
+    ("rules", "error", "said"),
+    [
+        ({"conv1": "gama"}, LookupError, "unknown rule 'gama'; did you mean 'gamma'"),
+        ({"conv1": {"rule": "gamma", "gama": 1}}, TypeError, "did you mean 'gamma'"),
+        ({"conv1": {"rule": "gamma", "gamma": -1}}, ValueError, "got gamma=-1"),
+        ({"conv1": {"rule": "alpha_beta", "alpha": 2, "beta": 2}}, ValueError, "alpha - beta = 1"),
+        ({"conv1": {"rule": "z_box", "low": 0}}, TypeError, "'z_box' needs low and high"),
+        ({"conv1": {"gamma": 0.1}}, ValueError, "expected the name of a rule"),
+        ({"conv1": {"rule": "pass", "gamma": 0.1}}, TypeError, "it takes none"),
+        ({"conv1": {"rule": "z_plus", "zero_params": "bais"}}, ValueError, "weight, bias"),
+    ],
+)
+def test_rules_are_checked_before_there_is_a_network(
+    rules: dict[str, Any], error: type[Exception], said: str
+) -> None:
+    with pytest.raises(error, match=said):
+        explainers.build("lrp", rules=rules)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "said"),
+    [
+        ({"composite": {"low": 0}}, TypeError, "expected a name, or a mapping"),
+        ({"composite": {"name": "epsilon_gama_box"}}, LookupError, "'epsilon_gamma_box'"),
+        ({"composite": "epsilon_gamma_box"}, TypeError, "needs the parameters low, high"),
+        (
+            {"composite": {"name": "epsilon_gamma_box", "low": 0, "hihg": 1}},
+            TypeError,
+            "did you mean 'high'",
+        ),
+        (
+            {"composite": {"name": "epsilon_gamma_box", "low": 1, "high": 0}},
+            ValueError,
+            "low <= high",
+        ),
+        ({"stabiliser": -1.0}, ValueError, "at least 0"),
+        ({"stabiliser": {"epsilon": 0.1, "clap": True}}, TypeError, "'clap'"),
+        ({"zero_params": "bais"}, ValueError, "weight, bias"),
+    ],
+)
+def test_composites_and_options_are_checked_before_there_is_a_network(
+    options: dict[str, Any], error: type[Exception], said: str
+) -> None:
+    with pytest.raises(error, match=said):
+        explainers.build("lrp", **options)
+
+
+def test_a_class_that_is_none_is_refused_with_the_nearest() -> None:
+    network, _ = network_twin("cnn", "modules")
+    with pytest.raises(LookupError, match="did you mean 'Convolution'"):
+        explainers.get("lrp")(network, rules={"type:Convolutoin": "flat"})
+
+
+def test_an_assignment_whose_operator_lacks_the_parameter_is_refused() -> None:
+    network, _ = network_twin("cnn", "modules")
+    with pytest.raises(TypeError, match="rule 'z_plus' of the operator 'pool2' has no parameter"):
+        explainers.get("lrp")(network, rules={"pool2": {"rule": "z_plus", "zero_params": "bias"}})
+
+
+def test_bounds_may_be_tensors() -> None:
+    network, inputs = network_twin("cnn", "modules")
+    low = torch.full((1, 3, 1, 1), -9.0)
+    box = {"name": "epsilon_gamma_box", "high": 9.0}
+    found = explainers.explain(network, "lrp", inputs, composite=box | {"low": low})
+    assert torch.equal(
+        found, explainers.explain(network, "lrp", inputs, composite=box | {"low": -9.0})
+    )
+
+
+def test_options_count_where_an_assignment_says_nothing() -> None:
+    composite = find({"name": "lrp_alpha_1_beta_0_ib", "stabiliser": 0.5, "zero_params": ()})
+    network, _ = network_twin("cnn", "modules")
+    rule = composite.choose(network)(network.operator("conv2"))
+    assert rule.keywords == {"stabiliser": 0.5, "zero_params": "bias"}  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    "composite",
+    ["epsilon_plus", "epsilon_alpha2_beta1_flat", "beta_smooth", "lrp_sequential_preset_b_flat"],
+)
+def test_relevance_is_accounted_for(composite: str) -> None:
+    network, inputs = network_twin("cnn", "modules")
+    found = explainers.get("lrp")(network, composite=composite).explain(inputs)
+    arrays = dict(found.arrays)
+    output = arrays.pop("output_relevance")
+    assert set(arrays) == {"absorbed_by_bias", "absorbed_by_stabiliser", "lost"}
+    total = found.relevance.sum((1, 2, 3)) + torch.stack(list(arrays.values())).sum(0)
+    torch.testing.assert_close(total, output, rtol=0, atol=1e-12)
+    torch.testing.assert_close(output, network(inputs).amax(1), rtol=0, atol=0)
+
+
+def test_rules_that_cannot_conserve_are_told() -> None:
+    network, _ = network_twin("cnn", "modules")
+    assert find("epsilon_plus_flat").lossy(network) == {}
+    assert find("epsilon_alpha2_beta1").lossy(network) == {
+        "conv1": "alpha_beta",
+        "conv2": "alpha_beta.nonnegative",
+    }
+
+
+def test_a_preset_gives_anothers_defaults_and_what_is_given_wins() -> None:
+    network, inputs = network_twin("cnn", "modules")
+    found = explainers.explain(network, "lrp", inputs, preset="innvestigate")
+    expected = explainers.explain(network, "lrp", inputs, composite="lrp_epsilon")
+    assert torch.equal(found, expected)
+    own = explainers.explain(network, "lrp", inputs, preset="rde", epsilon=1e-7)
+    assert torch.equal(own, expected)
+    (entry,) = [entry for entry in explainers.available() if entry["name"] == "lrp"]
+    assert set(entry["presets"]) == {"zennit", "innvestigate", "rde"}
+    with pytest.raises(LookupError, match="'lrp' has no preset 'zenit'; did you mean 'zennit'"):
+        explainers.build("lrp", preset="zenit")
+    with pytest.raises(LookupError, match="has no preset 'zennit'; it has none"):
+        explainers.build("random", preset="zennit")
+
+
+def test_every_preset_of_every_method_can_be_built() -> None:
+    for entry in explainers.available():
+        for preset in entry["presets"]:
+            explainers.build(entry["name"], preset=preset)
