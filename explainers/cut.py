@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _ALONE = Structure("tensor", ("",))
+_UNFOLDED = ":unfolded"
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,11 @@ class Point:
     dtype: torch.dtype
     norm: Operator | None
     """Makes of it, in the part, what the operator of the whole gives: a norm folded into that."""
+
+    @property
+    def operator(self) -> str:
+        """Name of the whole's operator that gives it, or takes it in."""
+        return self.name if self.norm is None else self.name.removesuffix(_UNFOLDED)
 
 
 class Cut(Network):
@@ -168,7 +174,7 @@ def _point(parent: Network, layer: str) -> Point:
             f"{_reader(program, found.operator)!r}"
         )
     layout = _plain(program, found.operator, layer)
-    name = f"{found.operator}:unfolded" if found.norm is not None else found.operator
+    name = f"{found.operator}{_UNFOLDED}" if found.norm is not None else found.operator
     return Point(layer, name, layout.shape, layout.dtype, found.norm)
 
 
@@ -207,8 +213,33 @@ def _behind(parent: Network, program: Program, cut: Cut) -> tuple[Program, tuple
     entries = cut.packing.operators()
     for point in cut.points:
         if point.norm is not None:
-            operator = point.name.removesuffix(":unfolded")
-            entries.append(replace(point.norm, name=operator, inputs=(point.name,)))
+            entries.append(replace(point.norm, name=point.operator, inputs=(point.name,)))
+    kept, needed = _kept(program, entries)
+    inputs = {op.name for op in parent.operators if isinstance(op, Input)}
+    for point in cut.points:
+        if point.operator not in needed | inputs:
+            raise ValueError(
+                f"what is explained does not depend on layer {point.layer!r}; "
+                "name one that lies before it"
+            )
+    operators = [*entries, *kept]
+    layouts = {point.name: Layout(0, 1, point.shape, point.dtype) for point in cut.points}
+    made = replace(
+        program,
+        operators=tuple(operators),
+        dependent=dependent(operators),
+        layers=_layers(program, operators, cut.points),
+        last_uses=last_uses(operators, program.output_name),
+        layouts={**program.layouts, **layouts},
+    )
+    return made, tuple(op.name for op in kept if isinstance(op, Carried))
+
+
+def _kept(program: Program, entries: Sequence[Operator]) -> tuple[list[Operator], set[str]]:
+    """Return what the output needs behind the entries, what is taken over first; and their names.
+
+    What depends on an entry is computed, and what depends on no input; anything else is taken over.
+    """
     given = {op.name for op in entries}
     source, batch = entries[0].name, program.operators[0].name
     behind, needed = set(given), {program.output_name}
@@ -223,34 +254,9 @@ def _behind(parent: Network, program: Program, cut: Cut) -> tuple[Program, tuple
             kept.append(_rebatched(op, batch, source))
             needed.update(kept[-1].inputs)
         else:
-            axis = op.batch_axis
-            kept.append(
-                Carried(name=op.name, module_path=op.module_path, inputs=(), batch_axis=axis)
-            )
-    for point in cut.points:
-        operator = point.name.removesuffix(":unfolded") if point.norm else point.name
-        if operator not in needed and not isinstance(_operator(parent, operator), Input):
-            raise ValueError(
-                f"what is explained does not depend on layer {point.layer!r}; "
-                "name one that lies before it"
-            )
-    kept = sorted(reversed(kept), key=lambda op: not isinstance(op, Carried))
-    operators = [entries[0], *entries[1:], *kept]
-    carried = tuple(op.name for op in kept if isinstance(op, Carried))
-    layouts = {point.name: Layout(0, 1, point.shape, point.dtype) for point in cut.points}
-    made = replace(
-        program,
-        operators=tuple(operators),
-        dependent=dependent(operators),
-        layers=_layers(program, operators, cut.points),
-        last_uses=last_uses(operators, program.output_name),
-        layouts={**program.layouts, **layouts},
-    )
-    return made, carried
-
-
-def _operator(network: Network, name: str) -> Operator:
-    return next(op for op in network.operators if op.name == name)
+            axis, owner = op.batch_axis, op.module_path
+            kept.append(Carried(name=op.name, module_path=owner, inputs=(), batch_axis=axis))
+    return sorted(reversed(kept), key=lambda op: not isinstance(op, Carried)), needed
 
 
 def _rebatched(op: Operator, batch: str, source: str) -> Operator:

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
-from explainers import baselines, chunks, numeric
+from explainers import chunks, numeric
 from explainers.base import Attribution, Cost, Explained
 from explainers.catalogue import register
 from explainers.postprocess import Postprocess, apply, check_name
 from explainers.quadratures import Quadrature, nodes_and_weights
+from explainers.reference import check as check_baseline
 from explainers.targets import Target
 
 if TYPE_CHECKING:
@@ -68,8 +69,7 @@ class IntegratedGradients(Attribution):
 
     def check(self, network: Network) -> None:
         """Refuse a baseline that does not fit the inputs, unless it has rows of its own."""
-        if not isinstance(self.baseline, torch.Tensor):
-            baselines.resolve(self.baseline, torch.zeros(1, *network.input_shape))
+        check_baseline(self.baseline, network)
 
     def relevance(self, trace: Trace, target: Target) -> Explained:
         """Return the map and its ``convergence_delta``, ``(batch,)``."""
