@@ -17,13 +17,14 @@ from torch.nn import functional
 
 import explainers
 from explainers import Network, Target, Trace
-from explainers.composites import find
+from explainers.composites import Assignment, Composite, find
 from explainers.operators import (
     Activation,
     Add,
     AveragePool,
     Concat,
     Constant,
+    Linear,
     MaxPool,
     Operator,
     Reshape,
@@ -94,7 +95,9 @@ def absorbed(shares: Relevances | Shares) -> tuple[Relevances, float]:
     return shares.relevances, sum(float(kept.sum()) for kept in shares.absorbed.values())
 
 
-def accounts(network: Network, inputs: Tensor, composite: str) -> list[tuple[Operator, float]]:
+def accounts(
+    network: Network, inputs: Tensor, composite: str | Composite
+) -> list[tuple[Operator, float]]:
     """Walk the network and return, for each operator, the relevance that is not accounted for.
 
     In units of the sum of absolute relevance that arrived.
@@ -120,7 +123,7 @@ def accounts(network: Network, inputs: Tensor, composite: str) -> list[tuple[Ope
     return unaccounted
 
 
-def assert_accounted(network: Network, inputs: Tensor, composite: str) -> None:
+def assert_accounted(network: Network, inputs: Tensor, composite: str | Composite) -> None:
     unaccounted = accounts(network, inputs, composite)
     worst = max(unaccounted, key=lambda entry: entry[1])
     assert worst[1] <= 1e-10, f"{worst[0].name}: {worst[1]:.1e} is not accounted for"
@@ -158,16 +161,67 @@ class Joined(nn.Module):
         return self.head(functional.adaptive_avg_pool2d(x, 1).squeeze(-1).squeeze(-1))
 
 
+@functools.cache
+def joined() -> tuple[Network, Tensor]:
+    """Return the network read once for all tests, which must not change it, and two pictures."""
+    inputs = pictures(2, 16)
+    return Network(seeded(Joined()), inputs), inputs
+
+
 @pytest.mark.parametrize("composite", sorted(ZENNIT))
 def test_joins_margins_gates_and_norms_are_accounted_for(composite: str) -> None:
-    inputs = pictures(2, 16)
-    network = Network(seeded(Joined()), inputs)
+    network, inputs = joined()
     assert_accounted(network, inputs, composite)
 
 
+@pytest.mark.parametrize("rule", ["epsilon", "z_plus", "gamma", "alpha_beta", "w_square", "flat"])
+def test_a_walk_with_any_rule_accounts_for_all_that_was_explained(rule: str) -> None:
+    network, inputs = joined()
+    box = Assignment("z_box", ("type:Convolution",), "first", (("high", 9.0), ("low", -9.0)))
+    composite = Composite((box, Assignment(rule, ("type:Convolution", "type:Linear"))))
+    assert_accounted(network, inputs, composite)
+    trace = Trace(network, inputs)
+    start = trace.cotangent(Target()) * trace.output
+    walked = trace.walk(composite.choose(network), Target(), key=rule, start=start)
+    kept = sum(walked.absorbed.values())
+    without_bias = {"bias"} if rule == "flat" else set()
+    assert set(walked.absorbed) == {"bias", "stabiliser", "lost"} - without_bias
+    # Relevance grows on its way under some rules: what is summed is larger than what remains.
+    scale = max(1.0, float(walked.relevance.abs().sum()))
+    total = walked.relevance.sum((1, 2, 3)) + kept
+    torch.testing.assert_close(total, start.sum(1), rtol=0, atol=1e-10 * scale)
+
+
+def test_what_a_constant_gets_is_kept_as_by_a_bias() -> None:
+    class Tokens(nn.Module):
+        """A token of its own before the others, and a table of positions."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.token = nn.Parameter(torch.zeros(1, 1, 4))
+            self.positions = nn.Parameter(torch.zeros(1, 4, 4))
+            self.head = nn.Linear(16, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = torch.cat([self.token.expand(len(x), -1, -1), x], 1)
+            return self.head((x + self.positions).flatten(1))
+
+    inputs = torch.randn(3, 3, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    network = Network(seeded(Tokens()), inputs)
+    trace = Trace(network, inputs)
+    start = trace.cotangent(Target()) * trace.output
+    walked = trace.walk(find("epsilon_plus").choose(network), Target(), key="lrp", start=start)
+    head = network.operator("head")
+    assert isinstance(head, Linear)
+    assert head.bias is not None
+    of_bias = start / (trace.output + 1e-6 * trace.output.sign()) * head.bias
+    assert bool((walked.absorbed["bias"] != of_bias.sum(1)).all())
+    total = walked.relevance.sum((1, 2)) + sum(walked.absorbed.values())
+    torch.testing.assert_close(total, start.sum(1), rtol=0, atol=1e-10)
+
+
 def test_a_gate_gets_nothing_and_an_unfolded_norm_passes() -> None:
-    inputs = pictures(2, 16)
-    network = Network(seeded(Joined()), inputs)
+    network, inputs = joined()
     trace = Trace(network, inputs)
     composite = find("epsilon_plus")
     trace.backward(
