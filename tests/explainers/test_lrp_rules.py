@@ -225,7 +225,7 @@ def assert_closes(found: Shares, relevance: Tensor) -> None:
 @pytest.mark.parametrize("rule", RULES)
 def test_a_rule_shares_and_accounts_as_its_definition_written_out(rule: str, layer: str) -> None:
     definition, name, parameters = RULES[rule]
-    for has_bias, seed in ((True, 0), (False, 0), (True, 1)):
+    for has_bias, seed in ((True, 0), (False, 1)):
         op, x, relevance = make(layer, has_bias, seed)
         found = found_by(name, op, relevance, x, **parameters)
         assert_equal(found, slow(definition, op, x, relevance))

@@ -88,7 +88,7 @@ def ours(name: str, op: Any, x: Tensor, relevance: Tensor, **parameters: Any) ->
 @pytest.mark.parametrize("rule", RULES)
 def test_rules_are_zennits(rule: str, layer: str) -> None:
     theirs, name, parameters = RULES[rule]
-    for has_bias, seed in ((True, 0), (False, 1), (True, 2)):
+    for has_bias, seed in ((True, 0), (False, 1)):
         module, op, x, relevance = make(layer, has_bias, seed)
         expected = by_zennit(theirs(**parameters), module, x, relevance)
         found = ours(name, op, x, relevance, **parameters)
