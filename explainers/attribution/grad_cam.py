@@ -7,22 +7,17 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, get_args
 from weakref import WeakKeyDictionary
 
-import torch
 from torch.nn import functional
 
 from explainers.base import Attribution, Cost
 from explainers.catalogue import register
+from explainers.cut import begun, unit_shape
 from explainers.operators import Convolution
-from explainers.rules.gradient import gradient
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from torch import Tensor
 
     from explainers.network import Network
-    from explainers.operators import Operator
-    from explainers.rules.table import Relevances, Rule, Values
     from explainers.targets import Target
     from explainers.trace import Trace
 
@@ -72,15 +67,14 @@ class GradCAM(Attribution):
         return ("height", "width") if len(input_shape) == 3 else super().dims(input_shape)
 
     def check(self, network: Network) -> None:
-        """Refuse a network without such a layer."""
-        chosen(self.layer, network)
+        """Refuse a network without such a layer, and a layer that the output does not need."""
+        begun(network, (chosen(self.layer, network),))
 
     def relevance(self, trace: Trace, target: Target) -> Tensor:
         """Return the weighted sum of the channels, as large as the input."""
-        layer = chosen(self.layer, trace.network)
-        value = trace.layer(layer)
+        behind = trace.starting_at(chosen(self.layer, trace.network))
+        value, slope = behind.inputs, behind.gradient(target)
         positions = tuple(range(2, value.ndim))
-        slope = _gradient_at(layer, trace, target)
         weights = slope.mean(positions, keepdim=True)
         found = (weights * value).sum(1, keepdim=True)
         found = found.clamp(min=0) if self.relu_attributions else found
@@ -99,10 +93,11 @@ def chosen(layer: str | None, network: Network) -> str:
     ValueError
         If it, or for None any layer, has no channels and positions as the input has.
     """
-    shapes = _shapes(network)
     if layer is None:
-        return _last(network, shapes)
-    shape = shapes[network.operator(layer).name]
+        if network not in _last_of:
+            _last_of[network] = _last(network)
+        return _last_of[network]
+    shape = unit_shape(network, layer)
     if not len(shape) == len(network.input_shape) >= 2:
         raise ValueError(
             f"grad_cam weights channels over positions, got layer {layer!r} of shape "
@@ -112,47 +107,29 @@ def chosen(layer: str | None, network: Network) -> str:
     return layer
 
 
-def _last(network: Network, shapes: Mapping[str, tuple[int, ...]]) -> str:
+_last_of: WeakKeyDictionary[Network, str] = WeakKeyDictionary()
+
+
+def _last(network: Network) -> str:
     """Return the last value with the positions of the last convolution that has several."""
-    n_axes = len(network.input_shape)
-    spatial = [op for op in network.operators[1:] if len(shapes[op.name]) == n_axes]
-    positions = [
-        shapes[op.name][1:]
-        for op in spatial
-        if isinstance(op, Convolution) and math.prod(shapes[op.name][1:]) > 1
+    program, n_axes = network._readable(), len(network.input_shape)
+    positions = {
+        name: layout.shape[1:]
+        for name, layout in program.layouts.items()
+        if name in program.dependent and layout.is_plain and len(layout.shape) == n_axes
+    }
+    of_convolutions = [
+        positions[op.name]
+        for op in program.operators
+        if isinstance(op, Convolution) and math.prod(positions.get(op.name, ())) > 1
     ]
-    if not positions:
+    if not of_convolutions:
         raise ValueError(
             f"grad_cam weights the channels of a convolution, and this network of "
-            f"{len(network.operators)} operators has none with several positions; name a layer "
-            "that has channels and positions, or use input_x_gradient"
+            f"{len(program.operators)} operators has none with several positions for inputs of "
+            f"shape {('batch', *network.input_shape)}; name a layer that has channels and "
+            "positions, or use input_x_gradient"
         )
-    return [op for op in spatial if shapes[op.name][1:] == positions[-1]][-1].name
-
-
-_shapes_of: WeakKeyDictionary[Network, dict[str, tuple[int, ...]]] = WeakKeyDictionary()
-
-
-def _shapes(network: Network) -> dict[str, tuple[int, ...]]:
-    """Return the shape of every operator's value for one sample, found once by running two."""
-    if network not in _shapes_of:
-        values = network.run(network.example)
-        _shapes_of[network] = {name: tuple(value.shape[1:]) for name, value in values.items()}
-    return _shapes_of[network]
-
-
-def _gradient_at(layer: str, trace: Trace, target: Target) -> Tensor:
-    """Return the gradient at a layer, by a walk that ends there."""
-    operators = [op.name for op in trace.network.operators]
-    name = trace.network.operator(layer).name
-    behind = frozenset(operators[operators.index(name) + 1 :])
-
-    def choose(op: Operator) -> Rule:
-        return gradient.find(op) if op.name in behind else _nothing
-
-    walked = trace.walk(choose, target, key=("gradient behind", name), record=[name])
-    return walked.layers.get(name, torch.zeros_like(trace.values[name]))
-
-
-def _nothing(op: Operator, relevance: Tensor, values: Values) -> Relevances:
-    return (None,) * len(op.inputs)
+    # a name whose value is what its operator gives, with the norm that was folded into that
+    named = {path: layer.operator for path, layer in program.layers.items() if not layer.unfolded}
+    return [path for path, name in named.items() if positions.get(name) == of_convolutions[-1]][-1]
