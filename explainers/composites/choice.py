@@ -104,9 +104,10 @@ _made: WeakKeyDictionary[Network, dict[Composite, _Rules]] = WeakKeyDictionary()
 
 
 def _rules(composite: Composite, network: Network) -> dict[str, tuple[str, Rule]]:
-    whole = getattr(network, "root", None) or network
+    whole = network.root
     known = ranges(network)
     gated = signals(network, known) | (signals(whole) if whole is not network else {})
+    kinds = {op.name: type(op) for op in whole.operators}
     assigned = _assigned(composite, whole)
     defaults = dict(composite.defaults)
     reached = {network.output_name}
@@ -114,7 +115,8 @@ def _rules(composite: Composite, network: Network) -> dict[str, tuple[str, Rule]
     for op in reversed(network.operators[1:]):
         if op.name not in reached or isinstance(op, Constant):
             continue
-        assignment = assigned.get(op.name)
+        # where a cut leaves a norm of a convolution that had taken it in, it has that one's name
+        assignment = assigned.get(op.name) if type(op) is kinds.get(op.name) else None
         rule = "default" if assignment is None else assignment.rule
         name = _name(op, rule, known, gated.get(op.name))
         rules[op.name] = name, _bound(op, name, assignment, defaults)

@@ -81,9 +81,12 @@ def relevance(network: Network, composite: Hooks, inputs: Tensor, start: Tensor)
 
     Raises
     ------
+    NotImplementedError
+        If the network is a part of one: hooks serve whole models.
     ValueError
         If the composite is registered with a model.
     """
+    _check_whole(network)
     with registered(network, composite) as model, torch.enable_grad():
         leaf = inputs.detach().clone().requires_grad_()
         output = model(leaf)
@@ -118,9 +121,11 @@ def check(network: Network, composite: Hooks) -> None:
     Raises
     ------
     NotImplementedError
-        If its outputs come out of a softmax, a module is used more than once under a rule that
-        keeps its input, or the model computes outside of modules what the composite has rules for.
+        If it is a part of one, its outputs come out of a softmax, a module is used more than once
+        under a rule that keeps its input, or the model computes outside of modules what the
+        composite has rules for.
     """
+    _check_whole(network)
     if network.has_softmax:
         raise NotImplementedError(
             "the model ends in a softmax, and hooks would start behind it; give the model without "
@@ -137,6 +142,14 @@ def check(network: Network, composite: Hooks) -> None:
                 + _INSTEAD
             )
     _compare(network, composite, hooks, calls)
+
+
+def _check_whole(network: Network) -> None:
+    if network.root is not network:
+        raise NotImplementedError(
+            "hooks of zennit's serve whole models of one float input, and what is explained is a "
+            f"part: behind a layer, up to a unit, or from embeddings or several inputs; {_INSTEAD}"
+        )
 
 
 _INSTEAD = "name one of our composites: composite='epsilon_plus_flat' has zennit's rules"

@@ -301,3 +301,23 @@ def test_every_preset_of_every_method_can_be_built() -> None:
     for entry in explainers.available():
         for preset in entry["presets"]:
             explainers.build(entry["name"], preset=preset)
+
+
+@pytest.mark.parametrize(
+    "composite",
+    ["epsilon_plus_flat", "lrp_sequential_preset_b_flat", "excitation_backprop"],
+)
+def test_a_part_of_a_network_has_the_rules_of_the_whole(composite: str) -> None:
+    """Else the first layer behind the cut would be flat."""
+    network, inputs = network_twin("cnn", "modules")
+    found = explainers.explain(network, "lrp", inputs, composite=composite, layer="conv2")
+    trace = explainers.Trace(network, inputs)
+    target = explainers.Target()
+    walked = trace.walk(
+        find(composite).choose(network),
+        target,
+        key="whole",
+        start=trace.cotangent(target) * trace.output,
+        record=["conv2"],
+    )
+    torch.testing.assert_close(found, walked.layers["conv2"], rtol=0, atol=1e-12)
