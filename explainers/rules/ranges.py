@@ -15,6 +15,7 @@ from explainers.operators import (
     Add,
     Affine,
     AveragePool,
+    Carried,
     Concat,
     Constant,
     MaxPool,
@@ -48,11 +49,16 @@ _OF_ACTIVATIONS: dict[str, Range] = {
 def ranges(network: Network) -> dict[str, Range]:
     """Return bounds of every operator's value, by operator name; infinite where nothing is known.
 
-    They hold in exact arithmetic for any input of the network.
+    They hold in exact arithmetic for any input of the network, also of a part that was cut out.
     """
+    is_cut = any(isinstance(op, Carried) for op in network.operators)
+    of_whole = ranges(network.root) if is_cut else {}
     found: dict[str, Range] = {}
     for op in network.operators:
-        found[op.name] = _range(op, [found[name] for name in op.inputs])
+        if isinstance(op, Carried):
+            found[op.name] = of_whole.get(op.name, UNKNOWN)
+        else:
+            found[op.name] = _range(op, [found[name] for name in op.inputs])
     return found
 
 
