@@ -115,10 +115,10 @@ def resume(path: RunFolder, take_over: TakeOver = False, as_json: AsJson = False
 
 
 def _show_plan(plan: "Plan") -> None:
-    shape = " x ".join(str(size) for size in plan.input_shape)
+    shapes = [" x ".join(map(str, part.shape)) for part in plan.form.values()]
     output.fields(
         {
-            "samples": f"{plan.n_samples} of {shape}, {plan.n_classes} classes",
+            "samples": f"{plan.n_samples} of {' and '.join(shapes)}, {plan.n_classes} classes",
             "shards": f"{len(plan.shards)} of {plan.shard_size} samples",
             "batches": f"{plan.batch_size} samples, {plan.threads} torch threads per worker",
             "targets": ", ".join(str(target) for target in plan.targets),
@@ -140,11 +140,14 @@ def _show_plan(plan: "Plan") -> None:
 
 
 def _map_of(plan: "Plan", name: str) -> str | None:
-    if name not in plan.maps:
-        return None
-    spec = plan.maps[name]
-    sizes = (f"{dim} {size}" for dim, size in zip(spec.dims, spec.shape, strict=True))
-    return ", ".join(sizes)
+    from pipeline.plan import split_name
+
+    sizes = [
+        ", ".join(f"{dim} {size}" for dim, size in zip(spec.dims, spec.shape, strict=True))
+        for map_of, spec in plan.maps.items()
+        if split_name(map_of)[0] == name
+    ]
+    return "; ".join(sizes) or None
 
 
 def _conclude(summary: "RunSummary", *, as_json: bool) -> None:

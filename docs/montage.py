@@ -22,6 +22,7 @@ from PIL import Image, ImageDraw, ImageFont
 from pipeline import aggregate, open_run
 from pipeline.config import load
 from pipeline.data import read_batch
+from pipeline.inputs import ALONE, is_one_picture, parts_of
 from pipeline.report import naming, pictures
 from pipeline.report.sections.gallery import choose
 from pipeline.run import run as start
@@ -71,11 +72,11 @@ def _rows(run: Run, n_samples: int) -> list[int]:
 
 def _inputs(run: Run, rows: Sequence[int]) -> Iterator[Image.Image]:
     source = naming.source_of(run)
-    if source is None:
+    if source is None or not is_one_picture(run.plan.form):
         return
     records = [run.manifest.slice(row, row + 1)[0] for row in rows]
-    batch, _, _ = read_batch(source, records, tuple(run.plan.input_shape))
-    for values in source.display(batch).float().numpy():
+    batch, _, _ = read_batch(source, records, run.plan.form)
+    for values in source.display(parts_of(batch)[ALONE]).float().numpy():
         stack = np.broadcast_to(values, (3, *values.shape[1:])).transpose(1, 2, 0)
         yield Image.fromarray(np.rint(stack.clip(0, 1) * 255).astype(np.uint8))
 

@@ -32,6 +32,7 @@ TAKEN = ("sample", "target", "prediction", "evaluate")
 """No explainer's names: the first three are arrays beside the maps of explainers in the store, and
 ``evaluate.<metric>`` are passes, as are ``<scan>.<round>``."""
 Positive = Annotated[int, Field(ge=1)]
+Index = Annotated[int, Field(ge=0)]
 Auto = Literal["auto"]
 
 
@@ -95,9 +96,16 @@ class WeightsTarget(_Section):
     """One weight per class."""
 
 
-TargetSpec = (
-    Literal["predicted", "label", "runner_up"] | Annotated[int, Field(ge=0)] | WeightsTarget
-)
+class UnitTarget(_Section):
+    """A unit of a layer, in place of an output."""
+
+    layer: str
+    """Its name; `xpipe inspect` lists them."""
+    unit: Index | Annotated[tuple[Index, ...], Field(min_length=1)]
+    """A channel, summed over its positions, or the place of one value as a list of indices."""
+
+
+TargetSpec = Literal["predicted", "label", "runner_up"] | Index | WeightsTarget | UnitTarget
 
 
 def _distinct(targets: tuple[TargetSpec, ...]) -> tuple[TargetSpec, ...]:
@@ -266,7 +274,7 @@ def _fields_at(keys: Keys) -> list[str]:
     for key in keys:
         field = section.model_fields.get(str(key))
         if key == "target":
-            return list(WeightsTarget.model_fields)
+            return [*WeightsTarget.model_fields, *UnitTarget.model_fields]
         if field is None or not (
             isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
         ):

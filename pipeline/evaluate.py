@@ -11,11 +11,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from explainers import Target
 from pipeline import aggregate
 from pipeline.aggregate import Judged
 from pipeline.errors import ConfigError
 from pipeline.metrics import build
 from pipeline.plan import EXPLAIN
+from pipeline.scorable import misfit, unscored
 from pipeline.scorer import EvaluateTask
 from pipeline.session import open_session
 from pipeline.store import EVALUATE, Run, open_run
@@ -138,6 +140,11 @@ def _check_served(run: Run, name: str, metric: Metric) -> None:
             f"metric {name!r} needs {', '.join(missing)}, which stored maps do not have",
             fix="use pipeline.metrics.score in Python",
         )
+    reason = misfit(metric, [Target.parse(spec) for spec in run.plan.targets])
+    if reason:
+        raise ConfigError(
+            f"metric {name!r}: {reason}", fix="let it compare the explained values themselves"
+        )
     if "masks" in metric.requires and not run.manifest.n_masks:
         raise ConfigError(
             f"metric {name!r} needs masks, but no sample of the run has one",
@@ -163,6 +170,8 @@ def _map(
     for shard in stale:
         run.ledger.withdraw(pass_name, shard)
     judged.write(run.folder)
+    if not judged.explainers:
+        return 0
     task = EvaluateTask(str(run.path), name, settings, judged.explainers, judged.digest)
     outcomes = session.map(task, pass_name, tuple(shards), set(present) - set(stale))
     return sum(outcome.status == "committed" for outcome in outcomes)
@@ -173,7 +182,8 @@ def _judge(run: Run, name: str, settings: Mapping[str, Any]) -> Judged:
     metric = build(name, settings)
     # a metric is a frozen dataclass of its parameters; the ABC cannot say so
     parameters: dict[str, Any] = asdict(metric)  # type: ignore[call-overload]
-    explainers = tuple(run.maps)
+    missing = unscored(metric, run.plan.maps, run.plan.form)
+    explainers = tuple(each for each in run.maps if each not in missing)
     parts = [run.plan.digest, metric.name, parameters, explainers]
     text = json.dumps(parts, sort_keys=True, default=repr)
     return Judged(

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 from typing import TYPE_CHECKING, TypeAlias
 
 import torch
 
 from explainers import Samples, Trace, explaining
 from pipeline.folds import Fold
+from pipeline.inputs import to_model
 from pipeline.plan import suffix
 from pipeline.products import Products
-from pipeline.sinks.maps import RELEVANCE
+from pipeline.sinks.maps import relevance_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -64,10 +64,7 @@ class Explanation:
         self._rounds = rounds
         self._targets = targets
         self._is_first = is_first
-        self._dims = {
-            name: next(iter(explaining.form(each, network).values()))[0]
-            for name, each in attributions.items()
-        }
+        self._forms = {name: explaining.form(each, network) for name, each in attributions.items()}
         self.sample_ids: tuple[str, ...] = ()
         """Samples of the batch that is being computed."""
 
@@ -107,19 +104,19 @@ class Explanation:
             self._describe(products, batch.rows, trace)
         for name, attribution in self._attributions.items():
             found = [
-                explaining.explained(attribution, _as(trace, name), target)
+                explaining.explained(attribution, trace.named(name), target)
                 for target in self._targets
             ]
             self._enter(products, name, batch.rows, found)
         for name, fold in folds.items():
-            fold.push((_as(trace, name), samples))
+            fold.push((trace.named(name), samples))
 
     def _trace(self, batch: Batch) -> tuple[Trace, Samples]:
         device = self.network.device
         samples = Samples(
             batch.index.to(device, non_blocking=True), batch.label.to(device, non_blocking=True)
         )
-        inputs = batch.inputs.to(device, non_blocking=True).to(self.network.dtype)
+        inputs = to_model(batch.inputs, device, self.network.dtype)
         return Trace(self.network, inputs, samples=samples, seed=self._seed), samples
 
     def _describe(self, products: Products, rows: list[int], trace: Trace) -> None:
@@ -133,13 +130,10 @@ class Explanation:
     def _enter(
         self, products: Products, name: str, rows: list[int], found: list[Explained]
     ) -> None:
-        relevance = self._joined([each.relevance for each in found]).float()
-        if self._plan.channels == "sum":
-            dims = self._dims[name]
-            if "channel" in dims:
-                # counted from the end, where the map's own dimensions are
-                relevance = relevance.sum(dims.index("channel") - len(dims))
-        products.put_array(name, RELEVANCE, rows, relevance)
+        maps = [explaining.by_part(each.relevance, self.network).values() for each in found]
+        of_parts = zip(*maps, strict=True)
+        for (part, form), of_targets in zip(self._forms[name].items(), of_parts, strict=True):
+            self._enter_map(products, (name, relevance_of(part)), rows, form[0], list(of_targets))
         for array in found[0].arrays:
             values = self._joined([each.arrays[array] for each in found])
             if found[0].arrays[array].ndim == 1:
@@ -150,6 +144,20 @@ class Explanation:
             for table, entries in each.tables.items():
                 place = products.rows.setdefault(f"{name}.{table}", [])
                 place.extend(self._row(products, rows, target, entry) for entry in entries)
+
+    def _enter_map(
+        self,
+        products: Products,
+        place: tuple[str, str],
+        rows: list[int],
+        dims: tuple[str, ...],
+        of_targets: list[Tensor],
+    ) -> None:
+        relevance = self._joined(of_targets).float()
+        if self._plan.channels == "sum" and "channel" in dims:
+            # counted from the end, where the map's own dimensions are
+            relevance = relevance.sum(dims.index("channel") - len(dims))
+        products.put_array(*place, rows, relevance)
 
     def _enter_fact(self, products: Products, column: str, rows: list[int], values: Tensor) -> None:
         if not self._plan.has_target_dimension:
@@ -174,16 +182,8 @@ class Explanation:
         return torch.stack(parts, dim=1) if self._plan.has_target_dimension else parts[0]
 
 
-def _as(trace: Trace, name: str) -> Trace:
-    """Return the trace with randomness of its own; what is computed so far is shared."""
-    named = copy.copy(trace)
-    named.namespace = name
-    return named
-
-
 def _classes(trace: Trace, target: Target) -> Tensor:
-    """Return the class that is explained, or -1 where it is a mixture of several."""
-    weights = trace.cotangent(target)
-    if target.kind == "weights":
+    """Return the class that is explained, or -1 where it is a mixture of several, or a unit."""
+    if target.kind in ("weights", "unit"):
         return torch.full_like(trace.prediction, -1)
-    return weights.argmax(1)
+    return trace.cotangent(target).argmax(1)

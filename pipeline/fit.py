@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import operator
 from collections import Counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -13,15 +14,18 @@ from explainers import Network, Target, explaining
 from pipeline.complaints import told_of
 from pipeline.data import read_one
 from pipeline.errors import PlanError, written_at
+from pipeline.inputs import form_of, in_words, mapped, n_rows, stacked
+from pipeline.scorable import misfit
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from torch import Tensor, nn
+    from torch import nn
 
     from explainers import Explainer
     from pipeline.config import RunConfig
     from pipeline.data import Record, Source
+    from pipeline.inputs import Inputs
     from pipeline.manifest import Manifest
     from pipeline.metrics import Metric
 
@@ -29,8 +33,8 @@ _N_TRIED = 100
 """Samples that are tried before the data as a whole is taken for unreadable."""
 
 
-def find_example(source: Source, manifest: Manifest) -> tuple[Tensor, list[int]]:
-    """Return two readable samples of the same shape, and their indices.
+def find_example(source: Source, manifest: Manifest) -> tuple[Inputs, list[int]]:
+    """Return two readable samples of the same form, and their indices.
 
     Broken samples before them are passed over, and one of another size than two others is
     outvoted. A data set of one sample gives it twice.
@@ -40,7 +44,7 @@ def find_example(source: Source, manifest: Manifest) -> tuple[Tensor, list[int]]
     PlanError
         If no sample can be read.
     """
-    found: dict[int, Tensor] = {}
+    found: dict[int, Inputs] = {}
     reasons: list[str] = []
     for record in manifest.slice(0, _N_TRIED):
         sample = read_one(source, record)
@@ -50,17 +54,17 @@ def find_example(source: Source, manifest: Manifest) -> tuple[Tensor, list[int]]
         found[record.index] = sample
         twice = _twice(found)
         if twice:
-            return torch.stack([found[index] for index in twice]), twice
+            return stacked([found[index] for index in twice]), twice
     if not found:
         raise PlanError(
             f"none of the first {len(reasons)} samples can be read; the first says: {reasons[0]}",
             fix="see the section data of the run file",
         )
     index, sample = next(iter(found.items()))
-    return torch.stack([sample, sample]), [index, index]
+    return stacked([sample, sample]), [index, index]
 
 
-def count_classes(model: nn.Module, example: Tensor, where: str) -> int:
+def count_classes(model: nn.Module, example: Inputs, where: str) -> int:
     """Return the number of outputs of a model.
 
     Raises
@@ -68,31 +72,32 @@ def count_classes(model: nn.Module, example: Tensor, where: str) -> int:
     PlanError
         If the model does not take the samples, or its output is not ``(batch, classes)``.
     """
-    shape = tuple(example.shape[1:])
+    n_samples = n_rows(example)
     try:
         with torch.no_grad():
-            output = model(example)
+            output = model(**example) if isinstance(example, dict) else model(example)
     except Exception as error:
         # the model is anybody's code
+        given = in_words(form_of(mapped(operator.itemgetter(0), example)))
         raise PlanError(
-            f"{where}: the model does not take inputs of shape {shape}: "
+            f"{where}: the model does not take inputs of shape {given}: "
             f"{type(error).__name__}: {error}",
             fix="make the data fit the model, for example by data.resize and data.crop",
         ) from error
     # models of Hugging Face return their logits in a mapping
     output = getattr(output, "logits", output)
     is_tensor = isinstance(output, torch.Tensor)
-    if not is_tensor or output.ndim != 2 or len(output) != len(example):
+    if not is_tensor or output.ndim != 2 or len(output) != n_samples:
         got = f"shape {tuple(output.shape)}" if is_tensor else f"a {type(output).__name__}"
         raise PlanError(
-            f"{where}: for {len(example)} inputs the model gave {got}, expected "
-            f"({len(example)}, classes)",
+            f"{where}: for {n_samples} inputs the model gave {got}, expected "
+            f"({n_samples}, classes)",
             fix="wrap the model so that it returns one row of logits per sample",
         )
     return int(output.shape[1])
 
 
-def read_network(model: nn.Module, example: Tensor, where: str) -> Network:
+def read_network(model: nn.Module, example: Inputs, where: str) -> Network:
     """Return the model as a network.
 
     Raises
@@ -166,34 +171,47 @@ def check_labels(config: RunConfig, records: Sequence[Record], n_classes: int) -
         )
 
 
-def check_targets(config: RunConfig, manifest: Manifest, n_classes: int) -> tuple[Target, ...]:
+def target_specs(config: RunConfig) -> tuple[Any, ...]:
+    """Return the targets as a run file has them."""
+    spec = config.model_dump(mode="json", include={"target"})["target"]
+    return tuple(spec) if isinstance(spec, list) else (spec,)
+
+
+def check_targets(config: RunConfig, manifest: Manifest, network: Network) -> tuple[Target, ...]:
     """Return the targets.
 
     Raises
     ------
     PlanError
-        If the network has no such output, or labels are asked for and missing.
+        If the network has no such output, layer or unit, or labels are asked for and missing.
     """
     targets = []
-    for spec in config.model_dump(mode="json", include={"target"}).values():
-        for each in spec if isinstance(spec, list) else [spec]:
-            target = Target.parse(each)
-            try:
-                target.check(n_classes)
-            except ValueError as error:
-                raise PlanError(
-                    f"{config.where('target')}: {error}", fix="correct the target"
-                ) from error
-            if target.kind == "label":
-                _need_labels(config.where("target"), "the target 'label'", manifest)
-            targets.append(target)
+    for position, each in enumerate(target_specs(config)):
+        target = Target.parse(each)
+        keys = ("target", position) if config.has_target_dimension else ("target",)
+        try:
+            target.check(network)
+        except NotImplementedError as error:
+            raise PlanError(f"{config.where(*keys)}: {error}", fix="explain an output") from error
+        except (ValueError, LookupError) as error:
+            message = str(error.args[0])
+            where = config.where(*keys, *told_of(message, each))
+            fix = _layers(network) if isinstance(error, LookupError) else "correct the target"
+            raise PlanError(f"{where}: {message}", fix=fix) from error
+        if target.kind == "label":
+            _need_labels(config.where(*keys), "the target 'label'", manifest)
+        targets.append(target)
     return tuple(targets)
 
 
 def check_explainers(
-    config: RunConfig, found: Mapping[str, Explainer], network: Network, manifest: Manifest
+    config: RunConfig,
+    found: Mapping[str, Explainer],
+    network: Network,
+    manifest: Manifest,
+    targets: Sequence[Target],
 ) -> None:
-    """Refuse explainers that the network or the data cannot serve.
+    """Refuse explainers that the network, a target or the data cannot serve.
 
     Raises
     ------
@@ -202,16 +220,19 @@ def check_explainers(
     """
     for name, explainer in found.items():
         where = config.where("explainers", name)
-        _check_explainer(config, name, explainer, network)
+        for target in targets:
+            _check_explainer(config, name, explainer, network, target)
         if "labels" in explainer.requires:
             _need_labels(where, f"{name!r}", manifest)
         if "masks" in explainer.requires:
             _need_masks(where, f"{name!r}", manifest)
 
 
-def _check_explainer(config: RunConfig, name: str, explainer: Explainer, network: Network) -> None:
+def _check_explainer(
+    config: RunConfig, name: str, explainer: Explainer, network: Network, target: Target
+) -> None:
     try:
-        explaining.check(explainer, network)
+        explaining.check(explainer, network, target)
     except NotImplementedError as error:
         raise PlanError(
             f"{config.where('explainers', name)}: {error}",
@@ -226,23 +247,31 @@ def _check_explainer(config: RunConfig, name: str, explainer: Explainer, network
 
 
 def check_metrics(config: RunConfig, found: Mapping[str, Metric], manifest: Manifest) -> None:
-    """Refuse metrics that the data cannot serve.
+    """Refuse metrics that the data or the targets cannot serve.
 
     Raises
     ------
     PlanError
-        If a metric needs masks and there are none.
+        If a metric needs masks and there are none, or measures probabilities of what has none.
     """
+    targets = [Target.parse(spec) for spec in target_specs(config)]
     for name, metric in found.items():
+        where = config.where("metrics", name)
         if "masks" in metric.requires:
-            _need_masks(config.where("metrics", name), f"the metric {name!r}", manifest)
+            _need_masks(where, f"the metric {name!r}", manifest)
+        reason = misfit(metric, targets)
+        if reason:
+            raise PlanError(
+                f"{where}: {reason}",
+                fix="let it compare the explained values, as pixel_flipping does with "
+                "`output_space: logit`",
+            )
 
 
-def _twice(found: Mapping[int, Tensor]) -> list[int]:
-    shape, count = Counter(tuple(sample.shape) for sample in found.values()).most_common(1)[0]
-    if count < 2:
-        return []
-    return [index for index, sample in found.items() if tuple(sample.shape) == shape]
+def _twice(found: Mapping[int, Inputs]) -> list[int]:
+    forms = {index: tuple(form_of(sample).items()) for index, sample in found.items()}
+    form, count = Counter(forms.values()).most_common(1)[0]
+    return [index for index, each in forms.items() if each == form] if count > 1 else []
 
 
 def _need_labels(where: str, who: str, manifest: Manifest) -> None:

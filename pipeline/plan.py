@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import fsspec
 
 from pipeline.errors import StoreError
+from pipeline.inputs import ALONE, Part
 from pipeline.shards import cut
 
 if TYPE_CHECKING:
@@ -57,16 +58,17 @@ class Plan:
     threads: int
     """Torch threads per worker."""
     input_shape: tuple[int, ...]
-    """Of one sample."""
+    """Of one sample; empty where a model takes several inputs."""
     n_classes: int
     targets: tuple[Any, ...]
-    """As in the run file: a word, a class index or ``{"weights": [...]}``."""
+    """As in the run file: a word, a class index, ``{"weights": [...]}``, or
+    ``{"layer": ..., "unit": ...}``."""
     has_target_dimension: bool
     """Whether maps have a dimension ``target`` after ``sample``."""
     passes: tuple[Pass, ...]
     """Known passes in order; scans may add rounds when their first is done."""
     maps: dict[str, MapSpec]
-    """Form of the maps, by explainer."""
+    """Form of the maps by explainer; where there are several inputs, by ``<explainer>.<input>``."""
     costs: dict[str, dict[str, float]]
     """Forwards, backwards and steps, per sample and in all, by explainer."""
     bytes: dict[str, int]
@@ -80,10 +82,17 @@ class Plan:
     """``keep`` or ``sum``."""
     needs: dict[str, dict[str, str]] = field(default_factory=dict)
     """Explainer to parameter to the scan whose result it takes."""
+    inputs: dict[str, Part] = field(default_factory=dict)
+    """Form of a sample, where it is not one float32 tensor of `input_shape`."""
     seconds: float | None = None
     """Of one worker for all, if measured."""
     notes: tuple[str, ...] = ()
     """What a reader should know: later rounds, opaque networks."""
+
+    @property
+    def form(self) -> dict[str, Part]:
+        """Shape and type of each tensor of a sample."""
+        return self.inputs or {ALONE: Part(tuple(self.input_shape), "float32")}
 
     @property
     def shards(self) -> tuple[Shard, ...]:
@@ -108,6 +117,9 @@ class Plan:
             values["passes"] = tuple(Pass(**_tuples(entry)) for entry in values["passes"])
             values["maps"] = {
                 name: MapSpec(**_tuples(spec)) for name, spec in values["maps"].items()
+            }
+            values["inputs"] = {
+                name: Part(**_tuples(part)) for name, part in values["inputs"].items()
             }
             for name in ("input_shape", "targets", "notes"):
                 values[name] = tuple(values[name])
@@ -140,6 +152,17 @@ class Plan:
                 f"cannot read the plan {url!r}: {error}", fix="name a folder that a run wrote"
             ) from error
         return cls.from_json(text)
+
+
+def map_name(explainer: str, part: str) -> str:
+    """Return what the map of an input is called; of the only one, as its explainer."""
+    return f"{explainer}.{part}" if part else explainer
+
+
+def split_name(name: str) -> tuple[str, str]:
+    """Return explainer and input of a map's name."""
+    explainer, _, part = name.partition(".")
+    return explainer, part
 
 
 def suffix(target: int) -> str:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import json
+import operator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from explainers import Attribution, Samples, Scan, Trace
-from pipeline import fit, models, sizing
+from pipeline import fit, models, scorable, sizing
 from pipeline.data import open_source, select_records
 from pipeline.entries import build_explainers, build_metrics, needs_of
 from pipeline.errors import PlanError, written_at
+from pipeline.inputs import ALONE, form_of, is_one_picture, mapped, to_model
 from pipeline.manifest import Manifest
 from pipeline.plan import EXPLAIN, Pass, Plan
 from pipeline.shards import cut
@@ -22,10 +24,10 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from torch import Tensor
-
     from explainers import Explainer, Network, Target
     from pipeline.config import RunConfig
+    from pipeline.inputs import Form, Inputs
+    from pipeline.plan import MapSpec
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,7 +50,7 @@ class _Parts:
     network: Network
     explainers: dict[str, Explainer]
     targets: tuple[Target, ...]
-    example: Tensor
+    example: Inputs
     samples: Samples
     weights_digest: str
     code_digest: str
@@ -103,9 +105,9 @@ def _fit(config: RunConfig) -> _Parts:
     n_classes = fit.count_classes(model, example, config.where("model"))
     class_note = fit.check_classes(config, source, n_classes)
     fit.check_labels(config, records, n_classes)
-    targets = fit.check_targets(config, manifest, n_classes)
     network = fit.read_network(model, example, config.where("model"))
-    fit.check_explainers(config, found, network, manifest)
+    targets = fit.check_targets(config, manifest, network)
+    fit.check_explainers(config, found, network, manifest, targets)
     files: list[Path] = [*models.code_files(config.model, config.base), *source.code_files()]
     samples = Samples(torch.tensor(indices), torch.from_numpy(manifest.labels[indices].copy()))
     return _Parts(
@@ -125,7 +127,7 @@ def _fit(config: RunConfig) -> _Parts:
 def _decide(parts: _Parts, *, measure: bool) -> Plan:
     config, n_samples, n_targets = parts.config, len(parts.manifest), len(parts.targets)
     needs, manifest_digest = needs_of(config), parts.manifest.digest()
-    input_shape = tuple(parts.example.shape[1:])
+    form = form_of(mapped(operator.itemgetter(0), parts.example))
     maps = sizing.map_specs(parts.explainers, parts.network, config.output.channels)
     batch, shard = _sizes(parts, maps)
     return Plan(
@@ -134,9 +136,10 @@ def _decide(parts: _Parts, *, measure: bool) -> Plan:
         shard_size=shard,
         batch_size=batch,
         threads=config.engine.threads,
-        input_shape=input_shape,
+        input_shape=form[ALONE].shape if ALONE in form else (),
+        inputs={} if is_one_picture(form) else form,
         n_classes=parts.network.n_outputs,
-        targets=_specs(config),
+        targets=fit.target_specs(config),
         has_target_dimension=config.has_target_dimension,
         passes=_passes(parts.explainers, needs),
         maps=maps,
@@ -156,7 +159,7 @@ def _decide(parts: _Parts, *, measure: bool) -> Plan:
         channels=config.output.channels,
         needs=needs,
         seconds=_seconds(parts, batch) if measure else None,
-        notes=_notes(parts),
+        notes=(*_notes(parts), *_unscored(config, maps, form)),
     )
 
 
@@ -191,12 +194,9 @@ def _seconds(parts: _Parts, batch: int) -> float:
 
 
 def _trace(parts: _Parts) -> Trace:
-    return Trace(parts.network, parts.example, samples=parts.samples, seed=parts.config.seed)
-
-
-def _specs(config: RunConfig) -> tuple[Any, ...]:
-    spec = config.model_dump(mode="json", include={"target"})["target"]
-    return tuple(spec) if isinstance(spec, list) else (spec,)
+    network = parts.network
+    inputs = to_model(parts.example, network.device, network.dtype)
+    return Trace(network, inputs, samples=parts.samples, seed=parts.config.seed)
 
 
 def _passes(
@@ -213,6 +213,12 @@ def _passes(
         Pass(f"{EXPLAIN}.{'+'.join(wanted)}", tuple(names)) for wanted, names in waiting.items()
     ]
     return (first, *later)
+
+
+def _unscored(config: RunConfig, maps: Mapping[str, MapSpec], form: Form) -> tuple[str, ...]:
+    found = build_metrics(config).items()
+    said = (scorable.in_words(name, scorable.unscored(each, maps, form)) for name, each in found)
+    return tuple(text for text in said if text)
 
 
 def _notes(parts: _Parts) -> tuple[str, ...]:

@@ -7,16 +7,17 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 
 from pipeline.data import read_batch
+from pipeline.inputs import mapped
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Sequence
     from concurrent.futures import Executor, Future
 
-    from torch import Tensor
-
     from pipeline.data import Record, Source
+    from pipeline.inputs import Form, Inputs
     from pipeline.manifest import Manifest
     from pipeline.shards import Shard
 
@@ -28,7 +29,7 @@ DEPTH = 2
 class Batch:
     """Samples that could be read, and why others could not."""
 
-    inputs: Tensor
+    inputs: Inputs
     """``(good, ...)``, on the CPU."""
     rows: list[int]
     """Position of each within the shard."""
@@ -50,7 +51,7 @@ class Reader:
     ----------
     source, manifest
         Where samples are, and which.
-    shape
+    form
         Of one sample.
     executor
         One thread, so that sources see one call at a time.
@@ -60,7 +61,7 @@ class Reader:
 
     source: Source
     manifest: Manifest
-    shape: tuple[int, ...]
+    form: Form
     executor: Executor
     is_pinned: bool
 
@@ -81,9 +82,9 @@ class Reader:
                 future.cancel()
 
     def _read(self, records: Sequence[Record], start: int) -> Batch:
-        inputs, good, failures = read_batch(self.source, records, self.shape)
+        inputs, good, failures = read_batch(self.source, records, self.form)
         return Batch(
-            inputs=inputs.pin_memory() if self.is_pinned else inputs,
+            inputs=mapped(Tensor.pin_memory, inputs) if self.is_pinned else inputs,
             rows=[start + position for position in good],
             index=torch.tensor([records[position].index for position in good], dtype=torch.int64),
             label=torch.tensor([records[position].label for position in good], dtype=torch.int64),

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from pipeline.plan import suffix
+from pipeline.plan import split_name, suffix
 from pipeline.sinks import samples, states, tables
-from pipeline.sinks.maps import COORDINATES, RELEVANCE, Layout
+from pipeline.sinks.maps import COORDINATES, Layout, is_relevance, relevance_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -61,10 +61,11 @@ class Products:
             Whether this is the first pass, which writes coordinates.
         """
         products = cls(shard)
-        for name, layout in layouts(plan, attributions).items():
+        for path, layout in layouts(plan, attributions).items():
+            name, _, array = path.partition("/")
             shape = (len(shard), *layout.shape)
             # in float32, whatever is stored: sinks convert, and scale before they do
-            products.arrays[name, RELEVANCE] = np.full(shape, np.nan, np.float32)
+            products.arrays[name, array] = np.full(shape, np.nan, np.float32)
         if is_first:
             index = np.arange(shard.start, shard.stop, dtype=np.int64)
             products.arrays["", "sample"] = index
@@ -120,8 +121,9 @@ class Products:
     def _add_arrays(self, sink: MapSink, plan: Plan) -> None:
         """Describe the arrays that nobody knew of before a method found them."""
         for (name, array), values in self.arrays.items():
-            if name and array != RELEVANCE and not sink.has(name, array):
-                sink.add(name, array, _layout(array, values, plan), plan.n_samples, plan.shard_size)
+            if name and not is_relevance(array) and not sink.has(name, array):
+                layout = _layout(name, array, values, plan)
+                sink.add(name, array, layout, plan.n_samples, plan.shard_size)
 
     def _columns(self, records: Sequence[Record], plan: Plan) -> Mapping[str, Any]:
         columns: dict[str, Any] = {
@@ -133,25 +135,32 @@ class Products:
         return columns | self.facts | self._summaries(len(plan.targets))
 
     def _summaries(self, n_targets: int) -> dict[str, NDArray[Any]]:
-        """Return sum, minimum and maximum of every map of every sample and target."""
-        found: dict[str, NDArray[Any]] = {}
+        """Return sum, minimum and maximum of the maps of every explainer, sample and target."""
+        maps: dict[str, list[NDArray[Any]]] = {}
         for (name, array), values in self.arrays.items():
-            if name and array == RELEVANCE:
-                flat = values.reshape(len(values), n_targets, -1)
-                for target in range(n_targets):
-                    end = suffix(target)
-                    found[f"{name}.sum{end}"] = flat[:, target].sum(axis=1, dtype=np.float64)
-                    found[f"{name}.min{end}"] = flat[:, target].min(axis=1)
-                    found[f"{name}.max{end}"] = flat[:, target].max(axis=1)
+            if name and is_relevance(array):
+                maps.setdefault(name, []).append(values.reshape(len(values), n_targets, -1))
+        found: dict[str, NDArray[Any]] = {}
+        for name, parts in maps.items():
+            # of several inputs, all together
+            flat = np.concatenate(parts, axis=2)
+            for target in range(n_targets):
+                end = suffix(target)
+                found[f"{name}.sum{end}"] = flat[:, target].sum(axis=1, dtype=np.float64)
+                found[f"{name}.min{end}"] = flat[:, target].min(axis=1)
+                found[f"{name}.max{end}"] = flat[:, target].max(axis=1)
         return found
 
 
 def layouts(plan: Plan, names: Sequence[str]) -> dict[str, Layout]:
-    """Return the layouts of the maps of some explainers."""
-    return {
-        name: _with_target(plan, plan.maps[name].dims, plan.maps[name].shape, plan.dtype)
-        for name in names
-    }
+    """Return the layouts of the maps of some explainers, by ``explainer/array``."""
+    found = {}
+    for name, spec in plan.maps.items():
+        explainer, part = split_name(name)
+        if explainer in names:
+            layout = _with_target(plan, spec.dims, spec.shape, plan.dtype)
+            found[f"{explainer}/{relevance_of(part)}"] = layout
+    return found
 
 
 def coordinates(plan: Plan) -> dict[str, Layout]:
@@ -165,12 +174,15 @@ def _with_target(plan: Plan, dims: tuple[str, ...], shape: tuple[int, ...], dtyp
     return Layout(("target", *dims), (len(plan.targets), *shape), dtype)
 
 
-def _layout(array: str, values: NDArray[Any], plan: Plan) -> Layout:
-    """Return the layout of an array that a method found beside its map."""
+def _layout(name: str, array: str, values: NDArray[Any], plan: Plan) -> Layout:
+    """Return the layout of an array that a method found beside its map, often shaped like it."""
     shape = values.shape[1:]
     lead = ("target",) if plan.has_target_dimension else ()
-    of_input = tuple(plan.input_shape)
-    if shape[len(lead) :] == of_input and len(of_input) == 3:
+    own = tuple(shape[len(lead) :])
+    for of_map, spec in plan.maps.items():
+        if split_name(of_map)[0] == name and spec.shape == own:
+            return Layout((*lead, *spec.dims), shape, str(values.dtype))
+    if own == tuple(plan.input_shape) and len(own) == 3:
         return Layout((*lead, "channel", "height", "width"), shape, str(values.dtype))
     dims = tuple(f"{array}_{axis}" for axis in range(len(shape) - len(lead)))
     return Layout((*lead, *dims), shape, str(values.dtype))

@@ -13,6 +13,7 @@ import torch
 
 from explainers import Samples, Target, Trace
 from pipeline.data import open_source, read_batch, read_masks
+from pipeline.inputs import to_model
 from pipeline.ledger import Entry, Ledger
 from pipeline.metrics import Case, build
 from pipeline.networks import network_of
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
     from explainers import Network
     from pipeline.data import Record, Source
+    from pipeline.inputs import Inputs
     from pipeline.metrics import Metric
     from pipeline.shards import Shard
     from pipeline.store import Run
@@ -173,15 +175,15 @@ class EvaluateWorker:
     def _needs(self, what: str) -> bool:
         return what in self._metric.requires
 
-    def _inputs(self, records: Sequence[Record]) -> tuple[torch.Tensor | None, list[int]]:
+    def _inputs(self, records: Sequence[Record]) -> tuple[Inputs | None, list[int]]:
         """Return the readable inputs and their rows; all rows for a metric that reads none."""
         if self._network is None:
             return None, list(range(len(records)))
-        inputs, rows, _ = read_batch(self._source, records, tuple(self._run.plan.input_shape))
+        inputs, rows, _ = read_batch(self._source, records, self._run.plan.form)
         return inputs, rows
 
     def _cases(
-        self, inputs: torch.Tensor | None, records: Sequence[Record]
+        self, inputs: Inputs | None, records: Sequence[Record]
     ) -> list[tuple[int, str, Case]]:
         """Return position, suffix of columns and prepared case of each target."""
         trace, network = None, self._network
@@ -190,10 +192,9 @@ class EvaluateWorker:
                 torch.tensor([record.index for record in records], device=network.device),
                 torch.tensor([record.label for record in records], device=network.device),
             )
-            placed = inputs.to(device=network.device, dtype=network.dtype)
             trace = Trace(
                 network,
-                placed,
+                to_model(inputs, network.device, network.dtype),
                 samples=samples,
                 seed=self._run.config.seed,
                 namespace=self._task.name,
@@ -202,10 +203,13 @@ class EvaluateWorker:
         mask = None
         if self._needs("masks"):
             mask = read_masks(self._source, records, (size[0], size[1])).to(self._device)
-        return [
-            (position, suffix(position), self._metric.prepare(Case(trace, target, mask=mask)))
-            for position, target in enumerate(self._targets)
-        ]
+        cases = []
+        for position, target in enumerate(self._targets):
+            # a unit of a layer is an output of the part of the network that ends there
+            of, meant = (trace, target) if trace is None else trace.ending_at(target)
+            case = self._metric.prepare(Case(of, meant, mask=mask))
+            cases.append((position, suffix(position), case))
+        return cases
 
     def _relevance(self, stored: NDArray[Any], target: int) -> torch.Tensor:
         """Return maps of one target, ``(batch, ...)``, as they were explained: in float32."""

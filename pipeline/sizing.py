@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 import os
 import time
 from typing import TYPE_CHECKING
@@ -11,15 +12,15 @@ import psutil
 import torch
 
 from explainers import Attribution, Samples, Scan, Target, Trace, explaining
-from pipeline.plan import MapSpec
+from pipeline.inputs import mapped, n_rows, to_model
+from pipeline.plan import MapSpec, map_name
 from pipeline.threads import computing_threads
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from torch import Tensor
-
     from explainers import Explainer, Network
+    from pipeline.inputs import Inputs
 
 MAX_SHARD = 256
 """Samples of a shard that nobody asked for: a shard that is lost is at most this much work."""
@@ -44,9 +45,10 @@ def map_specs(
 ) -> dict[str, MapSpec]:
     """Return the form of every attribution's maps."""
     return {
-        name: _map_spec(explainer, network, channels)
+        map_name(name, part): _map_spec(form, channels, explainer.source_layer or "")
         for name, explainer in found.items()
         if isinstance(explainer, Attribution)
+        for part, form in explaining.form(explainer, network).items()
     }
 
 
@@ -95,7 +97,7 @@ def state_bytes(found: Mapping[str, Explainer], trace: Trace, samples: Samples) 
     return total
 
 
-def batch_size(network: Network, example: Tensor, n_samples: int, threads: int) -> int:
+def batch_size(network: Network, example: Inputs, n_samples: int, threads: int) -> int:
     """Return the smallest batch that is about as fast per sample as any, by trying a few.
 
     What is tried is one forward and backward pass, which stands for all methods.
@@ -108,12 +110,12 @@ def batch_size(network: Network, example: Tensor, n_samples: int, threads: int) 
     with computing_threads(threads):
         started = time.perf_counter()
         _pass(network, example)
-        row = _pass(network, example) / len(example)
+        row = _pass(network, example) / n_rows(example)
         for size in sizes:
             left = _SECONDS - (time.perf_counter() - started)
             if _REPEATS * size * row > left:
                 break
-            inputs = example[torch.arange(size) % len(example)]
+            inputs = _repeated(example, size)
             seconds[size] = min(_pass(network, inputs) for _ in range(_REPEATS)) / size
             if seconds[size] > _SLACK * min(seconds.values()):
                 break
@@ -138,7 +140,7 @@ def shard_size(maps: Mapping[str, MapSpec], n_samples: int, n_targets: int, batc
 def seconds_for(
     found: Mapping[str, Explainer],
     network: Network,
-    example: Tensor,
+    example: Inputs,
     targets: Sequence[Target],
     *,
     n_samples: int,
@@ -146,7 +148,7 @@ def seconds_for(
     threads: int,
 ) -> float:
     """Return the seconds that one worker takes for all samples, by explaining one batch."""
-    inputs = example[torch.arange(batch) % len(example)].to(network.device)
+    inputs = to_model(_repeated(example, batch), network.device, network.dtype)
     samples = Samples(torch.arange(batch), torch.zeros(batch, dtype=torch.int64))
     with computing_threads(threads):
         _pass(network, example)
@@ -167,25 +169,30 @@ def worker_memory() -> int:
     return int(psutil.virtual_memory().total) // max(os.cpu_count() or 1, 1)
 
 
-def _map_spec(explainer: Attribution, network: Network, channels: str) -> MapSpec:
-    ((dims, shape),) = explaining.form(explainer, network).values()
+def _map_spec(form: tuple[tuple[str, ...], tuple[int, ...]], channels: str, layer: str) -> MapSpec:
+    dims, shape = form
     sizes = {
         name: size
         # a map with fewer axes than the input has its last ones
         for name, size in zip(dims, shape[-len(dims) :], strict=True)
         if not (channels == "sum" and name == "channel")
     }
-    return MapSpec(tuple(sizes), tuple(sizes.values()), explainer.source_layer or "")
+    return MapSpec(tuple(sizes), tuple(sizes.values()), layer)
 
 
-def _pass(network: Network, inputs: Tensor) -> float:
-    """Return the seconds of a forward and backward pass."""
-    inputs = inputs.to(network.device)
+def _repeated(example: Inputs, size: int) -> Inputs:
+    """Return so many rows."""
+    return mapped(operator.itemgetter(torch.arange(size) % n_rows(example)), example)
+
+
+def _pass(network: Network, inputs: Inputs) -> float:
+    """Return the seconds of a forward pass, and of a backward pass where inputs are numbers."""
+    inputs = to_model(inputs, network.device, network.dtype)
     # processor time does not see the neighbours on a shared machine; a GPU has no such clock
     clock = time.perf_counter if network.device.type == "cuda" else time.process_time
     started = clock()
     trace = Trace(network, inputs)
-    if inputs.is_floating_point():
+    if isinstance(inputs, torch.Tensor) and inputs.is_floating_point():
         trace.gradient(Target.parse("predicted"))
     else:
         trace.output  # noqa: B018 - a lazy value
@@ -198,12 +205,13 @@ def _wait(network: Network) -> None:
         torch.cuda.synchronize()
 
 
-def _rows_in_memory(network: Network, example: Tensor) -> int:
+def _rows_in_memory(network: Network, example: Inputs) -> int:
     """Return the rows whose values, and as much again for gradients, fit a quarter of memory."""
     if not network.is_program:
         return BATCH_SIZES[-1]
-    values = Trace(network, example.to(network.device)).values.values()
-    row = sum(value.nbytes for value in values) // len(example)
+    inputs = to_model(example, network.device, network.dtype)
+    values = Trace(network, inputs).values.values()
+    row = sum(value.nbytes for value in values) // n_rows(example)
     memory = worker_memory()
     if network.device.type == "cuda":
         memory = int(torch.cuda.get_device_properties(network.device).total_memory)

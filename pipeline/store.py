@@ -12,7 +12,7 @@ import numpy as np
 from pipeline import paths
 from pipeline.errors import IntegrityError, StoreError
 from pipeline.ledger import Entry, Ledger
-from pipeline.plan import EXPLAIN, Plan
+from pipeline.plan import EXPLAIN, Plan, split_name
 from pipeline.sinks import maps as map_sink
 from pipeline.sinks import results, tables
 from pipeline.sinks import samples as sample_sink
@@ -108,8 +108,11 @@ class Run:
 
     @property
     def maps(self) -> Mapping[str, xr.DataArray]:
-        """Explainer to its relevance, read when it is indexed; NaN where it is not done."""
-        return _Lazily(tuple(self.plan.maps), self.array)
+        """Explainer to its relevance, read when it is indexed; NaN where it is not done.
+
+        Where a model takes several inputs, ``<explainer>.<input>`` to the relevance of each.
+        """
+        return _Lazily(tuple(self.plan.maps), self._map)
 
     @property
     def scans(self) -> Mapping[str, dict[Any, Any]]:
@@ -146,6 +149,10 @@ class Run:
             }
         return xr.DataArray(stored.variable(), coords=coordinates, name=name or array)
 
+    def _map(self, name: str) -> xr.DataArray:
+        explainer, part = split_name(name)
+        return self.array(explainer, map_sink.relevance_of(part)).rename(name)
+
     def arrays(self, name: str) -> tuple[str, ...]:
         """Return the names of an explainer's arrays, ``relevance`` among them."""
         nodes = (node.split("/") for node in map_sink.stored(self.folder))
@@ -159,7 +166,8 @@ class Run:
 
     def pass_of(self, name: str) -> str:
         """Return the pass that makes an explainer's maps."""
-        passes = (each.name for each in self.plan.passes if name in each.attributions)
+        explainer, _ = split_name(name)
+        passes = (each.name for each in self.plan.passes if explainer in each.attributions)
         return next(passes, EXPLAIN)
 
     def samples(self, pass_name: str = EXPLAIN) -> pa.Table:

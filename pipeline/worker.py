@@ -93,7 +93,7 @@ class ExplainWorker:
         self._reader = Reader(
             source,
             self._manifest,
-            tuple(task.plan.input_shape),
+            task.plan.form,
             self._readers,
             is_pinned=self._explanation.network.device.type == "cuda",
         )

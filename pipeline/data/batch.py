@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import logging
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+
+from pipeline.inputs import ALONE, Part, empty, form_of, in_words, joined, stacked
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from pipeline.data.source import Record, Source
+    from pipeline.inputs import Form, Inputs
 
 logger = logging.getLogger(__name__)
 
 
 def read_batch(
-    source: Source, records: Sequence[Record], expected_shape: tuple[int, ...]
-) -> tuple[Tensor, list[int], dict[int, str]]:
+    source: Source, records: Sequence[Record], expected: Form | tuple[int, ...]
+) -> tuple[Inputs, list[int], dict[int, str]]:
     """Read samples.
 
     Parameters
@@ -28,46 +31,59 @@ def read_batch(
         Where they are.
     records
         Which ones.
-    expected_shape
-        Shape of one sample.
+    expected
+        Form of a sample; or the shape, of one tensor of numbers.
 
     Returns
     -------
     inputs
-        The good samples, float32, ``(good, ...)``.
+        The good samples, ``(good, ...)``.
     positions
         Their positions in `records`.
     failures
         Position to reason, for the others: unreadable, of another shape, NaN or infinite.
     """
-    found = _load_all(source, records)
+    form = {ALONE: Part(expected, "float32")} if isinstance(expected, tuple) else dict(expected)
     positions: list[int] = []
-    good: list[Tensor] = []
+    good: list[Inputs] = []
     failures: dict[int, str] = {}
-    for position, sample in enumerate(found):
-        if isinstance(sample, Tensor) and sample.shape == torch.Size(expected_shape):
+    for position, sample in enumerate(_load_all(source, records)):
+        if isinstance(sample, str):
+            failures[position] = sample
+        elif form_of(sample) != form:
+            failures[position] = _misfit(form_of(sample), form)
+        else:
             positions.append(position)
             good.append(sample)
-            continue
-        reason = sample if isinstance(sample, str) else _misfit(sample, tuple(expected_shape))
-        failures[position] = reason
-    inputs = torch.stack(good) if good else torch.empty(0, *expected_shape)
-    return inputs, positions, failures
+    return stacked(good) if good else empty(form), positions, failures
 
 
-def read_one(source: Source, record: Record) -> Tensor | str:
-    """Return a sample, float32, or why it cannot be used, whatever its shape."""
+def read_one(source: Source, record: Record) -> Inputs | str:
+    """Return a sample, or why it cannot be used, whatever its form.
+
+    Numbers become float32; integers of 32 or 64 bits, which name tokens, become int64; masks
+    beside other inputs stay booleans.
+    """
     try:
-        sample = source.load(record)
+        sample: Any = source.load(record)
     except Exception as error:
         # sources are anybody's code over anybody's files: whatever a sample raises is its status
         return f"unreadable: {type(error).__name__}: {error}"
-    if not isinstance(sample, Tensor):
-        return f"got {type(sample).__name__}, expected a tensor"
-    n_bad = int((~sample.isfinite()).sum())
-    if n_bad:
-        return f"{n_bad} of {sample.numel()} values are NaN or infinite"
-    return sample.to(torch.float32)
+    held = sample if isinstance(sample, dict) and sample else {ALONE: sample}
+    parts: dict[str, Tensor] = {}
+    for name, part in held.items():
+        if not isinstance(part, Tensor):
+            return f"got {type(part).__name__}, expected a tensor"
+        n_bad = int((~part.isfinite()).sum())
+        if n_bad:
+            return f"{n_bad} of {part.numel()} values are NaN or infinite"
+        is_mask = part.dtype == torch.bool and len(held) > 1
+        parts[str(name)] = part if is_mask else _typed(part)
+    return joined(parts)
+
+
+def _typed(part: Tensor) -> Tensor:
+    return part.to(torch.int64 if part.dtype in (torch.int32, torch.int64) else torch.float32)
 
 
 def read_masks(source: Source, records: Sequence[Record], size: tuple[int, int]) -> Tensor:
@@ -93,7 +109,7 @@ def read_masks(source: Source, records: Sequence[Record], size: tuple[int, int])
     return masks
 
 
-def _load_all(source: Source, records: Sequence[Record]) -> list[Tensor | str]:
+def _load_all(source: Source, records: Sequence[Record]) -> list[Inputs | str]:
     n_threads = min(source.decode_threads, len(records))
     if n_threads <= 1:
         return [read_one(source, record) for record in records]
@@ -101,5 +117,9 @@ def _load_all(source: Source, records: Sequence[Record]) -> list[Tensor | str]:
         return list(pool.map(read_one, [source] * len(records), records))
 
 
-def _misfit(sample: Tensor, expected_shape: tuple[int, ...]) -> str:
-    return f"got shape {tuple(sample.shape)}, expected {expected_shape}"
+def _misfit(found: Form, expected: Form) -> str:
+    if list(found) == list(expected) == [ALONE]:
+        got, wanted = found[ALONE], expected[ALONE]
+        if got.dtype == wanted.dtype:
+            return f"got shape {got.shape}, expected {wanted.shape}"
+    return f"got {in_words(found)}, expected {in_words(expected)}"

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from pipeline.inputs import Inputs
+
 
 @register("python")
 @dataclass(frozen=True)
@@ -27,8 +29,9 @@ class Python(Source):
     """Whatever a function returns that has a length and items.
 
     Items are ``(input, label)`` or mappings with `input` and perhaps `label`, `id` and `mask`
-    (height, width). An attribute `targets` or `labels` saves reading every item for its label,
-    `ids` names the samples, and `classes` the classes.
+    (height, width). Integers of 32 or 64 bits are tokens; several inputs are a mapping by the
+    names of the model's arguments. An attribute `targets` or `labels` saves reading every item for
+    its label, `ids` names the samples, and `classes` the classes.
     """
 
     function: str
@@ -55,7 +58,7 @@ class Python(Source):
             for index, label in enumerate(labels)
         ]
 
-    def load(self, record: Record) -> Tensor:
+    def load(self, record: Record) -> Inputs:
         """Return the input of one item."""
         return samples.input_of(self._dataset[int(record.source)])
 

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+if TYPE_CHECKING:
+    from pipeline.inputs import Inputs
 
-def input_of(item: Any) -> Tensor:
-    """Return the model's input of an item, float32; images of PIL are scaled to [0, 1].
+
+def input_of(item: Any) -> Inputs:
+    """Return the model's input of an item: a tensor, or several by argument name.
+
+    Images of PIL are scaled to [0, 1].
 
     Raises
     ------
@@ -27,14 +32,22 @@ def input_of(item: Any) -> Tensor:
         value = item["input"]
     elif isinstance(item, Sequence):
         value = item[0]
+    if isinstance(value, Mapping):
+        return {str(name): _tensor(part) for name, part in value.items()}
+    return _tensor(value)
+
+
+def _tensor(value: Any) -> Tensor:
     if isinstance(value, Tensor):
-        return value.detach().to(torch.float32)
+        return value.detach()
     if hasattr(value, "getbands"):
         pixels = np.asarray(value, dtype=np.float32) / np.float32(255)
         image = torch.from_numpy(pixels.copy())
         return image.movedim(-1, 0) if image.ndim == 3 else image[None]
     if isinstance(value, np.ndarray | Sequence) and not isinstance(value, str):
-        return torch.as_tensor(np.asarray(value, dtype=np.float32))
+        array = np.asarray(value)
+        is_whole = isinstance(value, np.ndarray) and array.dtype.kind in "ib"
+        return torch.as_tensor(array if is_whole else array.astype(np.float32))
     raise TypeError(f"got an input of type {type(value).__name__}, expected a tensor or array")
 
 

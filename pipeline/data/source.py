@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from pipeline.inputs import Inputs
+
 
 @dataclass(frozen=True, slots=True)
 class Record:
@@ -49,8 +51,12 @@ class Source(ABC):
         """Return all samples in order, numbered from 0, without decoding them if possible."""
 
     @abstractmethod
-    def load(self, record: Record) -> Tensor:
-        """Return the model's input for one sample, float32; raise anything if it is bad."""
+    def load(self, record: Record) -> Inputs:
+        """Return the model's input for one sample; raise anything if it is bad.
+
+        A tensor of numbers, or of tokens (integers of 32 or 64 bits), or a dict of such tensors
+        for a model of several inputs: its keys are the names of the model's arguments.
+        """
 
     def load_mask(self, record: Record) -> Tensor | None:
         """Return the mask that belongs to the input, bool ``(height, width)``."""

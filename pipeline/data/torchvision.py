@@ -7,6 +7,8 @@ import inspect
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Self
 
+import torch
+
 from pipeline.data import decoding, normalisation, samples
 from pipeline.data.source import Record, Source, register
 from pipeline.errors import PlanError
@@ -58,8 +60,10 @@ class Torchvision(Source):
 
     def load(self, record: Record) -> Tensor:
         """Return one image as the model takes it."""
-        image = samples.input_of(self._dataset[int(record.source)])
-        image = decoding.fit(image, self.resize, self.crop, self.interpolation)
+        given = samples.input_of(self._dataset[int(record.source)])
+        if isinstance(given, dict):
+            raise TypeError(f"got the inputs {list(given)!r}, expected an image")
+        image = decoding.fit(given.to(torch.float32), self.resize, self.crop, self.interpolation)
         return normalisation.normalise(image, self.mean, self.std)
 
     def display(self, inputs: Tensor) -> Tensor:

@@ -26,6 +26,16 @@ HALF_EXPONENT = 15
 """float16 ends at 65504; scaled to below 2**15, values keep full precision down to 2**-28 of it."""
 
 
+def relevance_of(part: str) -> str:
+    """Return the array of an input's relevance: ``relevance``, or ``relevance.<input>``."""
+    return f"{RELEVANCE}.{part}" if part else RELEVANCE
+
+
+def is_relevance(array: str) -> bool:
+    """Whether an array is the relevance of an input."""
+    return array.partition(".")[0] == RELEVANCE
+
+
 class Layout(NamedTuple):
     """What an array holds for one sample."""
 
@@ -72,7 +82,7 @@ class MapSink:
         ----------
         arrays
             ``explainer`` (its relevance) or ``explainer/array`` to layout. Relevance in float16
-            gets an array ``scale`` beside it.
+            gets an array ``scale`` beside it, or ``scale.<input>``.
         n_samples
             Length of the first dimension.
         shard_size
@@ -94,11 +104,12 @@ class MapSink:
     def add(self, name: str, array: str, layout: Layout, n_samples: int, shard_size: int) -> None:
         """Write the metadata of one array; any worker may, because all write the same bytes."""
         self._put(name, nodes.group_document())
-        is_scaled = array == RELEVANCE and layout.dtype == "float16"
-        attributes = {"scaled_by": SCALE} if is_scaled else {}
+        is_scaled = is_relevance(array) and layout.dtype == "float16"
+        scale = SCALE + array.removeprefix(RELEVANCE)
+        attributes = {"scaled_by": scale} if is_scaled else {}
         self._put(f"{name}/{array}", _document(layout, n_samples, shard_size, attributes))
         if is_scaled:
-            self._put(f"{name}/{SCALE}", _document(Layout(), n_samples, shard_size))
+            self._put(f"{name}/{scale}", _document(Layout(), n_samples, shard_size))
 
     def has(self, name: str, array: str = RELEVANCE) -> bool:
         """Whether the array has been created."""
@@ -138,9 +149,10 @@ class MapSink:
         node = f"{name}/{array}".lstrip("/")
         document, objects = self._document(node)
         _check(node, document, shard, values)
-        if document["attributes"].get("scaled_by"):
+        scaled_by = document["attributes"].get("scaled_by")
+        if scaled_by:
             values, scale = halve(values)
-            objects = objects | self.write(name, SCALE, shard, scale)
+            objects = objects | self.write(name, scaled_by, shard, scale)
         content = _encode(document, values.astype(document["data_type"], copy=False))
         path = object_path(node, shard.index, values.ndim)
         return objects | {path: self._folder.write(path, content)}

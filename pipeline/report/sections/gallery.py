@@ -10,6 +10,7 @@ import numpy as np
 
 from pipeline import aggregate
 from pipeline.data import read_batch
+from pipeline.inputs import ALONE, is_one_picture, parts_of
 from pipeline.report import naming, page, pictures
 
 if TYPE_CHECKING:
@@ -153,8 +154,10 @@ def _inputs(run: Run, rows: list[int]) -> dict[int, NDArray[np.float32]]:
     if source is None:
         return {}
     records = [run.manifest.slice(row, row + 1)[0] for row in rows]
-    batch, good, _ = read_batch(source, records, tuple(run.plan.input_shape))
-    shown = source.display(batch).float().numpy() if good else ()
+    if not is_one_picture(run.plan.form):
+        return {}
+    batch, good, _ = read_batch(source, records, run.plan.form)
+    shown = source.display(parts_of(batch)[ALONE]).float().numpy() if good else ()
     return dict(zip(good, shown, strict=True))
 
 

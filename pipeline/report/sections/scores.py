@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pipeline import aggregate
+from pipeline import aggregate, scorable
+from pipeline.errors import XpipeError
+from pipeline.metrics import build
 from pipeline.report import formats, page
 
 if TYPE_CHECKING:
@@ -49,6 +51,7 @@ TEMPLATE = """
 The best of each column is shaded; ≈ marks what cannot be told from it, because the 95 % interval
 of the paired difference holds zero.
 {% for metric in metrics %}{{ metric.name }} {{ space(metric) }}. {% endfor %}
+{% for text in unscored %}{{ text }}. {% endfor %}
 {% if undefined %}{{ undefined }} scores are undefined (failed samples, empty maps).{% endif %}</p>
 """
 
@@ -80,7 +83,16 @@ def render(run: Run) -> str | None:
         n=formats.count(max((row.n for row in overall), default=0)),
         undefined=sum(row.n_undefined for row in overall),
         space=_space,
+        unscored=[text for metric in metrics if (text := _unscored(run, metric))],
     )
+
+
+def _unscored(run: Run, metric: Judged) -> str:
+    try:
+        built = build(metric.name, {"method": metric.method, **metric.parameters})
+    except (LookupError, XpipeError):
+        return ""  # it is not installed here: what it scored is all that is known
+    return scorable.in_words(metric.name, scorable.unscored(built, run.plan.maps, run.plan.form))
 
 
 def _space(metric: Judged) -> str:

@@ -1,0 +1,58 @@
+"""Which of a run's maps a metric can score."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pipeline.inputs import is_one_picture
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from explainers import Target
+    from pipeline.inputs import Form
+    from pipeline.metrics import Metric
+    from pipeline.plan import MapSpec
+
+OF_PLACES = frozenset({"network", "masks"})
+"""What a metric has to have that looks for a map's values at places of the input."""
+
+
+def unscored(metric: Metric, maps: Mapping[str, MapSpec], form: Form) -> dict[str, str]:
+    """Return the maps that a metric cannot score, each with the reason.
+
+    Metrics that read maps alone score all of them.
+
+    Parameters
+    ----------
+    metric
+        The metric.
+    maps
+        Name to the form of the map.
+    form
+        Of a sample.
+    """
+    if not metric.requires & OF_PLACES:
+        return {}
+    if not is_one_picture(form):
+        return dict.fromkeys(maps, "the inputs are not one tensor of numbers")
+    return {
+        name: f"its maps are of the layer {spec.layer}" for name, spec in maps.items() if spec.layer
+    }
+
+
+def in_words(name: str, missing: Mapping[str, str]) -> str:
+    """Return which maps the metric of this name does not score, and why."""
+    by_reason: dict[str, list[str]] = {}
+    for of_map, reason in missing.items():
+        by_reason.setdefault(reason, []).append(of_map)
+    said = [f"{', '.join(maps)} ({reason})" for reason, maps in by_reason.items()]
+    return f"{name} does not score {' nor '.join(said)}" if said else ""
+
+
+def misfit(metric: Metric, targets: Iterable[Target]) -> str:
+    """Return why a metric cannot measure what is explained; empty if it can."""
+    layers = [target.layer for target in targets if target.layer is not None]
+    if metric.space != "probability" or not layers:
+        return ""
+    return f"it measures probabilities, and a unit of the layer {layers[0]!r} has none"
