@@ -386,6 +386,23 @@ def test_a_sum_shares_in_proportion_and_conserves_even_where_terms_cancel() -> N
     torch.testing.assert_close(left[0, 3], torch.tensor(2.0).double(), rtol=1e-5, atol=0)
 
 
+@pytest.mark.parametrize("stabiliser", [0.0, {"clip": True}, {"norm_scale": True}])
+def test_sums_and_means_of_zero_conserve_with_any_stabiliser(stabiliser: Any) -> None:
+    x = torch.tensor([[[[2.0, -2.0], [0.0, 0.0]]], [[[1.0, 2.0], [3.0, 4.0]]]], dtype=torch.float64)
+    where = {"name": "op", "module_path": ""}
+    add = Add(inputs=("x", "y"), **where)
+    relevance = torch.tensor([3.0, 5.0], dtype=torch.float64).view(2, 1, 1, 1)
+    values = {"x": x, "y": -x, "op": torch.zeros_like(x)}
+    shares = conserving.norm_of_sum(add, relevance.expand_as(x), values, stabiliser)
+    total = sum(part.sum((1, 2, 3)) for part in shares.relevances if part is not None)
+    # with a stabiliser of 1e-6, terms of order one lose six of float64's sixteen digits
+    torch.testing.assert_close(total, 4 * relevance.flatten(), rtol=0, atol=1e-9)
+    mean = AveragePool(inputs=("x",), form="mean", dims=(2, 3), keepdim=True, **where)
+    (part,) = conserving.norm_of_mean(mean, relevance, {"x": x, "op": mean.run(x)}, stabiliser)
+    assert part is not None
+    torch.testing.assert_close(part.sum((1, 2, 3)), relevance.flatten(), rtol=0, atol=1e-9)
+
+
 @pytest.mark.parametrize(
     "fields",
     [

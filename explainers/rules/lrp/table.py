@@ -4,7 +4,10 @@ Each rule hands the relevance ``R`` of an operator's output ``z`` to its input `
 to contributions, doi:10.1371/journal.pone.0130140. Definitions and defaults are zennit's (Anders
 et al. 2021, arXiv:2106.13200): the denominator is ``stab(z) = z + eps * sgn(z)`` with
 ``sgn(0) = +1``, and the bias is part of it, so that bias and stabiliser absorb relevance in
-convolutions and matrix products. Everything else conserves it.
+convolutions and matrix products; what reaches an output whose denominator is zero but for the
+stabiliser is lost. Rules return these amounts with their `Shares`, and what arrives is what they
+hand on and keep. Rules that drop or multiply relevance for other reasons say so:
+``lrp.conserves(op, name)``. What has no weights conserves.
 
 Rules called ``<name>.<fact>`` take the place of ``<name>`` where a `Composite` knows the fact
 before any input is seen: ``nonnegative`` (of all inputs) and ``signal_0``, ``signal_1`` (which
