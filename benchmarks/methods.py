@@ -7,6 +7,9 @@ in CPU seconds of this process; both sides are given contiguous images::
 
     OMP_NUM_THREADS=1 python -m benchmarks.methods --network resnet18 --rounds 5
 
+DeepLIFT's maps differ a little: where a ReLU and a max-pool are neighbours, as in both networks,
+Captum falls back to the gradient of the pool.
+
 Peak memory is that of a process of its own for each side: the kernel's high-water mark less what
 was resident when the network was made and one row had been explained, so that it counts what torch
 and oneDNN take for themselves, but neither weights nor libraries.
