@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, get_args
 
 import torch
 
-from explainers import baselines, numeric
+from explainers import numeric
 from explainers.base import Attribution, Cost, Explained
 from explainers.catalogue import register
+from explainers.reference import check as check_baseline
 from explainers.rules.rescale import Contrast, MaxPoolRule, Rescaling, rescale
 
 if TYPE_CHECKING:
@@ -55,16 +56,18 @@ class DeepLift(Attribution):
     def check(self, network: Network) -> None:
         """Refuse operators that have no rule, and a baseline that does not fit the inputs."""
         rescale.check(network)
-        if not isinstance(self.baseline, torch.Tensor):
-            baselines.resolve(self.baseline, torch.zeros(1, *network.input_shape))
+        check_baseline(self.baseline, network)
 
     def relevance(self, trace: Trace, target: Target) -> Explained:
         """Return the map and its ``convergence_delta``, ``(batch,)``."""
         reference = trace.reference(self.baseline)
-        found, change = multipliers(trace, target, reference, maxpool=self.maxpool, eps=self.eps)
-        contributions = (trace.inputs - reference.inputs) * found
-        delta = contributions.flatten(1).sum(1) - change
-        chosen = contributions if self.multiply_by_inputs else found
+        rules = rules_between(trace, reference, maxpool=self.maxpool, eps=self.eps)
+        # traces are equal only to themselves, so other references cannot be mistaken for this one
+        key = ("rescale", self.maxpool, self.eps, reference)
+        multipliers = trace.backward(rules, target, key=key)
+        contributions = (trace.inputs - reference.inputs) * multipliers
+        delta = contributions.flatten(1).sum(1) - change(trace, target, reference)
+        chosen = contributions if self.multiply_by_inputs else multipliers
         return Explained(chosen, {"convergence_delta": delta})
 
 
@@ -83,35 +86,18 @@ def check_parameters(maxpool: str, eps: float) -> None:
     numeric.check_finite("eps", eps)
 
 
-def multipliers(
-    trace: Trace, target: Target, reference: Trace, *, maxpool: MaxPoolRule, eps: float
-) -> tuple[Tensor, Tensor]:
-    """Return the multipliers of the inputs, and what the target changes by.
+def rules_between(trace: Trace, reference: Trace, *, maxpool: MaxPoolRule, eps: float) -> Rescaling:
+    """Return the rules between a reference, of one row or as many as the batch has, and samples."""
+    values = _spread(reference, trace).values
+    return Rescaling(Contrast(values, trace.network.dependent, eps), maxpool)
 
-    Parameters
-    ----------
-    trace
-        Of the samples.
-    target
-        What is explained; its class is that of the sample at the reference too.
-    reference
-        The network at the reference, of one row or as many as the batch has.
-    maxpool, eps
-        As `DeepLift` has them.
 
-    Returns
-    -------
-    tuple of Tensor
-        ``(batch, ...)`` and ``(batch,)``.
+def change(trace: Trace, target: Target, reference: Trace) -> Tensor:
+    """Return how much larger the target is than at the reference, ``(batch,)``.
+
+    Its class is that of the sample at the reference too.
     """
-    rules = Rescaling(
-        Contrast(_spread(reference, trace).values, trace.network.dependent, eps), maxpool
-    )
-    # the reference itself is part of the key: traces are equal only to themselves
-    key = ("rescale", maxpool, eps, reference)
-    found = trace.backward(rules, target, key=key)
-    before = (reference.output * trace.cotangent(target)).sum(1)
-    return found, trace.selected(target) - before
+    return trace.selected(target) - (reference.output * trace.cotangent(target)).sum(1)
 
 
 def _spread(reference: Trace, trace: Trace) -> Trace:
