@@ -16,8 +16,8 @@ from explainers.operators import Activation, Multiply, Normalise, Operator, Soft
 from explainers.rules.multipliers import epsilon_lrp
 from tests.explainers.twins import network_twin, seeded
 
-# Same formula, same float64: what is left is the order of operations, a few hundred of them, some of
-# which divide by epsilon.
+# Same formula, same float64: what is left is the order of some hundred operations, of which some
+# divide by epsilon.
 TOLERANCE = {"rtol": 1e-12, "atol": 1e-12}
 
 
