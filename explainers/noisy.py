@@ -72,7 +72,7 @@ class Noisy(Attribution):
         TypeError
             If it is a scan, or has no such parameters.
         ValueError
-            If it explains a layer, or lacks the result of a scan.
+            If it explains a layer.
         """
         made = catalogue.build(self.attribution, **self.parameters)
         if not isinstance(made, Attribution):
@@ -84,12 +84,6 @@ class Noisy(Attribution):
             raise ValueError(
                 f"{self.name} got the layer {made.source_layer!r} among the parameters of "
                 f"{self.attribution!r}; give it as layer of {self.name}: noise is added there"
-            )
-        missing = [name for name in made.needs if getattr(made, name) is None]
-        if missing:
-            raise ValueError(
-                f"{self.name} around {self.attribution!r} needs {', '.join(missing)}, the result "
-                "of a scan; pass it among the parameters (in a run file that cannot be said)"
             )
         return made
 

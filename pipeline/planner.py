@@ -187,6 +187,7 @@ def _seconds(parts: _Parts, batch: int) -> float:
         _where_it_will_run(parts),
         parts.example,
         parts.targets,
+        waiting=needs_of(parts.config),
         n_samples=len(parts.manifest),
         batch=batch,
         threads=parts.config.engine.threads,

@@ -17,7 +17,7 @@ from pipeline.plan import MapSpec, map_name
 from pipeline.threads import computing_threads
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     from explainers import Explainer, Network
     from pipeline.inputs import Inputs
@@ -143,25 +143,38 @@ def seconds_for(
     example: Inputs,
     targets: Sequence[Target],
     *,
+    waiting: Collection[str] = (),
     n_samples: int,
     batch: int,
     threads: int,
 ) -> float:
-    """Return the seconds that one worker takes for all samples, by explaining one batch."""
+    """Return the seconds that one worker takes for all samples, by explaining one batch.
+
+    Explainers in `waiting` cannot be tried before their scan is done: theirs are estimated by
+    their passes.
+    """
     inputs = to_model(_repeated(example, batch), network.device, network.dtype)
     samples = Samples(torch.arange(batch), torch.zeros(batch, dtype=torch.int64))
     with computing_threads(threads):
         _pass(network, example)
         started = time.perf_counter()
         trace = Trace(network, inputs, samples=samples)
-        for explainer in found.values():
+        for name, explainer in found.items():
             if isinstance(explainer, Scan):
                 explainer.fold([(trace, samples)])
-            elif isinstance(explainer, Attribution):
+            elif isinstance(explainer, Attribution) and name not in waiting:
                 for target in targets:
                     explaining.explained(explainer, trace, target)
         _wait(network)
-        return (time.perf_counter() - started) * n_samples / batch
+        seconds = time.perf_counter() - started
+    seconds *= _passes(found) / max(_passes(found, waiting), 1.0)
+    return seconds * n_samples / batch
+
+
+def _passes(found: Mapping[str, Explainer], without: Collection[str] = ()) -> float:
+    """Return the passes per sample of explainers together; the forward that they share is one."""
+    costs = (each.cost for name, each in found.items() if name not in without)
+    return 1.0 + sum(cost.forward + cost.backward for cost in costs)
 
 
 def worker_memory() -> int:
