@@ -43,8 +43,9 @@ Columns = dict[str, "NDArray[np.float64]"]
 TEMPLATE = """
 {% if accounts %}
 <p>Propagation hands the output's relevance back layer by layer. What does not reach the input was
-kept by biases, taken up by the stabilisers that keep divisions from exploding, or lost where
-nothing had contributed.</p>
+kept by biases, taken up by the stabilisers that keep divisions from exploding, or lost: where
+nothing had contributed, or by rules that cannot conserve relevance and drop some of it or hand it
+on twice (then the loss is negative).</p>
 <div class="scroll framed"><table class="wide">
 <thead><tr><th>explainer</th><th class="value">at the output</th>
 <th class="value">at the input</th>
@@ -65,9 +66,9 @@ nothing had contributed.</p>
 </tbody></table></div>
 <p class="note">Means over {{ n }} samples, with their share of the mean at the output. The columns
 behind the output add up to it; what is left over is unaccounted
-{%- if open_ones %}, and is <span class="warn">marked</span> beyond {{ closed | percent }}: some
-rule of {{ open_ones | join(", ") }} does not conserve relevance, see
-<span class="mono">xpipe explainers</span>{% endif %}.</p>
+{%- if open_ones %}, and <span class="warn">marked</span> beyond {{ closed | percent }}:
+{{ open_ones | join(", ") }}{% endif %}. <span class="mono">xpipe explainers NAME</span> says which
+rules of a method do not conserve.</p>
 {% endif %}
 {% if deltas %}
 <p>Methods that compare with a baseline promise that a map sums to the output at the sample minus
