@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 
 from explainers import chunks, numeric
+from explainers.affine_start import affine_end
 from explainers.base import Attribution, Cost, Explained
 from explainers.catalogue import register
 from explainers.postprocess import Postprocess, apply, check_name
@@ -16,7 +17,7 @@ from explainers.reference import check as check_baseline
 from explainers.targets import Target
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from torch import Tensor
 
@@ -75,31 +76,52 @@ class IntegratedGradients(Attribution):
         """Return the map and its ``convergence_delta``, ``(batch,)``."""
         reference = trace.reference(self.baseline)
         weights = trace.cotangent(target)
-        mean_gradient = self._mean_gradient(trace, reference.inputs, weights)
+        mean_gradient = self._mean_gradient(trace, reference, weights)
         relevance = mean_gradient * (trace.inputs - reference.inputs)
         rise = trace.selected(target) - (reference.output * weights).sum(1)
         delta = relevance.flatten(1).sum(1) - rise
         chosen = relevance if self.multiply_by_inputs else mean_gradient
         return Explained(apply(self.postprocess, chosen), {"convergence_delta": delta})
 
-    def _mean_gradient(self, trace: Trace, baseline: Tensor, weights: Tensor) -> Tensor:
+    def _mean_gradient(self, trace: Trace, reference: Trace, weights: Tensor) -> Tensor:
+        layer = affine_end(trace.network)
+        if layer is None:
+            return self._mean_on_path(trace, reference.inputs, weights, trace.inputs)
+        behind = trace.starting_at(layer)
+        mean = self._mean_on_path(behind, reference.layer(layer), weights, trace.inputs)
+        before, _ = trace.ending_at(Target("unit", 0, layer))
+        return before.gradient(Target("weights", mean.flatten(1)))
+
+    def _mean_on_path(
+        self, trace: Trace, baseline: Tensor, weights: Tensor, counted: Tensor
+    ) -> Tensor:
+        """Return the mean gradient between two inputs; `counted` says how many rows fit a pass."""
         inputs = trace.inputs
-        baseline = baseline.expand_as(inputs)
-        nodes, counts = (
-            torch.tensor(numbers, dtype=torch.float64).to(inputs)
-            for numbers in nodes_and_weights(self.quadrature, self.n_steps)
-        )
-        nodes = nodes.view(-1, *[1] * inputs.ndim)
+        nodes, weights_of_nodes = nodes_and_weights(self.quadrature, self.n_steps)
+        counts = torch.tensor(weights_of_nodes, dtype=torch.float64).to(inputs)
         every = torch.arange(len(inputs), device=inputs.device)
-        means = []
-        for rows in chunks.row_pieces(inputs):
-            start, difference = baseline[rows], inputs[rows] - baseline[rows]
-            mean = torch.zeros_like(difference)
-            for steps in chunks.repeat_pieces(inputs, len(start), self.n_steps):
-                points = start + nodes[steps] * difference
-                here = every[rows].repeat(len(points))
-                at_points = trace.at(points.flatten(0, 1), here)
-                gradients = at_points.gradient(Target("weights", weights[here]))
-                mean += (counts[steps] @ gradients.reshape(len(points), -1)).view_as(mean)
-            means.append(mean)
-        return torch.cat(means) if len(means) > 1 else means[0]
+        mean = torch.zeros(inputs.shape).to(inputs)
+        for rows in chunks.row_pieces(counted):
+            start = baseline if len(baseline) == 1 else baseline[rows]
+            difference = inputs[rows] - start
+            flat = mean[rows].view(-1)
+            for steps in chunks.repeat_pieces(counted, len(difference), self.n_steps):
+                points = _points(start, difference, nodes[steps])
+                here = every[rows].repeat(len(nodes[steps]))
+                gradients = trace.at(points, here).gradient(Target("weights", weights[here]))
+                flat.addmv_(gradients.reshape(len(nodes[steps]), -1).T, counts[steps])
+        return mean
+
+
+def _points(start: Tensor, difference: Tensor, nodes: Sequence[float]) -> Tensor:
+    """Return the points of the path at some nodes, node after node, laid out as the difference."""
+    is_last = difference.ndim == 4 and difference.is_contiguous(memory_format=torch.channels_last)
+    points = torch.empty(
+        (len(nodes) * len(difference), *difference.shape[1:]),
+        dtype=difference.dtype,
+        device=difference.device,
+        memory_format=torch.channels_last if is_last else torch.contiguous_format,
+    )
+    for node, part in zip(nodes, torch.split(points, len(difference)), strict=True):
+        torch.add(start, difference, alpha=node, out=part)
+    return points

@@ -12,8 +12,11 @@ from zennit.attribution import IntegratedGradients as ZennitIntegratedGradients
 
 import explainers
 from explainers import Network, chunks
+from explainers.affine_start import affine_end
+from explainers.attribution import integrated_gradients
 from explainers.quadratures import Quadrature, nodes_and_weights
 from tests.explainers.twins import network_twin, twin
+from tests.explainers.zoo import small_network
 
 # Nodes and weights are Captum's to the bit; what is left is the order of sums in float64.
 TOLERANCE = {"rtol": 0, "atol": 1e-8}
@@ -157,17 +160,51 @@ def test_no_pass_has_more_rows_than_a_chunk(
 ) -> None:
     network, inputs = network_twin("cnn", "modules")
     rows: list[int] = []
-    run = network.run
+    run = Network.run
 
-    def counted(batch: torch.Tensor) -> dict[str, torch.Tensor]:
+    def counted(self: Network, batch: torch.Tensor, *carried: object) -> dict[str, torch.Tensor]:
         rows.append(len(batch))
-        return run(batch)
+        return run(self, batch, *carried)
 
-    monkeypatch.setattr(network, "run", counted)
+    monkeypatch.setattr(Network, "run", counted)
     monkeypatch.setattr(chunks, "CPU_ELEMENTS", limit * inputs[0].numel())
     explainers.explain(network, "integrated_gradients", inputs, n_steps=10)
     # the batch for its classes, the baseline for the delta, then chunks
     assert sorted(rows) == sorted(expected)
+
+
+@pytest.mark.parametrize("baseline", [None, 0.3, "each"])
+def test_what_is_done_once_for_all_steps_changes_nothing_but_rounding(
+    baseline: float | str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network, inputs = network_twin("cnn", "modules")
+    assert affine_end(network) == "conv1"
+    given = inputs.flip(0) if baseline == "each" else baseline
+    bound = explainers.get("integrated_gradients")(network, baseline=given, n_steps=5)
+    found = bound.explain(inputs)
+    monkeypatch.setattr(integrated_gradients, "affine_end", lambda network: None)
+    expected = bound.explain(inputs)
+    torch.testing.assert_close(found.relevance, expected.relevance, rtol=0, atol=1e-13)
+    delta = expected.arrays["convergence_delta"]
+    torch.testing.assert_close(found.arrays["convergence_delta"], delta, rtol=0, atol=1e-12)
+
+
+class Forked(nn.Module):
+    """Two maps of the input, both read by what is not affine."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left, self.right = nn.Linear(4, 3), nn.Linear(4, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.left(x) * self.right(x)
+
+
+def test_the_affine_start_ends_where_one_value_is_all_that_is_read() -> None:
+    inputs = torch.randn(2, 4)
+    assert affine_end(Network(Forked(), inputs)) is None
+    assert affine_end(Network(nn.Linear(4, 3), inputs)) is None, "nothing is left behind it"
+    assert affine_end(small_network()) == "bn1", "a norm is part of the convolution before it"
 
 
 def test_an_opaque_model_is_integrated_too() -> None:
