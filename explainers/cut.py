@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from typing import NoReturn
 
-    from torch import Tensor
+    from torch import Tensor, nn
 
 _ALONE = Structure("tensor", ("",))
 _UNFOLDED = ":unfolded"
@@ -80,6 +80,20 @@ class Cut(Network):
     def root(self) -> Network:
         """The whole network."""
         return self.parent.root
+
+    @property
+    def module(self) -> nn.Module:
+        """None: a part of a model is no module.
+
+        Raises
+        ------
+        NotImplementedError
+            Always.
+        """
+        raise NotImplementedError(
+            "hooks on modules serve whole models, and this is a part of one (a layer, a unit, or "
+            "packed inputs); use one of our own composites"
+        )
 
     def to(
         self, device: torch.device | str | None = None, dtype: torch.dtype | None = None

@@ -82,7 +82,7 @@ def _exported(model: UserModel, example: Sequence[Tensor], is_strict: bool) -> E
     for part in example:
         shapes[part] = {0: batch}
     positional, named = model.arguments(example)
-    with _lock, _silenced(), _written_out(), torch.no_grad():
+    with _lock, _silenced(), torch.no_grad():
         program = export(model.module, positional, named, dynamic_shapes=shapes, strict=is_strict)
         functional: ExportedProgram = program.run_decompositions({})
         return functional
@@ -114,20 +114,6 @@ def _checked(program: ExportedProgram, position: int) -> Exported:
 def calls(graph: Graph) -> Iterator[Node]:
     """Yield the nodes that compute something, in execution order."""
     return (node for node in graph.nodes if node.op == "call_function")
-
-
-@contextlib.contextmanager
-def _written_out() -> Iterator[None]:
-    """Keep torch from taking a whole transformer layer as one kernel, which nothing can look into.
-
-    It does so where no parameter wants a gradient, as in a network's copy of the model.
-    """
-    was_enabled = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(was_enabled)
 
 
 @contextlib.contextmanager

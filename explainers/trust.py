@@ -120,6 +120,11 @@ def random_like(example: Tensor) -> Tensor:
     """Return three rows of the example's range that are not the example."""
     generator = torch.Generator().manual_seed(0)
     shape = (3, *example.shape[1:])
+    if example.dtype == torch.bool and example.ndim > 1:
+        # as many of each row are true as in the example: a mask that hides all is no mask
+        rows = example[torch.arange(3, device=example.device) % len(example)].flatten(1)
+        order = torch.randperm(rows.shape[1], generator=generator).to(example.device)
+        return rows[:, order].reshape(shape)
     if not example.is_floating_point():
         low, high = int(example.min()), int(example.max())
         drawn = torch.randint(low, high + 1, shape, generator=generator)

@@ -47,7 +47,7 @@ class UserModel:
             raise TypeError(f"got {type(model).__name__!r}, expected a module or a function")
         copied = copy.deepcopy(model)
         module = copied if isinstance(copied, nn.Module) else _Function(copied)
-        self.module = module.eval().requires_grad_(False)
+        self.module = _written_out(module.eval().requires_grad_(False))
         self.structure = structure
 
     def __call__(self, *parts: Tensor) -> Tensor:
@@ -64,6 +64,19 @@ class UserModel:
         if self.structure.kind != "dict":
             return tuple(parts), {}
         return (), dict(zip(self.structure.names, parts, strict=True))
+
+
+def _written_out(module: nn.Module) -> nn.Module:
+    """Keep torch from taking a whole transformer layer as one kernel, which nothing can look into.
+
+    It does so where no parameter wants a gradient, and then has other values where a mask is.
+    """
+    for part in module.modules():
+        if isinstance(part, nn.TransformerEncoder):
+            part.use_nested_tensor = False
+        elif isinstance(part, nn.TransformerEncoderLayer):
+            part.activation_relu_or_gelu = 0
+    return module
 
 
 def structured(model: nn.Module | Callable[..., Any], inputs: Inputs) -> Structure:
