@@ -66,14 +66,15 @@ class ExpectedGradients(Attribution):
         return Cost(forward=self.n_samples + 1, backward=self.n_samples)
 
     def check(self, network: Network) -> None:
-        """Refuse a background that does not fit the inputs."""
-        if self.background is None:
+        """Refuse a background that does not fit the one input, or the layer that is explained."""
+        shapes = [tuple(shape) for shape in network.root.input_shapes.values()]
+        if self.background is None or len(shapes) > 1:
             return
-        rows = _rows(self.background)
-        if tuple(rows.shape[1:]) != network.input_shape or not len(rows):
+        found = tuple(_rows(self.background).shape)
+        if found[1:] not in (*shapes, tuple(network.input_shape)):
             raise ValueError(
-                f"got a background of shape {tuple(rows.shape)}, expected "
-                f"{('n', *network.input_shape)} with at least one row"
+                f"got a background of shape {found}, expected {('n', *shapes[0])}; its rows are "
+                "inputs of the network"
             )
 
     def relevance(self, trace: Trace, target: Target) -> Explained:
@@ -87,7 +88,8 @@ class ExpectedGradients(Attribution):
             slopes = self._slopes(trace, weights, rows, background, draws)
             parts.append(MapMoments.over(self._summed(slopes, sums[rows])))
         moments = MapMoments.joined(parts)
-        before = _outputs(trace, background)[draws.baselines].mean(1)
+        outputs = _outputs(trace, background).expand(len(sums), -1, -1)
+        before = outputs.take_along_dim(draws.baselines[..., None], 1).mean(1)
         rise = trace.selected(target) - (before * weights).sum(1)
         arrays = {
             "standard_error": moments.standard_error,
@@ -146,11 +148,21 @@ def _rows(background: Tensor | Mapping[str, Any] | None) -> Tensor:
             "expected_gradients got no background; pass background=, baselines (n, ...) to draw "
             "from, or the result of explainers.scan(model, 'background', loader)"
         )
-    return torch.as_tensor(background["inputs"] if isinstance(background, Mapping) else background)
+    rows = torch.as_tensor(background["inputs"] if isinstance(background, Mapping) else background)
+    if rows.ndim == 0 or not len(rows):
+        raise ValueError(
+            f"got a background of shape {tuple(rows.shape)}, expected (n, ...) with at least one "
+            "row; for one baseline, use integrated_gradients"
+        )
+    return rows
 
 
 def _outputs(trace: Trace, background: Tensor) -> Tensor:
-    """Return the outputs at every baseline, ``(n, classes)``."""
+    """Return the outputs at every baseline, ``(1 | batch, n, classes)``."""
+    if trace.carried:
+        # what the part of a network takes over is each row's own
+        every = (trace.at(row.expand_as(trace.inputs)).output for row in background)
+        return torch.stack(list(every), 1)
     nobody = torch.zeros(len(background), dtype=torch.int64)
     pieces = chunks.pieces(len(background), chunks.rows_at_once(background))
-    return torch.cat([trace.at(background[rows], nobody[rows]).output for rows in pieces])
+    return torch.cat([trace.at(background[rows], nobody[rows]).output for rows in pieces])[None]

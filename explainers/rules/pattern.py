@@ -96,7 +96,7 @@ class Assigned:
         self._rules: dict[str, Rule] = {}
         for op in network.operators[1:]:
             if isinstance(op, Convolution | Linear) and op.name in network.dependent:
-                direction = _direction(op, patterns)
+                direction = _normalised(op, _direction(op, patterns))
                 if variant == "attribution":
                     direction = direction * op.weight
                 self._rules[op.name] = partial(along, direction=direction)
@@ -136,6 +136,17 @@ def _direction(op: Convolution | Linear, patterns: Mapping[str, Any]) -> Tensor:
             f"{tuple(op.weight.shape)}; fit patterns for this network with the scan 'patterns'"
         )
     return direction
+
+
+def _normalised(op: Convolution | Linear, direction: Tensor) -> Tensor:
+    """Return the direction with ``w^T a = 1``: it was fitted for an output that a norm scales.
+
+    The part of a network that ends at a layer has its weights without the norm.
+    """
+    gains = outward(op, direction * op.weight).flatten(1).sum(1)
+    inverse = torch.where(gains == 0, 0.0, 1 / torch.where(gains == 0, 1.0, gains))
+    outputs_first = outward(op, direction)
+    return inward(op, outputs_first * inverse.view(-1, *[1] * (outputs_first.ndim - 1)))
 
 
 def outward(op: Convolution | Linear, weight: Tensor) -> Tensor:

@@ -80,7 +80,7 @@ class Patterns(Scan):
 
     def update(self, state: State, trace: Trace, samples: Samples) -> State:
         """Return the state with one batch added."""
-        if not len(trace.inputs):
+        if not trace.n_rows:
             return state
         batch: State = {}
         for op in _layers(trace.network):

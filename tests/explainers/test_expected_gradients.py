@@ -212,3 +212,49 @@ def test_a_background_that_is_missing_or_does_not_fit_is_refused() -> None:
         explainers.explain(network, "expected_gradients", inputs)
     with pytest.raises(ValueError, match=r"got a background of shape \(4, 3, 28, 27\)"):
         explainers.get("expected_gradients")(network, background=BACKGROUND[..., :27])
+
+
+def test_a_background_without_rows_is_refused() -> None:
+    network, inputs = network_twin("cnn", "modules")
+    with pytest.raises(ValueError, match=r"expected \(n, ...\) with at least one row"):
+        explainers.explain(network, "expected_gradients", inputs, background=BACKGROUND[:0])
+
+
+@pytest.mark.parametrize("layer", ["conv2", "relu2"])
+def test_a_layers_baselines_are_its_values_at_the_background(layer: str) -> None:
+    network, inputs = network_twin("cnn", "modules")
+    behind = Trace(network, inputs, namespace="expected_gradients").starting_at(layer)
+    values = Trace(network, BACKGROUND).layer(layer)
+    by_hand = explainers.build("expected_gradients", background=values)
+    expected = by_hand.relevance(behind, Target.parse(1))
+    bound = explainers.get("expected_gradients")(network, background=BACKGROUND, layer=layer)
+    found = bound.explain(inputs, 1)
+    torch.testing.assert_close(found.relevance, expected.relevance, rtol=0, atol=1e-12)
+
+
+class Bypassed(nn.Module):
+    """A layer that not everything passes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner, self.side, self.head = nn.Linear(6, 6), nn.Linear(6, 6), nn.Linear(6, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head((self.inner(x).relu() + self.side(x)).relu())
+
+
+def test_what_passes_a_layer_by_stays_the_samples_own() -> None:
+    model = seeded(Bypassed())
+    _, inputs, background = small()
+    bound = explainers.get("expected_gradients")(
+        model, background=background, layer="inner", n_samples=400
+    )
+    found = bound.explain(inputs, 0)
+    with torch.no_grad():
+        side = model.side(inputs)
+        paths = [model.head((model.inner(row).relu() + side).relu())[:, 0] for row in background]
+        rise = model(inputs)[:, 0] - torch.stack(paths).mean(0)
+    # all baselines are drawn equally often; what is left is the error of the sum along the paths
+    delta = found.relevance.sum(1) - rise
+    torch.testing.assert_close(found.arrays["convergence_delta"], delta, rtol=0, atol=1e-10)
+    assert float(delta.abs().max()) < 0.02 * float(rise.abs().max())

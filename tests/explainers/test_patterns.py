@@ -17,6 +17,7 @@ from explainers import Network, Trace
 from explainers.operators import Activation, Affine
 from explainers.rules.pattern import pattern
 from tests.explainers.twins import network_twin, pictures, seeded, twin
+from tests.explainers.zoo import small, small_network
 
 # Sums of some hundred terms of about one, in float64.
 TOLERANCE = {"rtol": 1e-10, "atol": 1e-10}
@@ -263,6 +264,21 @@ def test_a_norms_pattern_is_the_inverse_of_its_scale() -> None:
     assert signal.tolist() == [[0.5, -6.0, 0.0]]
     (share,) = pattern.find(norm, "attribution")(norm, relevance, {})
     assert share.tolist() == relevance.tolist()
+
+
+def test_a_unit_before_its_norm_hands_on_all_of_its_value() -> None:
+    network = small_network()
+    _, inputs = small()
+    patterns = explainers.scan(network, "patterns", [inputs])
+    found = explainers.explain(
+        network, "pattern_attribution", inputs, {"layer": "conv1", "unit": 2}, patterns=patterns
+    )
+    # the unit is a sum over positions; those at the border give some of theirs to zeros
+    inner = {"layer": "conv1", "unit": [2, 4, 4]}
+    one = explainers.explain(network, "pattern_attribution", inputs, inner, patterns=patterns)
+    value = Trace(network, inputs).layer("conv1")[:, 2]
+    torch.testing.assert_close(one.flatten(1).sum(1), value[:, 4, 4], **TOLERANCE)
+    assert found.shape == inputs.shape
 
 
 def test_what_has_no_pattern_is_refused() -> None:
