@@ -17,7 +17,7 @@ from PIL import Image
 from pipeline import aggregate
 from pipeline.evaluate import evaluate
 from pipeline.report import build, charts, discover, formats, pictures, sections
-from pipeline.report.sections import gallery
+from pipeline.report.sections import classes, gallery
 from pipeline.store import Run, open_run
 from tests.pipeline.explained import FAILED, explained
 
@@ -264,3 +264,13 @@ def test_sections_are_modules_with_a_title_and_an_order() -> None:
 def test_the_failed_sample_is_not_in_the_gallery(html: str) -> None:
     part = html[html.index('id="gallery"') : html.index('id="statistics"')]
     assert f"{FAILED:06d}" not in part
+
+
+def test_with_many_explainers_each_has_a_row_of_classes(tmp_path: Path) -> None:
+    entries = {f"g{n}": {"method": "gradient"} for n in range(classes.MANY + 1)}
+    run = explained(tmp_path, explainers=entries, metrics={"sparseness": {}})
+    evaluate(run)
+    table = (classes.render(run) or "").split("<tbody>")
+    assert len(table) == 2
+    assert re.findall(r"<tr><th>(\w+)</th>", table[1]) == list(entries)
+    assert re.sub(r"\s+", " ", table[0]).count("<small>") == 3  # classes, with their counts

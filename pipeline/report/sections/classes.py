@@ -20,34 +20,35 @@ LIMIT = 20
 """Classes per table: the worst ones are what one looks for."""
 
 MANY = 7
-"""Explainers from which on tables are as wide as the page, and their headings stand upright."""
+"""Beyond so many explainers each has a row, and classes are the columns, with upright headings."""
 
 TEMPLATE = """
 <div class="cards{{ " many" if is_many }}">
-{% for metric, explainers, rows, n_classes in tables %}
+{% for metric, columns, rows, n_shown, n_classes in tables %}
 <div class="card"><h3 style="margin-top:0">{{ metric.name }}
   <span class="pill">{{ "lower is better" if metric.direction == "lower" else "higher is better" }}
   </span></h3>
 <div class="scroll"><table class="wide tight">
-<thead><tr><th>class</th>
-{% for name in explainers %}<th class="value"><span>
-{{- name if is_many else name | breakable }}</span></th>{% endfor %}</tr></thead>
+<thead><tr><th>{{ "explainer" if is_many else "class" }}</th>
+{% for name, n in columns %}<th class="value"><span>{{ name if is_many else name | breakable }}
+{%- if n is not none %} <small>{{ n | count }}</small>{% endif %}</span></th>{% endfor %}
+</tr></thead>
 <tbody>
 {% for name, n, cells in rows %}
-<tr><th>{{ name }} <small>{{ n | count }}</small></th>
+<tr><th>{{ name }}{% if n is not none %} <small>{{ n | count }}</small>{% endif %}</th>
 {% for mean, shade in cells %}
 <td class="cell" style="background: rgba(var(--shade), {{ "%.2f" | format(shade) }})">
 {{ mean | number }}</td>
 {% endfor %}</tr>
 {% endfor %}
 </tbody></table></div>
-{% if n_classes > rows | length %}
-<p class="note">The worst {{ rows | length }} of {{ n_classes }} classes.</p>
+{% if n_classes > n_shown %}
+<p class="note">The worst {{ n_shown }} of {{ n_classes }} classes.</p>
 {% endif %}
 </div>
 {% endfor %}
 </div>
-<p class="note">Class means, worst class first (by the mean over explainers); beside the name, its
+<p class="note">Class means, worst class first (by the mean over explainers); beside its name, its
 samples. The stronger the shade, the worse; shades span each table.</p>
 """
 
@@ -55,7 +56,8 @@ samples. The stronger the shade, the worse; shades span each table.</p>
 def render(run: Run) -> str | None:
     """Return a table per metric; None if there are no scores or no classes."""
     tables = [table for metric in aggregate.judged(run) if (table := _table(run, metric))]
-    is_many = any(len(explainers) > MANY for _, explainers, *_ in tables)
+    is_many = any(len(columns) > MANY for _, columns, *_ in tables)
+    tables = [_turned(table) for table in tables] if is_many else tables
     return page.fragment(TEMPLATE, tables=tables, is_many=is_many) if tables else None
 
 
@@ -79,7 +81,15 @@ def _table(run: Run, metric: Judged) -> tuple[Any, ...] | None:
         )
         for place in order_
     ]
-    return metric, explainers, shown, len(groups)
+    return metric, [(name, None) for name in explainers], shown, len(shown), len(groups)
+
+
+def _turned(table: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Return a table with rows and columns exchanged."""
+    metric, columns, rows, *rest = table
+    cells = zip(*(cells for *_, cells in rows), strict=True)
+    turned = [(name, n, list(row)) for (name, n), row in zip(columns, cells, strict=True)]
+    return metric, [(name, n) for name, n, _ in rows], turned, *rest
 
 
 def _shares(values: np.ndarray[Any, np.dtype[np.float64]]) -> Any:

@@ -20,7 +20,7 @@ order = 30
 
 TEMPLATE = """
 {% for metric, column, chart, means in curves %}
-<div class="card plot">
+<div class="card plot{{ " many" if means | length > n_colours }}">
   <div>{{ chart }}</div>
   <table{% if means | length > n_colours %} class="tight"{% endif %}><thead><tr>
     <th>{{ metric.name }} <span class="pill">
