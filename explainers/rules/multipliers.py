@@ -116,7 +116,8 @@ def stabilised_ratio(
     value, output = values[op.inputs[0]], values[op.name]
     if op.kind == "relu":
         # the value is the output wherever the ratio is not zero
-        part = torch.div(output, output + epsilon).mul_(relevance)
+        part = output + epsilon
+        part = torch.div(output, part, out=part).mul_(relevance)
         return Shares((part,), {"stabiliser": epsilon * _summed(op, part)})
     stabilised = torch.where(value < 0, value - epsilon, value + epsilon)
     part = output / stabilised * relevance
@@ -125,4 +126,5 @@ def stabilised_ratio(
 
 def _summed(op: Operator, amounts: Tensor) -> Tensor:
     """Return the sums over all axes but the operator's batch axis."""
-    return amounts.movedim(op.batch_axis, 0).flatten(1).sum(1)
+    others = [axis for axis in range(amounts.ndim) if axis != op.batch_axis]
+    return amounts.sum(others) if others else amounts

@@ -16,7 +16,7 @@ from torch.nn import functional
 import explainers
 from explainers import Network, Target, Trace
 from tests.explainers.twins import network_twin, seeded, twin
-from tests.explainers.zoo import LIGHT, torchvision_model
+from tests.explainers.zoo import torchvision_model
 
 # Same formula, same float64: what is left is the order of sums and one division for another.
 TOLERANCE = {"rtol": 0, "atol": 1e-12}
@@ -38,6 +38,9 @@ def sound() -> tuple[nn.Module, Network, Tensor, Tensor]:
     generator = torch.Generator().manual_seed(4)
     inputs, others = torch.randn(2, 3, 2, 8, 8, generator=generator, dtype=torch.float64)
     return model, Network(model, inputs), inputs, others
+
+
+LARGE = ("efficientnet_b0", "swin_t", "vit_b_16", "convnext_tiny", "densenet121", "inception_v3")
 
 
 def by_captum(model: nn.Module, inputs: Tensor, baselines: Any, **params: Any) -> Any:
@@ -160,8 +163,14 @@ def test_attention_and_norms_are_complete() -> None:
     assert_complete(Network(seeded(SequenceFirst()), inputs), inputs, baseline=0.3)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", [*LIGHT, "efficientnet_b0", "swin_t", "convnext_tiny"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param("resnet18", marks=pytest.mark.slow),
+        pytest.param("mobilenet_v3_small", marks=pytest.mark.slow),
+        *(pytest.param(name, marks=pytest.mark.long) for name in LARGE),
+    ],
+)
 def test_torchvisions_networks_are_complete(name: str) -> None:
     model, inputs = torchvision_model(name)
     network = Network(model, inputs[:2])
