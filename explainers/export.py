@@ -8,10 +8,10 @@ import logging
 import threading
 import warnings
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch.export import Dim, ShapesCollection, export
+from torch.export import Dim, ShapesCollection, default_decompositions, export
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -84,8 +84,16 @@ def _exported(model: UserModel, example: Sequence[Tensor], is_strict: bool) -> E
     positional, named = model.arguments(example)
     with _lock, _silenced(), torch.no_grad():
         program = export(model.module, positional, named, dynamic_shapes=shapes, strict=is_strict)
-        functional: ExportedProgram = program.run_decompositions({})
+        functional: ExportedProgram = program.run_decompositions(_written_out(program))
         return functional
+
+
+def _written_out(program: ExportedProgram) -> dict[Any, Any]:
+    """Return how to write out what has no operator of its own: Einstein's sums, as products."""
+    einsum = torch.ops.aten.einsum.default
+    if not any(node.target is einsum for node in program.graph.nodes):
+        return {}
+    return {einsum: default_decompositions()[einsum]}
 
 
 def _checked(program: ExportedProgram, position: int) -> Exported:

@@ -26,6 +26,7 @@ from explainers.operators import (
     Convolution,
     Embedding,
     Linear,
+    LinearMap,
     MatrixProduct,
     MaxPool,
     Multiply,
@@ -76,7 +77,7 @@ deconvnet = RectifierTable("deconvnet", _INSTEAD)
 
 for _table in (guided, deconvnet):
     _table.adopt(gradient, Convolution, Linear, Affine, Add, Embedding)
-    _table.adopt(gradient, MaxPool, AveragePool, Concat, Pad, Reshape)
+    _table.adopt(gradient, MaxPool, AveragePool, Concat, LinearMap, Pad, Reshape)
     _table.adopt(gradient, Multiply, MatrixProduct, Normalise, Softmax, Attention)
 
 

@@ -198,7 +198,7 @@ CASES = [
     ("largest", IMAGE, lambda x: x.amax(1), Extreme),
     ("top two", IMAGE, lambda x: x.flatten(1).topk(5).values, Extreme),
     ("norm", SEQUENCE, lambda x: functional.normalize(x, dim=1), None),
-    ("einsum", SEQUENCE, lambda x: torch.einsum("bij,bkj->bik", x, x.cos()), None),
+    ("einsum", SEQUENCE, lambda x: torch.einsum("bij,bkj->bik", x, x.cos()), MatrixProduct),
 ]
 
 
