@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 import pytest
 import torch
@@ -18,6 +20,7 @@ TOLERANCE = {"rtol": 0, "atol": 1e-10}
 BACKGROUND = pictures(4, 28, seed=5)
 
 
+@functools.cache
 def small() -> tuple[Network, torch.Tensor, torch.Tensor]:
     """Return a small network, three inputs for it and four baselines."""
     model = seeded(nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 3)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 import itertools
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from torch.nn import functional
 
 import explainers
 from explainers import Network, Trace
-from explainers.operators import Activation, Affine
+from explainers.operators import Activation, Affine, Multiply
 from explainers.rules.pattern import pattern
 from tests.explainers.twins import network_twin, pictures, seeded, twin
 from tests.explainers.zoo import small, small_network
@@ -22,13 +23,10 @@ from tests.explainers.zoo import small, small_network
 # Sums of some hundred terms of about one, in float64.
 TOLERANCE = {"rtol": 1e-10, "atol": 1e-10}
 
-CONVOLUTIONS = {
-    "plain": nn.Conv2d(4, 3, 3),
-    "strided": nn.Conv2d(4, 3, 3, stride=2, padding=1),
-    "grouped": nn.Conv2d(4, 6, (3, 2), groups=2, padding=(1, 0)),
-    "depthwise": nn.Conv2d(4, 8, 3, groups=4, bias=False),
-    "dilated": nn.Conv2d(4, 3, 2, dilation=2),
-    "of_lines": nn.Conv1d(4, 3, 3, padding=1),
+LAYERS = {
+    "strided": nn.Conv2d(4, 3, (3, 2), stride=2, padding=1, dilation=(1, 2)),
+    "grouped": nn.Conv2d(4, 6, (3, 2), groups=2, padding=(1, 0), bias=False),
+    "of_lines": nn.Conv1d(4, 4, 3, padding=1, groups=4),
     "of_volumes": nn.Conv3d(2, 3, 2, stride=(1, 2, 1)),
     "linear": nn.Linear(5, 4),
     "transposed": nn.ConvTranspose1d(4, 6, 3, stride=2, padding=1, groups=2),
@@ -41,8 +39,8 @@ class Branches(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.relu = nn.ModuleDict({name: copy.deepcopy(of) for name, of in CONVOLUTIONS.items()})
-        self.tanh = nn.ModuleDict({name: copy.deepcopy(of) for name, of in CONVOLUTIONS.items()})
+        self.relu = nn.ModuleDict({name: copy.deepcopy(of) for name, of in LAYERS.items()})
+        self.tanh = nn.ModuleDict({name: copy.deepcopy(of) for name, of in LAYERS.items()})
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         ends = []
@@ -122,7 +120,7 @@ def test_gaussian_patterns_are_the_regression_on_the_output_and_signals_its_part
 
 
 @pytest.mark.parametrize("function", ["relu", "tanh"])
-@pytest.mark.parametrize("name", CONVOLUTIONS)
+@pytest.mark.parametrize("name", LAYERS)
 def test_patterns_of_layers_are_the_papers(name: str, function: str) -> None:
     model, inputs, patterns = branches()
     layer = model.get_submodule(f"{function}.{name}")
@@ -282,25 +280,15 @@ def test_a_unit_before_its_norm_hands_on_all_of_its_value() -> None:
 
 
 def test_what_has_no_pattern_is_refused() -> None:
-    inputs = rows((4,))
     smooth = Activation(name="act", module_path="", inputs=("x",), kind="gelu")
     with pytest.raises(NotImplementedError, match=r"'pattern' has no rule .* Activation\(gelu\)"):
         pattern.find(smooth)
+    gate = Multiply(name="gate", module_path="", inputs=("x", "y"))
     with pytest.raises(NotImplementedError, match=r"Multiply.*integrated_gradients or deep_lift"):
-        explainers.explain(Gated(), "pattern_attribution", inputs, patterns={})
+        pattern.find(gate)
+    empty = SimpleNamespace(operators=(), reason=None)
     with pytest.raises(NotImplementedError, match="neither convolutions nor matrix products"):
-        explainers.scan(nn.ReLU(), "patterns", [inputs])
-
-
-class Gated(nn.Module):
-    """A product of two values."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.left, self.right = nn.Linear(4, 2).double(), nn.Linear(4, 2).double()
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.left(x) * self.right(x)
+        explainers.build("patterns").check(empty)
 
 
 def test_patterns_of_another_network_are_refused() -> None:
