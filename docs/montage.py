@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,10 +20,14 @@ import numpy as np
 from matplotlib import colormaps
 from PIL import Image, ImageDraw, ImageFont
 
-from pipeline import aggregate, open_run
+from explainers import explaining
+from pipeline import aggregate, fit, open_run
 from pipeline.config import load
-from pipeline.data import read_batch
+from pipeline.data import open_source, read_batch, select_records
+from pipeline.entries import build_explainers
 from pipeline.inputs import ALONE, is_one_picture, parts_of
+from pipeline.manifest import Manifest
+from pipeline.models import load_model
 from pipeline.report import naming, pictures
 from pipeline.report.sections.gallery import choose
 from pipeline.run import run as start
@@ -32,18 +37,23 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from pipeline.config import RunConfig
     from pipeline.store import Run
 
 ROOT = Path(__file__).parent.parent
 ALL_METHODS = ROOT / "configs" / "all_methods.yaml"
-PHOTOGRAPHS = ("model={source: python, name: 'configs.efficientnet_lite0:load'}",)
+PHOTOGRAPHS = (
+    "model={source: python, name: 'configs.efficientnet_lite0:load'}",
+    # the range of pixels after normalisation
+    "explainers.lrp_gamma_box.composite.low=[-2.12, -2.04, -1.81]",
+    "explainers.lrp_gamma_box.composite.high=[2.25, 2.43, 2.65]",
+)
+"""What else is another than for digits."""
 N_SAMPLES = 6
 SIDE, GAP, TEXT = 112, 6, 16
 """Pixels: of a picture, between pictures, and of a line of text."""
 N_COLUMNS = 3
 """Blocks beside each other, so that the montage is no tower."""
-
-Pixels = "NDArray[np.uint8]"
 
 
 def draw(run: Run, n_samples: int = N_SAMPLES) -> Image.Image:
@@ -108,16 +118,35 @@ def _fitted(tile: Image.Image) -> Image.Image:
     return tile.resize((SIDE, SIDE), how)
 
 
-def explain(config: Path, out: Path, overrides: Sequence[str]) -> Run:
+def explain(path: Path, out: Path, overrides: Sequence[str]) -> Run:
     """Return the finished run of a run file, beside the montage; done work is not done again."""
     folder = out.with_suffix("")
-    start(load(config, [*overrides, f"output.path={folder}", "metrics={}"]))
+    config = load(path, [*overrides, f"output.path={folder}", "metrics={}"])
+    served = set(_served(config))
+    kept = {name: values for name, values in config.explainers.items() if name in served}
+    start(config.model_copy(update={"explainers": kept}))
     return open_run(folder)
+
+
+def _served(config: RunConfig) -> Iterator[str]:
+    """Yield the explainers that are defined for the network; say which are not."""
+    source = open_source(config.data, config.base)
+    manifest = Manifest(select_records(config.data, source.records(), config.seed))
+    example, _ = fit.find_example(source, manifest)
+    network = fit.read_network(load_model(config.model, config.base), example, "model")
+    for name, explainer in build_explainers(config).items():
+        try:
+            explaining.check(explainer, network)
+        except (NotImplementedError, ValueError) as error:
+            sys.stderr.write(f"left out: {name}: {error}\n")
+        else:
+            yield name
 
 
 def _photographs(folder: Path) -> list[str]:
     data = (
-        f"data={{source: image_folder, path: '{folder.resolve()}', resize: 256, crop: 224, "
+        f"data={{source: image_folder, path: '{folder.resolve()}', labels: none, "
+        "resize: 256, crop: 224, "
         f"mean: [0.485, 0.456, 0.406], std: [0.229, 0.224, 0.225], sample: {N_SAMPLES}}}"
     )
     return [*PHOTOGRAPHS, data, "output.shard_size=2", "engine.batch_size=1"]
