@@ -92,7 +92,7 @@ def without_biases(model: nn.Module) -> nn.Module:
     """Set to zero what absorbs relevance: biases of layers and norms, tables and class tokens."""
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            if name.endswith("bias") or "token" in name or "position" in name:
+            if name.endswith("bias") or "token" in name or "pos" in name:
                 parameter.zero_()
     return model
 
