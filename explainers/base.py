@@ -50,7 +50,8 @@ class Explained:
     """Relevance with whatever a method finds beside it."""
 
     relevance: Tensor
-    """The map, ``(batch, ...)``."""
+    """The map, ``(batch, ...)``; where `explaining.explained` has several inputs a tuple or dict of
+    maps, as the inputs are, None for what has none."""
     arrays: Mapping[str, Tensor] = field(default_factory=dict)
     """Further arrays per sample, ``(batch, ...)`` each: standard errors, convergence deltas."""
     tables: Mapping[str, list[dict[str, Any]]] = field(default_factory=dict)

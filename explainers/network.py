@@ -13,7 +13,7 @@ from explainers import operators as operator_classes
 from explainers.export import UnreadableError
 from explainers.layers import silent_modules
 from explainers.operators import MaxPool
-from explainers.program import Layer, Program, read_program
+from explainers.program import Layer, Layout, Program, read_program
 from explainers.registry import suggest
 from explainers.rules.gradient import normalised as softmax_rule
 from explainers.trust import disagreement, random_like
@@ -185,6 +185,10 @@ class Network:
             return values[found.operator]
         with torch.no_grad():
             return found.unfolded.run(*(values[name] for name in found.unfolded.inputs))
+
+    def layout(self, operator: str) -> Layout | None:
+        """Return how an operator's value is laid out; None where rows are not along one axis."""
+        return self._readable().layouts.get(operator)
 
     def with_softmax(self, inputs: Inputs) -> Tensor:
         """Return the model's own outputs: probabilities where a softmax was stripped."""

@@ -200,7 +200,7 @@ def _from_mapping(spec: Any) -> Target:
 
 
 def _from_unit(layer: Any, unit: Any) -> Target:
-    position = [unit] if isinstance(unit, int) else unit
+    position = [unit] if _is_index(unit) else unit
     is_position = isinstance(position, list | tuple) and len(position) > 0
     if not is_position or not all(_is_index(index) for index in position):
         raise ValueError(

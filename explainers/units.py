@@ -12,17 +12,20 @@ from explainers.operators import (
     Add,
     Affine,
     Attention,
+    Concat,
     Embedding,
     Linear,
     Multiply,
     Normalise,
     Recurrent,
+    Reshape,
 )
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from explainers.network import Network
+    from explainers.operators import Operator
 
 
 def unit_weights(network: Network, layer: str, unit: Any) -> Tensor:
@@ -60,13 +63,57 @@ def channel_axis(network: Network, layer: str) -> int:
     """Return which axis of a layer's value for one sample holds its channels.
 
     The last, behind a matrix product, an embedding or a norm over the last axis (tokens with
-    features); else the first, as behind a convolution. What only changes values is looked through.
+    features); else the first, as behind a convolution. What only changes or moves values is
+    looked through.
     """
     operators = {op.name: op for op in network.operators}
     op = network.operator(layer)
-    while isinstance(op, Activation | Affine | Add | Multiply):
-        op = operators[op.inputs[0]]
+    path: list[Operator] = []
+    while isinstance(op, _LOOKED_THROUGH):
+        inputs = [name for name in op.inputs if name in network.dependent & op.sources]
+        if not inputs:
+            break
+        path.append(op)
+        op = operators[inputs[0]]
     is_last = isinstance(op, Linear | Embedding | Recurrent | Attention) or (
         isinstance(op, Normalise) and op.kind != "group"
     )
-    return len(unit_shape(network, layer)) - 1 if is_last else 0
+    return max(0, _followed(network, op, path[::-1], -1 if is_last else 1) - 1)
+
+
+def _followed(network: Network, source: Operator, path: list[Operator], axis: int) -> int:
+    """Return where an axis of a value is at the end of a path, batch axis included.
+
+    Its indices go through the index maps for one sample; then what varies along it is looked for.
+    """
+    value = _indices(network, source, axis)
+    for op in path:
+        if value is None:
+            return 1
+        if isinstance(op, Reshape):
+            # further inputs say how large the batch is: here, one
+            value = op.run(value, *[value.new_empty(1)] * (len(op.inputs) - 1))
+        else:
+            value = _indices(network, op, _varying(value))
+    return 1 if value is None else _varying(value)
+
+
+def _indices(network: Network, op: Operator, axis: int) -> Tensor | None:
+    """Return the indices along an axis, shaped as an operator's value for one sample."""
+    layout = network.layout(op.name)
+    if layout is None:
+        return None
+    shape = list(layout.shape)
+    shape.insert(layout.axis, layout.n_places)
+    sizes = [1] * len(shape)
+    sizes[axis] = shape[axis]
+    return torch.arange(shape[axis]).reshape(sizes).expand(shape)
+
+
+def _varying(value: Tensor) -> int:
+    """Return the axis along which a value varies; that of channels where it is not just one."""
+    axes = [axis for axis in range(value.ndim) if bool((value != value.narrow(axis, 0, 1)).any())]
+    return axes[0] if len(axes) == 1 else 1
+
+
+_LOOKED_THROUGH = (Activation, Add, Affine, Concat, Multiply, Reshape)

@@ -21,6 +21,7 @@ from explainers.composites import find
 from explainers.cut import Cut, begun, ended
 from explainers.explaining import check, explained, form
 from explainers.operators import Carried
+from explainers.units import channel_axis
 from tests.explainers.twins import network_twin
 from tests.explainers.zoo import relative_error, small, small_network
 
@@ -223,6 +224,34 @@ def test_zeros_that_a_convolution_took_in_are_no_start_but_an_end() -> None:
         explainers.explain(network, "gradient", inputs, layer="pad")
     found = explainers.explain(network, "gradient", inputs, {"layer": "pad", "unit": [0, 0]})
     assert torch.equal(found, torch.zeros_like(found))
+
+
+class Mixed(nn.Module):
+    """Channels that go from the first axis to the last and back."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.linear = nn.Conv2d(2, 6, 3), nn.Linear(6, 5)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        tokens = self.conv(inputs).flatten(2).transpose(1, 2)
+        turned = self.linear(tokens).relu().transpose(1, 2)
+        return torch.cat([turned, turned], 1).mean(2)
+
+
+def test_a_channel_is_found_wherever_its_axis_is() -> None:
+    network = Network(Mixed().double(), torch.randn(2, 2, 5, 5, dtype=torch.float64))
+    found = {layer: channel_axis(network, layer) for layer in network.layers}
+    assert found == {
+        "conv": 0,
+        "view#0": 0,
+        "transpose#0": 1,
+        "linear": 1,
+        "relu#0": 1,
+        "transpose#1": 0,
+        "cat#0": 0,
+        "mean#0": 0,
+    }
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import torch
 
 from explainers.base import Samples
 from explainers.targets import Target
+from tests.explainers.zoo import small_network
 
 OUTPUT = torch.tensor([[1.0, 3.0, 2.0], [5.0, -1.0, 4.0]])
 SAMPLES = Samples(index=torch.tensor([7, 8]), label=torch.tensor([2, 0]))
@@ -52,6 +53,7 @@ def test_weights_carry_no_gradient() -> None:
 
 def test_equal_targets_are_one_key() -> None:
     specs = [None, "label", 3, torch.tensor([1, 2]), torch.ones(3), torch.ones(2, 3)]
+    specs += [{"layer": layer, "unit": unit} for layer in "ab" for unit in (0, 1, [0, 1])]
     remembered = {Target.parse(spec): number for number, spec in enumerate(specs)}
     assert len(remembered) == len(specs)
     copies = [Target.parse(spec.clone() if torch.is_tensor(spec) else spec) for spec in specs]
@@ -109,3 +111,24 @@ def test_a_label_that_is_not_known_is_refused() -> None:
     unknown = Samples(index=torch.arange(2), label=torch.tensor([-1, 0]))
     with pytest.raises(ValueError, match="-1: not known"):
         Target.parse("label").weights(OUTPUT, unknown)
+
+
+def test_a_unit_is_of_a_layer_and_not_of_the_outputs() -> None:
+    target = Target.parse({"layer": "conv2", "unit": [1, 0, 2]})
+    assert (target.kind, target.layer, target.value) == ("unit", "conv2", (1, 0, 2))
+    with pytest.raises(ValueError, match="unit of layer 'conv2', not of the outputs"):
+        target.weights(OUTPUT, None)
+    target.check(3)
+    target.check(small_network())
+    weights = target.of_units(small_network()).weights(torch.zeros(2, 6 * 64), None)
+    assert weights.nonzero().tolist() == [[0, 66], [1, 66]]
+    with pytest.raises(ValueError, match="does not exist"):
+        Target.parse({"layer": "conv2", "unit": 6}).check(small_network())
+
+
+@pytest.mark.parametrize("unit", [-1, True, 0.5, [], [0, -1], "0", None])
+def test_what_is_no_unit_is_refused(unit: object) -> None:
+    with pytest.raises(ValueError, match="unknown unit"):
+        Target.parse({"layer": "conv", "unit": unit})
+    with pytest.raises(ValueError, match="unknown layer"):
+        Target.parse({"layer": 3, "unit": 0})
