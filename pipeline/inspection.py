@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from pipeline.inputs import to_model
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from explainers.network import Network
+    from pipeline.inputs import Inputs
     from pipeline.store import Run
 
 
@@ -21,8 +24,8 @@ def layers(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
     Returns
     -------
     dict
-        ``is_program``, ``reason``, ``input_shape``, ``n_outputs``, ``layers`` (rows of ``layer``,
-        ``operator``, ``shape``) and a ``note`` in words.
+        ``is_program``, ``reason``, ``inputs`` (name to shape), ``n_outputs``, ``layers`` (rows of
+        ``layer``, ``operator``, ``shape``) and a ``note`` in words.
     """
     from pipeline import fit
     from pipeline.config import load
@@ -40,15 +43,15 @@ def layers(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
     return {
         "is_program": network.is_program,
         "reason": network.reason,
-        "input_shape": list(network.input_shape),
+        "inputs": {name: list(shape) for name, shape in network.input_shapes.items()},
         "n_outputs": network.n_outputs,
         "layers": rows,
         "note": _in_words(network, len(rows)),
     }
 
 
-def _layers(network: Network, example: Any) -> Iterator[dict[str, Any]]:
-    values = network.run(example.to(device=network.device, dtype=network.dtype))
+def _layers(network: Network, example: Inputs) -> Iterator[dict[str, Any]]:
+    values = network.run(to_model(example, network.device, network.dtype))
     for layer in network.layers:
         shape = tuple(network.value(layer, values).shape)[1:]
         operator = type(network.operator(layer)).__name__
@@ -58,7 +61,8 @@ def _layers(network: Network, example: Any) -> Iterator[dict[str, Any]]:
 def _in_words(network: Network, n_layers: int) -> str:
     if not network.is_program:
         return f"the model is opaque, only its output and gradient can be had: {network.reason}"
-    shape = " x ".join(str(size) for size in network.input_shape)
+    shapes = network.input_shapes.values()
+    shape = " and ".join(" x ".join(str(size) for size in shape) for shape in shapes)
     softmax = ", its trailing softmax left out" if network.has_softmax else ""
     return f"{n_layers} layers from {shape} to {network.n_outputs} classes{softmax}"
 

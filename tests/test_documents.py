@@ -9,9 +9,12 @@ from pathlib import Path
 
 import pytest
 import typer
+import yaml
 
 from cli.main import app
 from docs import generate
+from pipeline.config import load
+from pipeline.entries import build_explainers
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -70,6 +73,17 @@ def test_links_between_documents_lead_somewhere(path: Path) -> None:
     for target in re.findall(r"\]\(([^)#]+)\)", path.read_text()):
         if not target.startswith("http"):
             assert (path.parent / target).exists(), target
+
+
+def test_the_entries_that_are_shown_can_be_written(tmp_path: Path) -> None:
+    text = (ROOT / "docs" / "run-file.md").read_text()
+    blocks = [yaml.safe_load(block) for block in re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)]
+    whole, *parts = blocks
+    assert parts
+    for block in (whole, *({**whole, **part} for part in parts)):
+        path = tmp_path / "run.yaml"
+        path.write_text(yaml.safe_dump(block))
+        assert build_explainers(load(path)).keys() >= block["explainers"].keys()
 
 
 def test_the_quickstart_of_the_readme_is_that_of_the_template() -> None:

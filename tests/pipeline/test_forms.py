@@ -21,6 +21,7 @@ from pipeline.planner import make_plan
 from pipeline.report import build
 from pipeline.run import run as start
 from pipeline.store import open_run
+from pipeline.verify import verify
 from tests.pipeline.tiny_run import write_run
 
 if TYPE_CHECKING:
@@ -228,6 +229,7 @@ def test_each_of_several_inputs_has_maps(tmp_path: Path, dtype: str) -> None:
     total = sum(expected[part].sum(1) for part in ("tokens", "numbers"))
     np.testing.assert_allclose(run.samples()["ig.sum"].to_numpy()[good], total, rtol=0, atol=1e-5)
     assert build(run, tmp_path / "page.html").exists()
+    assert verify(run.path) == []
 
 
 class Given(Source):

@@ -105,7 +105,7 @@ def render(run: Run) -> str | None:
     return page.fragment(
         TEMPLATE,
         samples=samples,
-        has_inputs=bool(inputs),
+        has_inputs=bool(inputs) or not is_one_picture(run.plan.form),
         is_many=len(maps) > MANY,
         saturation=f"{pictures.SATURATION:g}",
     )

@@ -54,6 +54,8 @@ TEMPLATE = """
 def render(run: Run) -> str | None:
     """Return pictures of every scan that has some; None if there are none."""
     shape = tuple(run.plan.input_shape)
+    if not shape:
+        return None  # of several inputs, nothing is a picture
     label = naming.class_names(run)
     scans = []
     for name, result in run.scans.items():
