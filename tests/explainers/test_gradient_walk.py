@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import Tensor, nn
 
 from explainers.network import Network
-from explainers.operators import Add, Convolution, Operator
+from explainers.operators import Add, Convolution, MaxPool, Operator
 from explainers.rules.gradient import gradient
 from explainers.rules.table import RuleTable, walk
 from explainers.trace import Trace
@@ -102,3 +103,43 @@ def test_relevance_of_named_layers_is_recorded() -> None:
     assert relative_error(found, expected) <= 1e-12
     with pytest.raises(LookupError, match="not recorded"):
         trace.relevance_at("conv2", target, key="gradient")
+
+
+class Pools(nn.Module):
+    """Every kind of max-pool, one after the other."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.image = nn.Sequential(nn.MaxPool2d(3, 2, 1), nn.AdaptiveMaxPool2d(4))
+        self.volume, self.line = nn.MaxPool3d(2, 1), nn.MaxPool1d(3, 2)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        image = self.image(inputs)
+        return self.line(self.volume(image[:, None]).flatten(2)).flatten(1)
+
+
+def test_positions_of_maxima_are_found_by_the_run_and_not_by_each_walk(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    inputs = torch.randn(2, 3, 12, 12, dtype=torch.float64)
+    trace = Trace(Network(Pools(), inputs), inputs)
+    pools = [op for op in trace.network.operators if isinstance(op, MaxPool)]
+    assert len(pools) == 4
+    weights = weights_of(trace)
+    expected = gradient_by_autograd(Pools(), inputs, weights)
+    alone = {op.name: trace.values[op.name] for op in trace.network.operators}
+    found = []
+    with_indices = MaxPool.with_indices
+
+    def counted(op: MaxPool, value: Tensor) -> tuple[Tensor, Tensor]:
+        found.append(op.name)
+        return with_indices(op, value)
+
+    monkeypatch.setattr(MaxPool, "with_indices", counted)
+    assert torch.equal(trace.gradient(Weighted(weights)), expected)
+    assert found == []
+    # values that did not come from a run lack them
+    with torch.no_grad():
+        walked = walk(trace.network, alone, weights, gradient.find)
+    assert torch.equal(walked.relevance, expected)
+    assert sorted(found) == sorted(op.name for op in pools)

@@ -17,24 +17,6 @@ if TYPE_CHECKING:
 
     from explainers.trace import Trace
 
-LIGHT = ("resnet18", "mobilenet_v3_small", "shufflenet_v2_x0_5")
-HEAVY = (
-    "vgg11_bn",
-    "squeezenet1_0",
-    "densenet121",
-    "inception_v3",
-    "googlenet",
-    "mnasnet0_5",
-    "regnet_x_400mf",
-    "convnext_tiny",
-    "vit_b_16",
-    "swin_t",
-    "mobilenet_v2",
-    "efficientnet_b0",
-    "resnet50",
-    "alexnet",
-)
-
 
 def torchvision_model(name: str) -> tuple[nn.Module, Tensor]:
     """A network of torchvision with random weights and norms, in float64, and three images."""
