@@ -228,7 +228,9 @@ def test_each_of_several_inputs_has_maps(tmp_path: Path, dtype: str) -> None:
     assert "relevance.numbers" in run.arrays("ig")
     total = sum(expected[part].sum(1) for part in ("tokens", "numbers"))
     np.testing.assert_allclose(run.samples()["ig.sum"].to_numpy()[good], total, rtol=0, atol=1e-5)
-    assert build(run, tmp_path / "page.html").exists()
+    page = build(run, tmp_path / "page.html").read_text()
+    account = page[page.index('id="conservation"') :]
+    assert "<tr><th>ig</th>" in account
     assert verify(run.path) == []
 
 

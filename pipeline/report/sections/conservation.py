@@ -10,6 +10,7 @@ import numpy as np
 
 from pipeline.entries import build_explainers
 from pipeline.errors import XpipeError
+from pipeline.plan import split_name
 from pipeline.report import page
 from pipeline.sinks.columns import arrays
 from pipeline.sinks.samples import STATUS
@@ -135,8 +136,9 @@ class Delta:
 def render(run: Run) -> str | None:
     """Return the accounts; None if no method keeps any."""
     changed = _changed(run)
-    tables = {each: _facts(run, each) for each in {run.pass_of(name) for name in run.maps}}
-    columns = {name: _columns(tables[run.pass_of(name)], name) for name in run.maps}
+    names = dict.fromkeys(split_name(of_map)[0] for of_map in run.maps)
+    tables = {each: _facts(run, each) for each in {run.pass_of(name) for name in names}}
+    columns = {name: _columns(tables[run.pass_of(name)], name) for name in names}
     accounts = [
         _account(name, found) for name, found in columns.items() if {OUTPUT, "sum"} <= found.keys()
     ]
