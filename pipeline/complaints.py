@@ -41,9 +41,13 @@ def complaints(
     for details in error.errors(include_url=False):
         keys, got[keys] = _descend(details, values)
         found.setdefault(keys, []).append(details)
+    # of a union, what is wrong inside the member that was meant says more than that the others
+    # expect something else
+    inside = {keys[:stop] for keys in found for stop in range(len(keys))}
     return [
         f"{where(*keys)}: {_sentence(details, keys, got[keys], known)}"
         for keys, details in found.items()
+        if keys not in inside
     ]
 
 

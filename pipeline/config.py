@@ -13,9 +13,11 @@ from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
+    Discriminator,
     Field,
     PrivateAttr,
     StringConstraints,
+    Tag,
     ValidationError,
     model_validator,
 )
@@ -105,7 +107,17 @@ class UnitTarget(_Section):
     """A channel, summed over its positions, or the place of one value as a list of indices."""
 
 
-TargetSpec = Literal["predicted", "label", "runner_up"] | Index | WeightsTarget | UnitTarget
+def _kind_of(value: Any) -> str:
+    is_unit = isinstance(value, dict) and bool({"layer", "unit"} & set(value))
+    return "<unit>" if is_unit or isinstance(value, UnitTarget) else "<weights>"
+
+
+# chosen by its fields, so that what is wrong with one kind is not told in terms of the other
+MappedTarget = Annotated[
+    Annotated[WeightsTarget, Tag("<weights>")] | Annotated[UnitTarget, Tag("<unit>")],
+    Discriminator(_kind_of),
+]
+TargetSpec = Literal["predicted", "label", "runner_up"] | Index | MappedTarget
 
 
 def _distinct(targets: tuple[TargetSpec, ...]) -> tuple[TargetSpec, ...]:

@@ -173,9 +173,29 @@ def test_a_unit_that_does_not_exist_is_refused(tmp_path: Path, target: Any, mess
     assert "run.yaml:" in str(caught.value)
 
 
-def test_a_target_of_neither_kind_is_refused_with_the_fields_there_are(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="unknown field 'units'; did you mean 'unit'"):
-        configured(tmp_path, target={"layer": "0", "units": 3})
+@pytest.mark.parametrize(
+    ("target", "said"),
+    [
+        ({"layer": "0", "unit": -1}, ["target.unit: got -1, expected at least 0 or a list"]),
+        ({"layer": "0"}, ["target.unit: missing, but 'unit' is required"]),
+        ({"weights": ["a"]}, ["target.weights.0: got 'a', expected a number"]),
+        (
+            ["label", {"layer": "0", "units": 3}],
+            [
+                "target.1.unit: missing",
+                "target.1.units: unknown field 'units'; did you mean 'unit'",
+            ],
+        ),
+    ],
+)
+def test_what_is_wrong_with_a_target_is_told_in_its_own_terms(
+    tmp_path: Path, target: Any, said: list[str]
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        configured(tmp_path, target=target)
+    lines = str(caught.value).splitlines()[:-1]
+    assert len(lines) == len(said)
+    assert all(part in line for part, line in zip(said, lines, strict=True))
 
 
 @pytest.mark.slow
