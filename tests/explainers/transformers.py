@@ -24,7 +24,8 @@ class Block(nn.Module):
     """A pre-norm block whose parts LRP holds fixed can be detached.
 
     With ``is_detached``, its gradient times its input is what epsilon-LRP finds without
-    stabilisers: attention weights, normalisers and the slopes ``gelu(x) / x`` are constants.
+    stabilisers: attention weights, normalisers, the slopes ``gelu(x) / x`` and, as a
+    table of positions passes relevance, ``(x + p) / x`` are constants.
     """
 
     def __init__(self, width: int, n_heads: int) -> None:
@@ -77,7 +78,10 @@ class Tokens(nn.Module):
         self.head = nn.Linear(width, 4)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = torch.cat([self.token.expand(len(x), -1, -1), self.embed(x)], 1) + self.positions
+        given = torch.cat([self.token.expand(len(x), -1, -1), self.embed(x)], 1)
+        x = given + self.positions
+        if self.blocks[0].is_detached:
+            x = given * (x / given).detach()
         return self.head(self.blocks[-1].normed(self.norm, self.blocks(x))[:, 0])
 
     def set(self, **attributes: object) -> Tokens:
