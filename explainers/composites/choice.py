@@ -32,9 +32,11 @@ class Composite:
 
     What no assignment names gets the table's own rule for its class: activations and unfolded
     batch norms pass, sums and average pools share by value, max-pools, reshapes, joins and margins
-    route, products give all to the signal. Convolutions and matrix products have no such rule and
-    need an assignment. *First* means first in execution order, where zennit takes the order in
-    which modules were registered; where a model registers in the order of use they agree.
+    route, norms of the sample share with their normaliser held fixed, attention follows its values,
+    products give all to the signal that a gate lets pass, or half to each of two. Convolutions and
+    linear maps have no such rule and need an assignment. *First* means first in execution order,
+    where zennit takes the order in which modules were registered; where a model registers in the
+    order of use they agree.
 
     A network that was cut (``Network.root``) is given the rules that its operators have in the
     whole network: the first layer behind a cut is not the first.
