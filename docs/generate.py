@@ -123,8 +123,9 @@ def _type(field: dict[str, Any], schema: dict[str, Any]) -> str:
         return f"`{field['const']}`"
     if "enum" in field:
         return ", ".join(f"`{value}`" for value in field["enum"])
-    if "anyOf" in field:
-        return " or ".join(dict.fromkeys(_type(entry, schema) for entry in field["anyOf"]))
+    if "anyOf" in field or "oneOf" in field:
+        entries = field.get("anyOf") or field["oneOf"]
+        return " or ".join(dict.fromkeys(_type(entry, schema) for entry in entries))
     return {"object": "mapping", "array": "list", "null": "nothing"}.get(
         field.get("type", ""), field.get("type", "any")
     )
