@@ -102,7 +102,8 @@ def by_part(relevance: Any, network: Network) -> dict[str, Tensor]:
         return {"": relevance}
     names = network.structure.names
     held = relevance if isinstance(relevance, dict) else dict(zip(names, relevance, strict=True))
-    return {name: part for name, part in held.items() if part is not None}
+    found = {name: part for name, part in held.items() if part is not None}
+    return {"": found[names[0]]} if len(names) == 1 else found
 
 
 def check(explainer: Explainer, network: Network, target: Target | None = None) -> None:
@@ -141,14 +142,19 @@ def form(attribution: Attribution, network: Network) -> Mapping[str, Form]:
     several inputs each that is explained has one.
     """
     if attribution.source_layer is not None:
-        shape = _seen_by(attribution, network).input_shape
-        return {"": (attribution.dims(shape), shape)}
+        return {"": _form(attribution, _seen_by(attribution, network).input_shape)}
     found: dict[str, Form] = {}
     for source in sources(network):
         shape = network.input_shapes[source.part]
-        dims = _of_tokens(shape) if source.lookups else attribution.dims(shape)
-        found["" if len(network.structure.names) == 1 else source.part] = (dims, shape)
+        of_part = (_of_tokens(shape), shape) if source.lookups else _form(attribution, shape)
+        found["" if len(network.structure.names) == 1 else source.part] = of_part
     return found
+
+
+def _form(attribution: Attribution, shape: tuple[int, ...]) -> Form:
+    # a map with fewer axes than what is explained has its last ones
+    dims = attribution.dims(shape)
+    return dims, shape[len(shape) - len(dims) :]
 
 
 def _of_tokens(shape: tuple[int, ...]) -> tuple[str, ...]:

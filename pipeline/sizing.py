@@ -186,8 +186,7 @@ def _map_spec(form: tuple[tuple[str, ...], tuple[int, ...]], channels: str, laye
     dims, shape = form
     sizes = {
         name: size
-        # a map with fewer axes than the input has its last ones
-        for name, size in zip(dims, shape[-len(dims) :], strict=True)
+        for name, size in zip(dims, shape, strict=True)
         if not (channels == "sum" and name == "channel")
     }
     return MapSpec(tuple(sizes), tuple(sizes.values()), layer)
