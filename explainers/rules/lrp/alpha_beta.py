@@ -2,28 +2,21 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 from explainers.operators import Convolution, Linear
-from explainers.rules.lrp.pairs import Pair
+from explainers.rules.lrp.pairs import Pair, Single
 from explainers.rules.lrp.parameters import check_alpha_beta
-from explainers.rules.lrp.sharing import Absorbed, divided_by_sums_of, kept_by_bias
+from explainers.rules.lrp.sharing import Absorbed, divided_by_sums
 from explainers.rules.lrp.stabiliser import STABILISER, Stabiliser, Stabilising
 from explainers.rules.lrp.table import lrp
-from explainers.rules.lrp.weights import (
-    ZeroParams,
-    negative_bias,
-    negative_weight,
-    positive_bias,
-    positive_weight,
-    without,
-)
+from explainers.rules.lrp.weights import ZeroParams, positive_bias, without
 from explainers.rules.table import Shares
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from explainers.rules.lrp.weights import Weighted
     from explainers.rules.table import Values
 
 
@@ -45,19 +38,8 @@ def alpha_beta(
     contributions are there: without a positive one ``alpha * R`` is lost, without a negative one
     ``-beta * R`` is, so that more than R is handed on; both count as lost, with their sign.
     """
-    check_alpha_beta(alpha, beta)
-    used = without(op, zero_params)
-    by_sign = Pair.of_signs(used, values[op.inputs[0]])
-    stabilises = Stabiliser.of(stabiliser)
-    z = by_sign.linear(1, positive_bias(used))
-    share, absorbed = _part(used, 1, alpha, relevance, z, stabilises)
-    back = by_sign.transpose(1, share)
-    if beta:
-        z = by_sign.linear(-1, negative_bias(used))
-        share, more = _part(used, -1, -beta, relevance, z, stabilises)
-        back += by_sign.transpose(-1, share)
-        absorbed = {keeper: amount + more[keeper] for keeper, amount in absorbed.items()}
-    return Shares((back,), absorbed)
+    by_sign = Pair.of_signs(without(op, zero_params), values[op.inputs[0]])
+    return _alpha_beta(by_sign, relevance, (alpha, beta), stabiliser)
 
 
 @lrp.rule(
@@ -73,30 +55,35 @@ def alpha_beta_of_nonnegative(
     zero_params: ZeroParams = (),
 ) -> Shares:
     """Share as `alpha_beta` does, where ``x- = 0``."""
+    single = Single(without(op, zero_params), values[op.inputs[0]])
+    return _alpha_beta(single, relevance, (alpha, beta), stabiliser)
+
+
+def _alpha_beta(
+    by_sign: Pair | Single,
+    relevance: Tensor,
+    factors: tuple[float, float],
+    stabiliser: Stabilising,
+) -> Shares:
+    alpha, beta = factors
     check_alpha_beta(alpha, beta)
-    used = without(op, zero_params)
-    x = values[op.inputs[0]]
-    stabilises = Stabiliser.of(stabiliser)
-    z = used.linear(x, positive_weight(used), positive_bias(used))
-    share, absorbed = _part(used, 1, alpha, relevance, z, stabilises)
-    back = used.transpose(share, x, positive_weight(used))
-    if beta:
-        z = used.linear(x, negative_weight(used), negative_bias(used))
-        share, more = _part(used, -1, -beta, relevance, z, stabilises)
-        back += used.transpose(share, x, negative_weight(used))
-        absorbed = {keeper: amount + more[keeper] for keeper, amount in absorbed.items()}
-    return Shares((back.mul_(x),), absorbed)
+    share, absorbed = _part(by_sign, 1, relevance, stabiliser)
+    other, more = _part(by_sign, -1, relevance, stabiliser) if beta else (None, {})
+    back = by_sign.transpose(share, other, -beta / alpha)
+    if alpha != 1:
+        back.mul_(alpha)
+    kept = {
+        keeper: alpha * amount - beta * more[keeper] if more else alpha * amount
+        for keeper, amount in absorbed.items()
+    }
+    return Shares((back,), kept)
 
 
 def _part(
-    op: Weighted, sign: int, factor: float, relevance: Tensor, z: Tensor, stabiliser: Stabiliser
+    by_sign: Pair | Single, sign: int, relevance: Tensor, stabiliser: Stabilising
 ) -> tuple[Tensor, Absorbed]:
-    """Return ``factor * R / stab(z)`` for the contributions of a sign, and what is kept of it."""
-    share, absorbed = divided_by_sums_of(sign, relevance, z, stabiliser)
-    bias = positive_bias(op) if sign > 0 else negative_bias(op)
-    if bias is not None:
-        absorbed["bias"] = kept_by_bias(op, share, bias)
-    if factor != 1:
-        share.mul_(factor)
-        absorbed = {keeper: amount * factor for keeper, amount in absorbed.items()}
-    return share, absorbed
+    """Return ``R / stab(abs(z))`` of a sign's contributions, and what is kept of it."""
+    op = by_sign.op
+    bias = positive_bias(op, sign)
+    sums = partial(by_sign.linear, sign)
+    return divided_by_sums(op, relevance, sums, bias, Stabiliser.of(stabiliser))

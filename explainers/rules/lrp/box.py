@@ -53,7 +53,7 @@ def z_box(
     z = output_without(op, used, values) - Pair(used, *bounds).linear(1, used.bias)
     share, absorbed = divided(relevance, z, Stabiliser.of(stabiliser))
     distances = Pair(used, *(x - bound for bound in bounds))
-    return Shares((distances.transpose(1, share),), absorbed)
+    return Shares((distances.transpose(share),), absorbed)
 
 
 def _like(op: Weighted, bound: Bound, x: Tensor) -> Tensor:

@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 from explainers.operators import Convolution, Linear
-from explainers.rules.lrp.pairs import Pair
+from explainers.rules.lrp.pairs import Pair, Single
 from explainers.rules.lrp.parameters import check_common
-from explainers.rules.lrp.sharing import accounted, divided, divided_by_sums_of
+from explainers.rules.lrp.sharing import accounted, divided, divided_by_sums
 from explainers.rules.lrp.stabiliser import STABILISER, Stabiliser, Stabilising
 from explainers.rules.lrp.table import lrp
 from explainers.rules.lrp.weights import (
     ZeroParams,
     output_without,
     positive_bias,
-    positive_weight,
     without,
 )
+from explainers.rules.table import Shares
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from explainers.rules.table import Shares, Values
+    from explainers.rules.table import Values
 
 
 @lrp.rule(Convolution, Linear, name="epsilon", check=check_common)
@@ -58,12 +59,8 @@ def z_plus(
     ``z = x+ W+ + x- W- + b+``; ``x+ * W+^T (R / stab(z)) + x- * W-^T (R / stab(z))``. Outputs
     without a positive contribution lose their relevance.
     """
-    used = without(op, zero_params)
-    bias = positive_bias(used)
-    by_sign = Pair.of_signs(used, values[op.inputs[0]])
-    z = by_sign.linear(1, bias)
-    share, absorbed = divided_by_sums_of(1, relevance, z, Stabiliser.of(stabiliser))
-    return accounted(used, by_sign.transpose(1, share), share, bias, absorbed)
+    by_sign = Pair.of_signs(without(op, zero_params), values[op.inputs[0]])
+    return _z_plus(by_sign, relevance, stabiliser)
 
 
 @lrp.rule(Convolution, Linear, name="z_plus.nonnegative", check=check_common)
@@ -75,10 +72,12 @@ def z_plus_of_nonnegative(
     zero_params: ZeroParams = (),
 ) -> Shares:
     """Share by positive contribution where ``x- = 0``: ``x * W+^T (R / stab(x W+ + b+))``."""
-    used = without(op, zero_params)
-    x = values[op.inputs[0]]
-    bias = positive_bias(used)
-    z = used.linear(x, positive_weight(used), bias)
-    share, absorbed = divided_by_sums_of(1, relevance, z, Stabiliser.of(stabiliser))
-    back = used.transpose(share, x, positive_weight(used)).mul_(x)
-    return accounted(used, back, share, bias, absorbed)
+    single = Single(without(op, zero_params), values[op.inputs[0]])
+    return _z_plus(single, relevance, stabiliser)
+
+
+def _z_plus(by_sign: Pair | Single, relevance: Tensor, stabiliser: Stabilising) -> Shares:
+    op, sums = by_sign.op, partial(by_sign.linear, 1)
+    stabilises = Stabiliser.of(stabiliser)
+    share, absorbed = divided_by_sums(op, relevance, sums, positive_bias(op), stabilises)
+    return Shares((by_sign.transpose(share),), absorbed)

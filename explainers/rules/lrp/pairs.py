@@ -12,9 +12,30 @@ from explainers.operators import Convolution, Linear
 from explainers.rules.lrp.weights import negative_weight, positive_weight, stacked_weight
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from torch import Tensor
 
     from explainers.rules.lrp.weights import Weighted
+
+
+@dataclass(frozen=True, eq=False)
+class Single:
+    """One input that is not negative: a `Pair` of signs whose second would be zero."""
+
+    op: Weighted
+    x: Tensor
+
+    def linear(self, sign: int, bias: Tensor | None = None) -> Tensor:
+        """Return what `Pair.linear` does."""
+        return self.op.linear(self.x, positive_weight(self.op, sign), bias)
+
+    def transpose(self, share: Tensor, other: Tensor | None = None, factor: float = 1.0) -> Tensor:
+        """Return what `Pair.transpose` does."""
+        back = self.op.transpose(share, self.x, positive_weight(self.op))
+        if other is not None:
+            back.add_(self.op.transpose(other, self.x, positive_weight(self.op, -1)), alpha=factor)
+        return back.mul_(self.x)
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,9 +43,10 @@ class Pair:
     """Two inputs of an operator, of which the first goes with weights of a sign.
 
     The second goes with weights of the other sign. Positive contributions of inputs of either sign
-    are ``x+ W+ + x- W-``, negative ones ``x+ W- + x- W+``. Where weights have no groups, both
-    inputs are stacked along their channels: a convolution of few channels takes hardly longer for
-    twice as many, and all of them write, or read, the wide output once instead of twice.
+    are ``x+ W+ + x- W-``; negative ones are those of ``-W``, but for their sign. Where weights have
+    no groups, both inputs are stacked along their channels: a convolution of few channels takes
+    hardly longer for twice as many, and all of them write, or read, the wide output once instead of
+    twice.
     """
 
     op: Weighted
@@ -37,27 +59,44 @@ class Pair:
         return cls(op, x.clamp(min=0), x.clamp(max=0))
 
     def linear(self, sign: int, bias: Tensor | None = None) -> Tensor:
-        """Return ``first W+ + second W-``; for a negative sign, ``first W- + second W+``."""
+        """Return ``first W+ + second W-``; for a negative sign, with those of ``-W``."""
         if self._is_stacked:
             return self.op.linear(self._stacked, stacked_weight(self.op, sign), bias)
-        of_first, of_second = self._weights(sign)
-        z = self.op.linear(self.first, of_first, bias)
-        return z.add_(self.op.linear(self.second, of_second))
+        z = self.op.linear(self.first, positive_weight(self.op, sign), bias)
+        return z.add_(self.op.linear(self.second, negative_weight(self.op, sign)))
 
-    def transpose(self, sign: int, share: Tensor) -> Tensor:
-        """Return each input times what comes back along its weights, added."""
+    def transpose(self, share: Tensor, other: Tensor | None = None, factor: float = 1.0) -> Tensor:
+        """Return each input times what comes back along its weights, added.
+
+        Parameters
+        ----------
+        share
+            What comes back along the weights of `linear` of a positive sign.
+        other
+            Along those of a negative sign, if anything does; in the unit of `share`.
+        factor
+            By which that is multiplied.
+        """
         if self._is_stacked:
-            weight = stacked_weight(self.op, sign)
-            back = self.op.transpose(share, self._stacked, weight).mul_(self._stacked)
-            above, below = back.chunk(2, self._axis)
+            above, below = self._back(self._stacked, stacked_weight, (share, other, factor)).chunk(
+                2, self._axis
+            )
             return above + below
-        of_first, of_second = self._weights(sign)
-        back = self.op.transpose(share, self.first, of_first).mul_(self.first)
-        return back.addcmul_(self.op.transpose(share, self.second, of_second), self.second)
+        shares = share, other, factor
+        back = self._back(self.first, positive_weight, shares)
+        return back.add_(self._back(self.second, negative_weight, shares))
 
-    def _weights(self, sign: int) -> tuple[Tensor, Tensor]:
-        parts = positive_weight(self.op), negative_weight(self.op)
-        return parts if sign > 0 else parts[::-1]
+    def _back(
+        self,
+        x: Tensor,
+        weight: Callable[[Weighted, int], Tensor],
+        shares: tuple[Tensor, Tensor | None, float],
+    ) -> Tensor:
+        share, other, factor = shares
+        back = self.op.transpose(share, x, weight(self.op, 1))
+        if other is not None:
+            back.add_(self.op.transpose(other, x, weight(self.op, -1)), alpha=factor)
+        return back.mul_(x)
 
     @property
     def _is_stacked(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, TypeAlias
 
 import torch
@@ -10,6 +11,8 @@ from explainers.operators import Linear
 from explainers.rules.table import Keeper, Shares
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from torch import Tensor
 
     from explainers.rules.lrp.stabiliser import Stabiliser
@@ -42,40 +45,91 @@ def divided(relevance: Tensor, z: Tensor, stabiliser: Stabiliser) -> tuple[Tenso
     """
     part = stabiliser.part(z)
     total = z + part
-    share = relevance / total
-    lost = per_sample(torch.eq(z, 0, out=torch.empty_like(z)) * relevance)
-    if not stabiliser.may_vanish:
-        kept = per_sample(share * part)
-        return share, {"stabiliser": kept - lost, "lost": lost}
-    is_zero = total == 0
-    share.masked_fill_(is_zero, 0)
-    kept = per_sample(share * part) + per_sample(relevance * is_zero)
-    return share, {"stabiliser": kept - lost, "lost": lost}
-
-
-def divided_by_sums_of(
-    sign: int, relevance: Tensor, z: Tensor, stabiliser: Stabiliser
-) -> tuple[Tensor, Absorbed]:
-    """Return what `divided` does, for sums of terms of one sign; z is overwritten.
-
-    Convolution kernels that round such sums beyond zero (Winograd) are put right: there, the sign
-    of a stabiliser would turn small shares into huge ones.
-    """
-    z = z.clamp_(min=0) if sign > 0 else z.clamp_(max=0)
-    if not stabiliser.is_constant:
-        return divided(relevance, z, stabiliser)
-    lost = per_sample(torch.eq(z, 0, out=torch.empty_like(z)) * relevance)
-    total = z.add_(sign * stabiliser.epsilon)
+    smallest = torch.finfo(z.dtype).smallest_normal
+    lost = per_sample(_where_between(z, -smallest, smallest, relevance))
+    is_zero = total == 0 if stabiliser.may_vanish else None
     share = torch.div(relevance, total, out=total if total.shape == relevance.shape else None)
-    kept = per_sample(share) * (sign * stabiliser.epsilon)
+    if is_zero is not None:
+        share.masked_fill_(is_zero, 0)
+    kept = per_sample(torch.mul(share, part, out=part if part.shape == share.shape else None))
+    if is_zero is not None:
+        kept += per_sample(relevance * is_zero)
     return share, {"stabiliser": kept - lost, "lost": lost}
+
+
+def divided_by_sums(
+    op: Weighted,
+    relevance: Tensor,
+    sums: Callable[[Tensor | None], Tensor],
+    bias: Tensor | None,
+    stabiliser: Stabiliser,
+) -> tuple[Tensor, Absorbed]:
+    """Return ``s = R / stab(z)`` for sums of nonnegative terms, and what is kept, by biases too.
+
+    What nothing contributes to shares nothing, and loses its relevance. Convolution kernels that
+    round such sums below zero (Winograd) are put right: the sign of a stabiliser would turn small
+    shares into huge ones.
+
+    Parameters
+    ----------
+    op
+        Whose outputs the relevance is of.
+    relevance
+        Of the outputs.
+    sums
+        Gives ``z`` for the bias that is its last term; it is overwritten.
+    bias
+        None, or nonnegative.
+    stabiliser
+        Keeps denominators from zero; where it is constant it is added with the bias.
+    """
+    if not stabiliser.is_constant:
+        share, absorbed = divided(relevance, sums(bias).clamp_(min=0), stabiliser)
+        if bias is not None:
+            absorbed["bias"] = by_output(op, share) @ bias
+        return share, absorbed
+    epsilon = stabiliser.epsilon
+    n_outputs = relevance.shape[-1 if isinstance(op, Linear) else 1]
+    constant = relevance.new_zeros(n_outputs) if bias is None else bias
+    total = sums(constant + epsilon)
+    share, lost = divided_by_totals(relevance, total, epsilon)
+    kept = by_output(op, share)
+    absorbed = {"stabiliser": kept.sum(1).mul_(epsilon), "lost": lost}
+    if bias is not None:
+        absorbed["bias"] = kept @ bias
+    return share, absorbed
+
+
+def divided_by_totals(relevance: Tensor, total: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
+    """Return ``R / (z + epsilon)``, zero where z is, and the amounts that are lost there.
+
+    ``z + epsilon`` is given, and overwritten.
+    """
+    unit = torch.finfo(total.dtype).eps
+    below = float(torch.tensor(epsilon * (1 + 4 * unit), dtype=total.dtype))
+    above = below * (1 + 0.75 * unit)  # rounds to the next number
+    lost = per_sample(_where_between(total, -math.inf, above, relevance))
+    torch.threshold_(total, below, math.inf)
+    share = torch.div(relevance, total, out=total if total.shape == relevance.shape else None)
+    return share, lost
+
+
+def _where_between(z: Tensor, low: float, high: float, relevance: Tensor) -> Tensor:
+    """Return R where ``low < z < high``, else zero: a comparison and a product in one pass."""
+    found: Tensor = torch.ops.aten.hardtanh_backward(relevance, z, low, high)
+    return found
+
+
+def by_output(op: Weighted, share: Tensor) -> Tensor:
+    """Return sums over places, or tokens: of each output channel or feature of a sample."""
+    first = 1 if isinstance(op, Linear) else 2
+    axes = tuple(range(first, first + share.ndim - 2))
+    return share.sum(axes) if axes else share
 
 
 def kept_by_bias(op: Weighted, share: Tensor, bias: Tensor) -> Tensor:
-    """Return ``sum(s * b)`` of each sample; the sum over places comes first."""
-    if isinstance(op, Linear):
-        return per_sample(share @ bias)
-    return share.sum(tuple(range(2, share.ndim))) @ bias
+    """Return ``sum(s * b)`` of each sample."""
+    return by_output(op, share) @ bias
 
 
 def accounted(

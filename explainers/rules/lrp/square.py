@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
 
 from explainers.operators import Convolution, Linear
 from explainers.rules.lrp.parameters import check_common
-from explainers.rules.lrp.sharing import accounted, divided_by_sums_of
+from explainers.rules.lrp.sharing import divided_by_sums
 from explainers.rules.lrp.stabiliser import STABILISER, Stabiliser, Stabilising
 from explainers.rules.lrp.table import lrp
 from explainers.rules.lrp.weights import ZeroParams, squared_weight, without
+from explainers.rules.table import Shares
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from explainers.rules.table import Shares, Values
+    from explainers.rules.table import Values
 
 
 @lrp.rule(Convolution, Linear, name="w_square", check=check_common)
@@ -36,7 +38,6 @@ def w_square(
     used = without(op, zero_params)
     x = values[op.inputs[0]]
     bias = None if used.bias is None else used.bias.detach().square()
-    z = used.linear(torch.ones_like(x[:1]), squared_weight(used), bias)
-    share, absorbed = divided_by_sums_of(1, relevance, z, Stabiliser.of(stabiliser))
-    back = used.transpose(share, x, squared_weight(used))
-    return accounted(used, back, share, bias, absorbed)
+    sums = partial(used.linear, torch.ones_like(x[:1]), squared_weight(used))
+    share, absorbed = divided_by_sums(used, relevance, sums, bias, Stabiliser.of(stabiliser))
+    return Shares((used.transpose(share, x, squared_weight(used)),), absorbed)

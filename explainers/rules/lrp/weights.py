@@ -29,14 +29,14 @@ _parts: WeakKeyDictionary[Operator, dict[str, Tensor]] = WeakKeyDictionary()
 _without: WeakKeyDictionary[Operator, dict[frozenset[str], Weighted]] = WeakKeyDictionary()
 
 
-def positive_weight(op: Weighted) -> Tensor:
-    """Return ``max(W, 0)``."""
-    return _part(op, "positive", _positive)
+def positive_weight(op: Weighted, sign: int = 1) -> Tensor:
+    """Return ``max(W, 0)``; for a negative sign, that of ``-W``."""
+    return _part(op, f"positive {sign}", lambda weight: _positive(weight, sign))
 
 
-def negative_weight(op: Weighted) -> Tensor:
-    """Return ``min(W, 0)``."""
-    return _part(op, "negative", _negative)
+def negative_weight(op: Weighted, sign: int = 1) -> Tensor:
+    """Return ``min(W, 0)``; for a negative sign, that of ``-W``."""
+    return _part(op, f"negative {sign}", lambda weight: -_positive(weight, -sign))
 
 
 def absolute_weight(op: Weighted) -> Tensor:
@@ -50,18 +50,17 @@ def squared_weight(op: Weighted) -> Tensor:
 
 
 def stacked_weight(op: Weighted, sign: int) -> Tensor:
-    """Return ``[W+, W-]`` along input channels; for a negative sign, ``[W-, W+]``."""
-    return _part(op, f"stacked {sign}", _stacked if sign > 0 else _stacked_reversed)
+    """Return ``[W+, W-]`` along input channels; for a negative sign, those of ``-W``."""
+
+    def stacked(weight: Tensor) -> Tensor:
+        return torch.cat([_positive(weight, sign), -_positive(weight, -sign)], 1)
+
+    return _part(op, f"stacked {sign}", stacked)
 
 
-def positive_bias(op: Weighted) -> Tensor | None:
-    """Return ``max(b, 0)``."""
-    return None if op.bias is None else op.bias.detach().clamp(min=0)
-
-
-def negative_bias(op: Weighted) -> Tensor | None:
-    """Return ``min(b, 0)``."""
-    return None if op.bias is None else op.bias.detach().clamp(max=0)
+def positive_bias(op: Weighted, sign: int = 1) -> Tensor | None:
+    """Return ``max(b, 0)``; for a negative sign, that of ``-b``."""
+    return None if op.bias is None else _positive(op.bias.detach(), sign)
 
 
 def without(op: Weighted, zero_params: ZeroParams) -> Weighted:
@@ -118,17 +117,5 @@ def _part(op: Weighted, name: str, make: Callable[[Tensor], Tensor]) -> Tensor:
     return made[name]
 
 
-def _positive(weight: Tensor) -> Tensor:
-    return weight.clamp(min=0)
-
-
-def _negative(weight: Tensor) -> Tensor:
-    return weight.clamp(max=0)
-
-
-def _stacked(weight: Tensor) -> Tensor:
-    return torch.cat([weight.clamp(min=0), weight.clamp(max=0)], 1)
-
-
-def _stacked_reversed(weight: Tensor) -> Tensor:
-    return torch.cat([weight.clamp(max=0), weight.clamp(min=0)], 1)
+def _positive(weight: Tensor, sign: int) -> Tensor:
+    return weight.clamp(min=0) if sign > 0 else weight.clamp(max=0).neg_()
