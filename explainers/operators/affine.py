@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch.nn import functional
 
+from explainers.operators import phases
 from explainers.operators.base import Operator
 
 if TYPE_CHECKING:
@@ -60,10 +61,20 @@ class Convolution(Operator):
         weight
             Other weights of the same shape; by default the operator's.
         """
+        weight, padded = self.weight if weight is None else weight, self._padded(inputs)
+        inward = tuple(-width for width in self.margins)
+        if (
+            self.groups == 1
+            and not self.transposed
+            and phases.pays(weight, self.stride, self.dilation)
+        ):
+            stride, extent = self.stride[0], padded.shape[2:]
+            found = phases.transposed(relevance, weight, stride, self.padding, extent)
+            return functional.pad(found, inward) if inward else found
         gradient: Tensor = torch.ops.aten.convolution_backward(
             relevance,
-            self._padded(inputs),
-            self.weight if weight is None else weight,
+            padded,
+            weight,
             None,
             self.stride,
             self.padding,
@@ -73,7 +84,6 @@ class Convolution(Operator):
             self.groups,
             [True, False, False],
         )[0]
-        inward = tuple(-width for width in self.margins)
         return functional.pad(gradient, inward) if inward else gradient
 
     def _padded(self, inputs: Tensor) -> Tensor:
