@@ -35,7 +35,7 @@ def of_trace(trace: Trace, spec: Any) -> Tensor:
     """
     network, parent = trace.network, trace.parent
     if not isinstance(network, Cut) or parent is None:
-        return baselines.resolve(_of_part(spec, network, ""), trace.inputs)
+        return baselines.resolve(of_part(spec, network, ""), trace.inputs)
     if not network.points:
         return of_trace(parent, spec)
     values = network.packing.unpack(trace.inputs)
@@ -57,7 +57,7 @@ def check(spec: Any, network: Network) -> None:
     """
     root = network.root
     for source in sources(root):
-        own = _of_part(spec, root, source.part)
+        own = of_part(spec, root, source.part)
         if isinstance(own, Tensor):
             continue
         shape = root.input_shapes[source.part]
@@ -68,11 +68,17 @@ def check(spec: Any, network: Network) -> None:
             baselines.resolve(own, torch.zeros(1, *shape))
 
 
+def is_same(one: Any, other: Any) -> bool:
+    """Whether two baselines are known to be equal; tensors are not compared."""
+    are_plain = isinstance(one, float | int | str) and isinstance(other, float | int | str)
+    return one is other or (are_plain and one == other)
+
+
 def _of_point(parent: Trace, point: Point, spec: Any, value: Tensor) -> Tensor:
     root = parent.network.root
     for source in sources(root):
         if point.layer in source.points:
-            return _of_source(source, point, _of_part(spec, root, source.part), root, value)
+            return _of_source(source, point, of_part(spec, root, source.part), root, value)
     if isinstance(spec, Tensor) and point.shape in (tuple(spec.shape), tuple(spec.shape[1:])):
         of_inputs = [*root.input_shapes.values()]
         if not any(shape in (tuple(spec.shape), tuple(spec.shape[1:])) for shape in of_inputs):
@@ -124,8 +130,14 @@ def _of_tokens(own: Any, lookup: Lookup, shape: tuple[int, ...], value: Tensor) 
     return lookup.embedding.run(indices)
 
 
-def _of_part(spec: Any, root: Network, part: str) -> Any:
-    """Return what is said about one input."""
+def of_part(spec: Any, root: Network, part: str) -> Any:
+    """Return what a baseline, or a row of a background, says about one input of a whole network.
+
+    Raises
+    ------
+    ValueError
+        If it names inputs that there are not, or has not one for each.
+    """
     names = root.structure.names
     if isinstance(spec, dict):
         unknown = set(spec) - set(names)
@@ -140,6 +152,8 @@ def _of_part(spec: Any, root: Network, part: str) -> Any:
         return spec[0] if is_held else spec
     if isinstance(spec, tuple | list) and len(spec) == len(names):
         return spec[names.index(part)]
+    if isinstance(spec, Tensor) and [source.part for source in sources(root)] == [part]:
+        return spec
     if isinstance(spec, tuple | list) or (isinstance(spec, Tensor) and spec.ndim):
         raise ValueError(
             f"got one baseline for {len(names)} inputs, expected None, a number for all, or a "

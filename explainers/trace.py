@@ -380,7 +380,7 @@ class Trace(RandomRows):
     def reference(self, baseline: Any) -> Trace:
         """Return the trace at a baseline: of one row where all rows share it; made once."""
         for known, trace in self._references:
-            if known is baseline or (isinstance(known, float | int) and known == baseline):
+            if reference.is_same(known, baseline):
                 return trace
         inputs = self.baseline(baseline).to(self.inputs)
         rows = None

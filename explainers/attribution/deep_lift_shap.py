@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import InitVar, dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
-from torch import Tensor
 
+from explainers import backgrounds
 from explainers.attribution.deep_lift import change, check_parameters, rules_between
 from explainers.base import Attribution, Cost, Explained
 from explainers.catalogue import register
@@ -17,7 +16,9 @@ from explainers.rules.rescale import MaxPoolRule, rescale
 from explainers.rules.table import walk
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
+
+    from torch import Tensor
 
     from explainers.network import Network
     from explainers.targets import Target
@@ -25,6 +26,12 @@ if TYPE_CHECKING:
 
 _USUAL_SIZE = 16
 """Rows of the scan `background` at its defaults: what the cost is told for before it has run."""
+
+
+_ASKED = (
+    "deep_lift_shap got no background; pass baselines=, tensors (n, ...), or "
+    "background=explainers.scan(model, 'background', loader)"
+)
 
 
 @register("deep_lift_shap")
@@ -40,8 +47,9 @@ class DeepLiftShap(Attribution):
     ``target(x) - mean target(b)`` by.
     """
 
-    background: Tensor | Mapping[str, Any] | None = None
-    """Baselines ``(n, ...)``, or the result of the scan `background`; in the library also
+    background: backgrounds.Background = None
+    """Baselines ``(n, ...)``, or the result of the scan `background`; for several inputs a tuple or
+    dict of such tensors, as the inputs are, and token ids for tokens. In the library also
     ``baselines``, which is Captum's word."""
     maxpool: MaxPoolRule = "rescale"
     """`rescale` hands on what the maxima differ by, as Captum; `gradient` is DeepExplain's."""
@@ -50,12 +58,12 @@ class DeepLiftShap(Attribution):
     multiply_by_inputs: bool = True
     """Whether multipliers are multiplied by the difference to their baseline."""
     # a run file cannot say it: there, the scan is what gives them
-    baselines: InitVar[Tensor | None] = None
+    baselines: InitVar[backgrounds.Background] = None
 
     requires = frozenset({"rescale"})
     needs: ClassVar[Mapping[str, str]] = {"background": "background"}
 
-    def __post_init__(self, baselines: Tensor | None) -> None:
+    def __post_init__(self, baselines: backgrounds.Background) -> None:
         if baselines is not None:
             object.__setattr__(self, "background", baselines)
         check_parameters(self.maxpool, self.eps)
@@ -63,33 +71,35 @@ class DeepLiftShap(Attribution):
     @property
     def cost(self) -> Cost:
         """A forward of the sample, and a backward a baseline; their forwards are of one row."""
-        n_baselines = _USUAL_SIZE if self.background is None else len(_rows(self.background))
+        has_rows = self.background is not None
+        n_baselines = len(self._rows) if has_rows else _USUAL_SIZE
         return Cost(forward=1, backward=n_baselines)
 
     def check(self, network: Network) -> None:
-        """Refuse operators that have no rule, and a background without rows."""
+        """Refuse operators that have no rule, and a background that does not fit the inputs."""
         rescale.check(network)
         if self.background is not None:
-            _rows(self.background)
+            backgrounds.check(self.background, network, _ASKED)
 
     def relevance(self, trace: Trace, target: Target) -> Explained:
         """Return the map, its ``standard_error`` and ``convergence_delta``, ``(batch,)``."""
-        rows = _rows(self.background)
         excess: list[Tensor] = []
-        moments = MapMoments.over(self._maps(trace, target, rows, excess))
+        moments = MapMoments.over(self._maps(trace, target, excess))
         delta = torch.stack(excess).mean(0)
         arrays = {"standard_error": moments.standard_error, "convergence_delta": delta}
         return Explained(moments.mean, arrays)
 
-    def _maps(
-        self, trace: Trace, target: Target, rows: Tensor, excess: list[Tensor]
-    ) -> Iterator[Tensor]:
+    @property
+    def _rows(self) -> list[Any]:
+        return backgrounds.rows(self.background, _ASKED)
+
+    def _maps(self, trace: Trace, target: Target, excess: list[Tensor]) -> Iterator[Tensor]:
         """Yield the map of each baseline, adding by how much its sum exceeds the target's change.
 
         Neither references nor walks are remembered by the trace, or it would hold all of them.
         """
         start = trace.cotangent(target)
-        for row in rows:
+        for row in self._rows:
             reference = _reference(trace, row)
             rules = rules_between(trace, reference, maxpool=self.maxpool, eps=self.eps)
             with torch.no_grad():
@@ -99,24 +109,9 @@ class DeepLiftShap(Attribution):
             yield (contributions if self.multiply_by_inputs else multipliers)[None]
 
 
-def _reference(trace: Trace, row: Tensor) -> Trace:
+def _reference(trace: Trace, row: Any) -> Trace:
     """Return the trace at one baseline, of one row unless the samples' rows bring values along."""
-    baseline = trace.baseline(row[None])
+    baseline = trace.baseline(row)
     if trace.carried:
         return trace.at(baseline.expand_as(trace.inputs))
     return trace.at(baseline, torch.zeros(1, dtype=torch.int64))
-
-
-def _rows(background: Tensor | Mapping[str, Any] | None) -> Tensor:
-    if background is None:
-        raise ValueError(
-            "deep_lift_shap got no background; pass baselines=, a tensor (n, ...), or "
-            "background=explainers.scan(model, 'background', loader)"
-        )
-    rows = torch.as_tensor(background["inputs"] if isinstance(background, Mapping) else background)
-    if rows.ndim == 0 or not len(rows):
-        raise ValueError(
-            f"got a background of shape {tuple(rows.shape)}, expected (n, ...) with at least one "
-            "row; for a baseline that is a number, use deep_lift"
-        )
-    return rows

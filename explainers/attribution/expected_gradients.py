@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor
 
-from explainers import chunks, numeric
+from explainers import backgrounds, chunks, numeric
 from explainers.base import Attribution, Cost, Explained
 from explainers.catalogue import register
 from explainers.map_moments import MapMoments
@@ -18,10 +17,16 @@ from explainers.row_noise import RowNoise
 from explainers.targets import Target
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from explainers.network import Network
     from explainers.trace import Trace
+
+
+_ASKED = (
+    "expected_gradients got no background; pass background=, baselines (n, ...) to draw from, or "
+    "the result of explainers.scan(model, 'background', loader)"
+)
 
 
 @register("expected_gradients")
@@ -37,8 +42,9 @@ class ExpectedGradients(Attribution):
     ``target(x) - mean target(b)`` by, over the baselines that were drawn.
     """
 
-    background: Tensor | Mapping[str, Any] | None = None
-    """Baselines ``(n, ...)`` to draw from, or the result of the scan `background`."""
+    background: backgrounds.Background = None
+    """Baselines ``(n, ...)`` to draw from, or the result of the scan `background`; for several
+    inputs a tuple or dict of such tensors, as the inputs are, and token ids for tokens."""
     n_samples: int = 5
     """Draws per sample: a baseline, a place on the way and a gradient each."""
     stdev: float = 0.0
@@ -66,27 +72,21 @@ class ExpectedGradients(Attribution):
         return Cost(forward=self.n_samples + 1, backward=self.n_samples)
 
     def check(self, network: Network) -> None:
-        """Refuse a background that does not fit the one input, or the layer that is explained."""
-        shapes = [tuple(shape) for shape in network.root.input_shapes.values()]
-        if self.background is None or len(shapes) > 1:
-            return
-        found = tuple(_rows(self.background).shape)
-        if found[1:] not in (*shapes, tuple(network.input_shape)):
-            raise ValueError(
-                f"got a background of shape {found}, expected {('n', *shapes[0])}; its rows are "
-                "inputs of the network"
-            )
+        """Refuse a background that does not fit the inputs, or the layer that is explained."""
+        if self.background is not None:
+            backgrounds.check(self.background, network, _ASKED)
 
     def relevance(self, trace: Trace, target: Target) -> Explained:
         """Return the map, its ``standard_error`` and ``convergence_delta``, ``(batch,)``."""
-        background = torch.cat([trace.baseline(row[None]) for row in _rows(self.background)])
+        rows = backgrounds.rows(self.background, _ASKED)
+        background = torch.cat([trace.baseline(row) for row in rows])
         draws = self._draws(trace, len(background))
         weights = trace.cotangent(target)
         sums = torch.zeros_like(draws.places[:, 0])
         parts = []
-        for rows in chunks.row_pieces(trace.inputs):
-            slopes = self._slopes(trace, weights, rows, background, draws)
-            parts.append(MapMoments.over(self._summed(slopes, sums[rows])))
+        for piece in chunks.row_pieces(trace.inputs):
+            slopes = self._slopes(trace, weights, piece, background, draws)
+            parts.append(MapMoments.over(self._summed(slopes, sums[piece])))
         moments = MapMoments.joined(parts)
         outputs = _outputs(trace, background).expand(len(sums), -1, -1)
         before = outputs.take_along_dim(draws.baselines[..., None], 1).mean(1)
@@ -140,21 +140,6 @@ class _Draws:
     """Which of the background, ``(batch, draws)``."""
     places: Tensor
     """How far from the baseline to the sample, in [0, 1), ``(batch, draws)``."""
-
-
-def _rows(background: Tensor | Mapping[str, Any] | None) -> Tensor:
-    if background is None:
-        raise ValueError(
-            "expected_gradients got no background; pass background=, baselines (n, ...) to draw "
-            "from, or the result of explainers.scan(model, 'background', loader)"
-        )
-    rows = torch.as_tensor(background["inputs"] if isinstance(background, Mapping) else background)
-    if rows.ndim == 0 or not len(rows):
-        raise ValueError(
-            f"got a background of shape {tuple(rows.shape)}, expected (n, ...) with at least one "
-            "row; for one baseline, use integrated_gradients"
-        )
-    return rows
 
 
 def _outputs(trace: Trace, background: Tensor) -> Tensor:

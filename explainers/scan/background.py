@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from explainers.trace import Trace
 
 
+INPUTS = "inputs"
+"""Key of the samples in a state and a result."""
+
+
 @register("background")
 @dataclass(frozen=True)
 class Background(Scan):
@@ -28,10 +32,11 @@ class Background(Scan):
     doi:10.1145/1281100.1281133). So the draw depends on neither shards, batches nor their order,
     and a smaller `n_samples` gives the first rows of a larger one. The result has ``inputs``
     ``(n, ...)``, as the network takes them, and ``sample`` ``(n,)``, their indices; fewer than
-    `n_samples` where the data set has fewer.
+    `n_samples` where the data set has fewer. Several inputs are a mapping by their names, which of
+    a tuple are ``"0"``, ``"1"``, and so on.
 
-    A state holds the same beside ``rank``, the numbers, in ascending order; it has no ``inputs``
-    before there is a sample.
+    A state holds the same beside ``rank``, the numbers, in ascending order, with one of several
+    inputs as ``inputs.<name>``; it has no inputs before there is a sample.
     """
 
     n_samples: int = 16
@@ -56,8 +61,12 @@ class Background(Scan):
         kept = rank.argsort()[: self.n_samples]
         if len(kept) == 0:
             return state
-        rows = trace.inputs.detach()[kept.to(trace.inputs.device)]
-        return self.merge(state, {"rank": rank[kept], "sample": index[kept], "inputs": rows.cpu()})
+        drawn = {"rank": rank[kept], "sample": index[kept]}
+        parts = trace.parts
+        for name, part in parts.items():
+            key = INPUTS if len(parts) == 1 else f"{INPUTS}.{name}"
+            drawn[key] = part.detach()[kept.to(part.device)].cpu()
+        return self.merge(state, drawn)
 
     def merge(self, left: State, right: State) -> State:
         """Return the samples of both parts with the smallest numbers."""
@@ -68,7 +77,9 @@ class Background(Scan):
 
     def finalise(self, state: State) -> Result:
         """Return the samples; of none, no rows."""
-        return {"inputs": state.get("inputs", torch.zeros(0)), "sample": state["sample"]}
+        prefix = f"{INPUTS}."
+        named = {key.removeprefix(prefix): part for key, part in state.items() if prefix in key}
+        return {INPUTS: named or state.get(INPUTS, torch.zeros(0)), "sample": state["sample"]}
 
 
 def _ranks(index: Tensor, seed: int) -> Tensor:

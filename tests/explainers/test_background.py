@@ -25,7 +25,7 @@ INPUTS = torch.arange(400.0)[:, None, None].expand(-1, 2, 3).contiguous()
 def batches(index: torch.Tensor, size: int, seed: int = 0) -> Iterator[tuple[Any, Samples]]:
     """Traces that have inputs and a seed and nothing else: a forward pass would fail."""
     for rows in index.split(size):
-        trace = SimpleNamespace(inputs=INPUTS[rows], seed=seed)
+        trace = SimpleNamespace(parts={"": INPUTS[rows]}, seed=seed)
         yield trace, Samples(rows, torch.zeros_like(rows))
 
 
