@@ -134,7 +134,7 @@ def _within_sample(
 ) -> Relevances | Shares:
     """Apply the rule `z_box` with bounds that each sample's values set."""
     x = values[op.inputs[0]]
-    axes = tuple(range(1, x.ndim))
+    axes = tuple(axis for axis in range(x.ndim) if axis != op.batch_axis)
     found = {"low": x.amin(axes, keepdim=True), "high": x.amax(axes, keepdim=True)}
     return rule(op, relevance, values, **{bound: found[bound] for bound in own})
 

@@ -34,6 +34,7 @@ from explainers.operators import (
     Pad,
     Reshape,
 )
+from explainers.rules.amounts import by_output, per_row
 from explainers.rules.gradient import gradient
 from explainers.rules.table import RuleTable, Shares
 
@@ -80,10 +81,10 @@ def beside_constants(
         part if name in dependent else None
         for name, part in zip(op.inputs, unchanged(op, relevance, values), strict=True)
     ]
-    absorbed = _summed(op, relevance * values[op.name])
+    absorbed = per_row(op, relevance * values[op.name])
     for name, part in zip(op.inputs, parts, strict=True):
         if part is not None:
-            absorbed = absorbed - _summed(op, part * values[name])
+            absorbed = absorbed - per_row(op, part * values[name])
     return Shares(tuple(parts), {"bias": absorbed})
 
 
@@ -93,10 +94,7 @@ def weighted(op: Convolution | Linear, relevance: Tensor, values: Values) -> Rel
     part = op.transpose(relevance, values[op.inputs[0]])
     if op.bias is None:
         return (part,)
-    channel = 1 if isinstance(op, Convolution) else relevance.ndim - 1
-    others = [axis for axis in range(1, relevance.ndim) if axis != channel]
-    of_channels = relevance.sum(others) if others else relevance
-    return Shares((part,), {"bias": of_channels @ op.bias})
+    return Shares((part,), {"bias": by_output(op, relevance) @ op.bias})
 
 
 @epsilon_lrp.rule(Affine)
@@ -105,7 +103,7 @@ def scaled(op: Affine, relevance: Tensor, values: Values) -> Relevances | Shares
     part = relevance if op.scale is None else relevance * op.scale
     if op.shift is None:
         return (part,)
-    return Shares((part,), {"bias": _summed(op, relevance * op.shift)})
+    return Shares((part,), {"bias": per_row(op, relevance * op.shift)})
 
 
 @epsilon_lrp.rule(Activation)
@@ -118,13 +116,7 @@ def stabilised_ratio(
         # the value is the output wherever the ratio is not zero
         part = output + epsilon
         part = torch.div(output, part, out=part).mul_(relevance)
-        return Shares((part,), {"stabiliser": epsilon * _summed(op, part)})
+        return Shares((part,), {"stabiliser": epsilon * per_row(op, part)})
     stabilised = torch.where(value < 0, value - epsilon, value + epsilon)
     part = output / stabilised * relevance
-    return Shares((part,), {"stabiliser": _summed(op, part * (stabilised - value))})
-
-
-def _summed(op: Operator, amounts: Tensor) -> Tensor:
-    """Return the sums over all axes but the operator's batch axis."""
-    others = [axis for axis in range(amounts.ndim) if axis != op.batch_axis]
-    return amounts.sum(others) if others else amounts
+    return Shares((part,), {"stabiliser": per_row(op, part * (stabilised - value))})

@@ -211,9 +211,7 @@ def of_normalised(
 
     ``s = v ** -1/2``, ``v = mean(c ** 2) + eps``; ``s - s' = -(s s')**2 / (s + s') * (v - v')``.
     """
-    # the walk hands over values whose first axis is the batch
-    value = values[op.inputs[0]]
-    other = contrast.reference[op.inputs[0]].movedim(op.batch_axis, 0)
+    value, other = values[op.inputs[0]], contrast.reference[op.inputs[0]]
     weighted = relevance
     if op.weight is not None:
         axes = (-1, *[1] * (value.ndim - 2)) if op.kind == "group" else op.weight.shape

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
 import torch
 
-from explainers.operators import Linear, Normalise
+from explainers.rules.amounts import per_row
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -33,7 +33,12 @@ class Shares:
     relevances: Relevances
     """Of each input, in their order."""
     absorbed: Mapping[Keeper, Tensor] = field(default_factory=dict)
-    """What is kept back of each sample, ``(batch,)``; nothing where there is no entry."""
+    """What is kept back of each row along the operator's ``batch_axis``; see
+    `explainers.rules.amounts`. Nothing where there is no entry."""
+    rest: Keeper | None = None
+    """What keeps all that is neither handed on nor absorbed; the walk finds out how much that is.
+    None where that is only what inputs get which do not depend on the network's input: they keep
+    it as a bias does."""
 
 
 class Rule(Protocol):
@@ -41,8 +46,8 @@ class Rule(Protocol):
 
     ``rule(op, relevance, values)`` is given the relevance of the operator's output and returns that
     of each of its inputs, in their order; None for an input that gets nothing (an index, a mask).
-    What it returns for inputs that do not depend on the network's input is dropped. A rule that
-    accounts for what it keeps back returns `Shares`.
+    What it returns for inputs that do not depend on the network's input is not carried on. A rule
+    that accounts for what it keeps back returns `Shares`.
     """
 
     def __call__(self, op: Operator, relevance: Tensor, values: Values, /) -> Relevances | Shares:
@@ -237,7 +242,7 @@ def walk(
     """
     relevances: dict[str, Tensor] = {network.output_name: start}
     recorded: dict[str, Tensor] = {}
-    absorbed: dict[Keeper, Tensor] = {}
+    accounts = _Accounts({op.name: op for op in network.operators}, network.dependent, len(start))
     for op in reversed(network.operators[1:]):
         relevance = relevances.pop(op.name, None)
         if relevance is None:
@@ -246,54 +251,63 @@ def walk(
             recorded[op.name] = relevance
         if not op.inputs:  # another input, or a value that is given
             continue
-        found = _applied(choose(op), op, relevance, values)
+        found = choose(op)(op, relevance, values)
         parts = found.relevances if isinstance(found, Shares) else found
         if isinstance(found, Shares):
-            _add(absorbed, found.absorbed, op, len(start))
+            accounts.enter(op, relevance, found)
         for name, part in zip(op.inputs, parts, strict=True):
-            if part is None:
-                continue
-            if name in network.dependent:
+            if part is not None and name in network.dependent:
                 sum_so_far = relevances.get(name)
                 relevances[name] = part if sum_so_far is None else sum_so_far + part
-            elif isinstance(found, Shares) and _follows_batch(op, part, relevance):
-                # A constant takes its share as a bias does: a class token, a position table.
-                kept = part.movedim(op.batch_axis, 0).flatten(1).sum(1)
-                _add(absorbed, {"bias": kept}, op, len(start))
     source = network.operators[0].name
     relevance = relevances.get(source)
     if relevance is None:
         relevance = torch.zeros_like(values[source])
     if source in record:
         recorded[source] = relevance
-    return Walked(relevance.contiguous(), recorded, absorbed)
+    return Walked(relevance.contiguous(), recorded, accounts.total)
 
 
-def _applied(rule: Rule, op: Operator, relevance: Tensor, values: Values) -> Relevances | Shares:
-    """Apply a rule such that what it keeps back is of the rows of its operator's first axis.
+@dataclass(frozen=True)
+class _Accounts:
+    """What is kept back of each sample, added up over operators."""
 
-    Sequences may come first, the batch second; an operator on trailing axes does not mind.
-    """
-    axis = op.batch_axis
-    if axis == 0 or not isinstance(op, Linear | Normalise):
-        return rule(op, relevance, values)
-    turned = {name: values[name].movedim(axis, 0) for name in (*op.inputs, op.name)}
-    found = rule(op, relevance.movedim(axis, 0), turned)
-    parts = found.relevances if isinstance(found, Shares) else found
-    back = tuple(None if part is None else part.movedim(0, axis) for part in parts)
-    return Shares(back, found.absorbed) if isinstance(found, Shares) else back
+    operators: Mapping[str, Operator]
+    dependent: frozenset[str]
+    batch: int
+    total: dict[Keeper, Tensor] = field(default_factory=dict)
 
+    def enter(self, op: Operator, relevance: Tensor, found: Shares) -> None:
+        """Add what an operator's rule keeps back."""
+        absorbed = {
+            keeper: self._of_samples(op, amount) for keeper, amount in found.absorbed.items()
+        }
+        handed_on = [
+            (self.operators[name], part)
+            for name, part in zip(op.inputs, found.relevances, strict=True)
+            if part is not None and name in self.dependent
+        ]
+        n_given = sum(part is not None for part in found.relevances)
+        if found.rest is not None or len(handed_on) < n_given:
+            rest = self._of_samples(op, per_row(op, relevance))
+            for source, part in handed_on:
+                rest = rest - self._of_samples(source, per_row(source, part))
+            for amount in absorbed.values():
+                rest = rest - amount
+            self._add(found.rest or "bias", rest)
+        for keeper, amount in absorbed.items():
+            self._add(keeper, amount)
 
-def _follows_batch(op: Operator, part: Tensor, relevance: Tensor) -> bool:
-    axis = op.batch_axis
-    return part.ndim > axis and part.shape[axis] == relevance.shape[axis]
+    def _add(self, keeper: Keeper, amount: Tensor) -> None:
+        self.total[keeper] = self.total[keeper] + amount if keeper in self.total else amount
 
-
-def _add(
-    total: dict[Keeper, Tensor], more: Mapping[Keeper, Tensor], op: Operator, batch: int
-) -> None:
-    for keeper, amount in more.items():
-        # windows, heads or places of a sample are rows of their own in some networks
-        is_by_sample = len(amount) == batch
-        rows = amount if is_by_sample else amount.reshape(op.batch_outer, batch, -1).sum((0, 2))
-        total[keeper] = total[keeper] + rows if keeper in total else rows
+    def _of_samples(self, op: Operator, amount: Tensor) -> Tensor:
+        """Return ``(batch,)`` of amounts by row: windows, heads or places may be rows."""
+        outer, batch = op.batch_outer, self.batch
+        if amount.ndim != 1 or len(amount) % (outer * batch):
+            raise ValueError(
+                f"got an account of {' x '.join(map(str, amount.shape)) or 'one'} rows for the "
+                f"operator {op.name!r}, expected {batch} or a multiple: sum over all axes of its "
+                f"value but {op.batch_axis}, as explainers.rules.amounts.per_row does"
+            )
+        return amount.reshape(outer, batch, -1).sum((0, 2))

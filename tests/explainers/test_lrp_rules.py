@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 
-from explainers.operators import Add, AveragePool, Convolution, Linear, Pad
+from explainers.operators import Add, AveragePool, Convolution, Linear
 from explainers.rules.lrp import Stabiliser, conserving, lrp, stabilised, weights
 from explainers.rules.table import Shares
 
@@ -354,20 +354,6 @@ def test_signed_parts_of_a_weight_are_made_once() -> None:
     for part in (weights.positive_weight, weights.negative_weight, weights.absolute_weight):
         assert part(op) is part(op) is part(without_bias)
     assert torch.equal(weights.positive_weight(op) + weights.negative_weight(op), op.weight)
-
-
-def test_a_margin_loses_what_reaches_it_and_a_constant_keeps_its_share_as_a_bias() -> None:
-    x = torch.tensor([[[1.0, 2.0]], [[3.0, 4.0]]], dtype=torch.float64)
-    where = {"name": "op", "module_path": ""}
-    pad = Pad(inputs=("x",), padding=(1, 0), mode="constant", value=0.0, **where)
-    found = conserving.cropped(pad, torch.ones(2, 1, 3).double(), {"x": x})
-    assert found.absorbed["lost"].tolist() == [1.0, 1.0]
-    table = torch.tensor([[3.0, 2.0]], dtype=torch.float64)
-    add = Add(inputs=("x", "table"), **where)
-    values = {"x": x, "table": table, "op": x + table}
-    found = conserving.norm_of_sum(add, values["op"], values)
-    assert found.relevances[1] is None
-    torch.testing.assert_close(found.absorbed["bias"], torch.full((2,), 5.0).double())
 
 
 def test_a_sum_shares_in_proportion_and_conserves_even_where_terms_cancel() -> None:

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from explainers.operators import Linear, Normalise
 from explainers.rules.table import Shares
 
 if TYPE_CHECKING:
@@ -111,6 +110,7 @@ class Accounting:
     def __init__(self, network: Network, choose: Choose, batch: int) -> None:
         self.choose = choose
         self.batch = batch
+        self.dependent = network.dependent
         self.operators = {op.name: op for op in network.operators}
         self.worst: tuple[float, str] = (0.0, "")
         self.kinds: set[type[Operator]] = set()
@@ -121,11 +121,12 @@ class Accounting:
         def checked(op: Operator, relevance: Tensor, values: Values) -> Relevances | Shares:
             found = rule(op, relevance, values)
             shares = found if isinstance(found, Shares) else Shares(found)
-            # the walk puts the batch first where a rule may keep relevance back
-            is_turned = isinstance(op, Linear | Normalise)
+            self.kinds.add(type(op))
+            if shares.rest is not None or not self.dependent.issuperset(op.inputs):
+                return found  # by definition nothing is left
             relevances = zip((relevance, *shares.relevances), (op.name, *op.inputs), strict=True)
             given = [
-                (part.movedim(0 if is_turned else self.operators[name].batch_axis, 0), name)
+                (part.movedim(self.operators[name].batch_axis, 0), name)
                 for part, name in relevances
                 if part is not None
             ]
@@ -134,7 +135,6 @@ class Accounting:
             magnitude = sum(self.rows(part.abs(), name) for part, name in given) + 1e-30
             error = float(((arrived - sum(handed_on) - kept) / magnitude).abs().max())
             self.worst = max(self.worst, (error, f"{type(op).__name__} {op.name}"))
-            self.kinds.add(type(op))
             return found
 
         return checked

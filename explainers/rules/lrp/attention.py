@@ -32,7 +32,7 @@ def along_values(
     Query, key and mask get nothing. ``A`` is the softmax's ``(..., heads, queries, keys)``.
     """
     attended = values[op.inputs[2]]
-    share, absorbed = divided(relevance, values[op.name], Stabiliser.of(stabiliser))
+    share, absorbed = divided(op, relevance, values[op.name], Stabiliser.of(stabiliser))
     back = op.weights(*(values[name] for name in op.inputs)).mT @ share
     if op.enable_gqa and back.shape[-3] != attended.shape[-3]:
         grouped = (*back.shape[:-3], attended.shape[-3], -1, *back.shape[-2:])

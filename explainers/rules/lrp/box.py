@@ -51,7 +51,7 @@ def z_box(
     n_rows = max(len(low), len(high))
     bounds = [bound.expand(n_rows, *x.shape[1:]) for bound in (low, high)]
     z = output_without(op, used, values) - Pair(used, *bounds).linear(1, used.bias)
-    share, absorbed = divided(relevance, z, Stabiliser.of(stabiliser))
+    share, absorbed = divided(op, relevance, z, Stabiliser.of(stabiliser))
     distances = Pair(used, *(x - bound for bound in bounds))
     return Shares((distances.transpose(share),), absorbed)
 

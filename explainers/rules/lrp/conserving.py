@@ -19,7 +19,6 @@ from explainers.operators import (
     Reshape,
 )
 from explainers.rules.gradient import gradient
-from explainers.rules.lrp.sharing import Absorbed, per_sample
 from explainers.rules.lrp.stabiliser import STABILISER, Stabiliser, Stabilising, check_stabiliser
 from explainers.rules.lrp.table import lrp
 from explainers.rules.table import Relevances, Shares, Values
@@ -48,6 +47,7 @@ def routed(op: Operator, relevance: Tensor, values: Values) -> Relevances:
 
 
 @lrp.rule(Concat, name="route")
+@lrp.rule(Concat, name="gradient")
 @lrp.rule(Concat)
 def parted(op: Concat, relevance: Tensor, values: Values) -> Shares:
     """Part relevance where values were joined; what a constant gets (a class token) is a bias's."""
@@ -67,8 +67,7 @@ def cropped(op: Pad, relevance: Tensor, values: Values) -> Shares:
         raise TypeError(f"the gradient rule of {op.name!r} gave nothing to the padded value")
     if op.mode != "constant":
         return Shares((inside,))
-    arrived, kept = (per_sample(one, op.batch_axis) for one in (relevance, inside))
-    return Shares((inside,), {"lost": arrived - kept})
+    return Shares((inside,), rest="lost")
 
 
 @lrp.rule(Add, name="norm", check=check_stabiliser)
@@ -79,13 +78,13 @@ def norm_of_sum(
     """Share in proportion to the two terms: ``R_i = (x_i + eps * sgn(z) / 2) * R / stab(z)``.
 
     zennit's Norm lets the stabiliser absorb ``eps * R / stab(z)``; here the two inputs share that
-    too, so that sums conserve relevance exactly, even where the terms cancel. A term that is the
-    same for all samples (a table of positions) is a bias, and keeps its share as one.
+    too, so that sums conserve relevance exactly, even where the terms cancel. A term that does not
+    depend on the network's input (a table of positions) keeps its share as a bias does.
     """
     first, second = (values[name] for name in op.inputs)
     z = values[op.name]
     stabilises = Stabiliser.of(stabiliser)
-    half = stabilises.part(z).mul_(0.5)
+    half = stabilises.part(z, op.batch_axis).mul_(0.5)
     total = torch.add(z, half, alpha=2)
     if stabilises.may_vanish:
         is_zero = total == 0
@@ -94,15 +93,7 @@ def norm_of_sum(
     share = torch.div(relevance, total, out=total)
     of_first = half.add_(first).mul_(share)
     of_second = torch.sub(relevance, of_first, out=share)
-    absorbed: Absorbed = {}
-    axis = op.batch_axis
-    parts: list[Tensor | None] = []
-    for part, term in ((of_first, first), (of_second, second)):
-        is_shared = term.ndim != z.ndim or term.shape[axis] != z.shape[axis]
-        parts.append(None if is_shared else part.sum_to_size(term.shape))
-        if is_shared:
-            absorbed["bias"] = per_sample(part, axis)
-    return Shares(tuple(parts), absorbed)
+    return Shares((of_first.sum_to_size(first.shape), of_second.sum_to_size(second.shape)))
 
 
 @lrp.rule(AveragePool, name="norm", check=check_stabiliser)
@@ -116,7 +107,7 @@ def norm_of_mean(
     """
     x, z = values[op.inputs[0]], values[op.name]
     stabilises = Stabiliser.of(stabiliser)
-    part = stabilises.part(z)
+    part = stabilises.part(z, op.batch_axis)
     total = z + part
     if stabilises.may_vanish:
         is_zero = total == 0

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from explainers.operators import Extreme, LinearMap, Quotient, Selection, Unary
 from explainers.rules.gradient import gradient
-from explainers.rules.lrp.sharing import divided, per_sample
+from explainers.rules.lrp.sharing import divided
 from explainers.rules.lrp.stabiliser import STABILISER, Stabiliser, Stabilising, check_stabiliser
 from explainers.rules.lrp.table import lrp
 from explainers.rules.table import Relevances, Shares, Values
@@ -26,9 +26,9 @@ def passed(op: Unary, relevance: Tensor, values: Values) -> Relevances:
 
 @lrp.rule(Quotient, name="pass")
 @lrp.rule(Quotient)
-def to_the_numerator(op: Quotient, relevance: Tensor, values: Values) -> Relevances:
+def to_the_numerator(op: Quotient, relevance: Tensor, values: Values) -> Shares:
     """Give all to the numerator: the denominator is a normaliser, which is held fixed."""
-    return relevance.sum_to_size(values[op.inputs[0]].shape), None
+    return Shares((relevance.sum_to_size(values[op.inputs[0]].shape), None))
 
 
 @lrp.rule(Selection, name="route")
@@ -38,11 +38,7 @@ def to_the_selected(op: Selection, relevance: Tensor, values: Values) -> Shares:
 
     What chooses gets nothing.
     """
-    parts = _back(op, relevance, values)
-    kept = per_sample(relevance)
-    for part in parts:
-        kept = kept if part is None else kept - per_sample(part)
-    return Shares(parts, {"bias": kept})
+    return Shares(_back(op, relevance, values), rest="bias")
 
 
 @lrp.rule(Extreme, name="route")
@@ -57,7 +53,7 @@ def by_contribution(
     op: LinearMap, relevance: Tensor, values: Values, stabiliser: Stabilising = STABILISER
 ) -> Shares:
     """Share by contribution: ``x * J^T (R / stab(z))``."""
-    share, absorbed = divided(relevance, values[op.name], Stabiliser.of(stabiliser))
+    share, absorbed = divided(op, relevance, values[op.name], Stabiliser.of(stabiliser))
     parts = [
         None if part is None else part * values[name]
         for name, part in zip(op.inputs, _back(op, share, values), strict=True)

@@ -37,7 +37,7 @@ def flat_convolution(
     taps = single.run(x.new_ones(1, 1, *extent))
     count = taps.mul_(channels // op.groups)
     grouped = relevance.reshape(batch, op.groups, outputs // op.groups, *relevance.shape[2:])
-    share, absorbed = divided(grouped.sum(2), count, Stabiliser.of(stabiliser))
+    share, absorbed = divided(op, grouped.sum(2), count, Stabiliser.of(stabiliser))
     share = share.reshape(batch * op.groups, 1, *relevance.shape[2:])
     back = _spread_by_ones(single, share, extent).reshape(batch, op.groups, 1, *extent)
     back = back.expand(-1, -1, channels // op.groups, *extent).reshape(x.shape)
@@ -74,5 +74,5 @@ def flat_linear(
     x = values[op.inputs[0]]
     count = torch.full_like(relevance[:1, ..., :1], x.shape[-1])
     arriving = relevance.sum(-1, keepdim=True)
-    share, absorbed = divided(arriving, count, Stabiliser.of(stabiliser))
+    share, absorbed = divided(op, arriving, count, Stabiliser.of(stabiliser))
     return Shares((share.expand_as(x),), absorbed)

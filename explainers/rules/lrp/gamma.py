@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from explainers.operators import Convolution, Linear
+from explainers.rules.amounts import per_row
 from explainers.rules.lrp.parameters import check_gamma
-from explainers.rules.lrp.sharing import Absorbed, divided, kept_by_bias, per_sample
+from explainers.rules.lrp.sharing import Absorbed, divided, kept_by_bias
 from explainers.rules.lrp.stabiliser import STABILISER, Stabiliser, Stabilising
 from explainers.rules.lrp.table import lrp
 from explainers.rules.lrp.weights import ZeroParams, absolute_weight, output_without, without
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
 
     from explainers.rules.lrp.weights import Weighted
     from explainers.rules.table import Values
+
+    Sums = tuple[Tensor, Tensor, Tensor]
+    """Outputs, half gamma times the sums of magnitudes, and the signs of outputs."""
 
 
 @lrp.rule(Convolution, Linear, name="gamma", conserves=False, check=check_gamma)
@@ -74,7 +78,7 @@ def _gamma(
     sizes = used.linear(magnitude, absolute_weight(used), size).mul_(gamma / 2)
     stabiliser, sign = Stabiliser.of(common[0]), values[op.name].sgn()
     divide = _divided if used is op and not stabiliser.norm_scale else _divided_apart
-    share, signed, absorbed = divide(relevance, z, sizes, sign, gamma, stabiliser)
+    share, signed, absorbed = divide(op, relevance, (z, sizes, sign), gamma, stabiliser)
     back = used.transpose(share, x).mul_(1 + gamma / 2)
     of_sizes = used.transpose(signed, x, absolute_weight(used))
     if is_signed:
@@ -88,22 +92,24 @@ def _gamma(
 
 
 def _divided(
-    relevance: Tensor, z: Tensor, sizes: Tensor, sign: Tensor, gamma: float, stabiliser: Stabiliser
+    op: Weighted, relevance: Tensor, sums: Sums, gamma: float, stabiliser: Stabiliser
 ) -> tuple[Tensor, Tensor, Absorbed]:
-    """Return ``s``, ``s * sgn(z)`` and what is kept; `sizes` and `sign` are overwritten."""
+    """Return ``s``, ``s * sgn(z)`` and what is kept; sizes and signs are overwritten."""
+    z, sizes, sign = sums
     total = sizes.mul_(sign).add_(z, alpha=1 + gamma / 2)
-    share, absorbed = divided(relevance, total, stabiliser)
+    share, absorbed = divided(op, relevance, total, stabiliser)
     signed = share.mul_(sign)  # zero where z is
     return sign.mul_(signed), signed, absorbed
 
 
 def _divided_apart(
-    relevance: Tensor, z: Tensor, sizes: Tensor, sign: Tensor, gamma: float, stabiliser: Stabiliser
+    op: Weighted, relevance: Tensor, sums: Sums, gamma: float, stabiliser: Stabiliser
 ) -> tuple[Tensor, Tensor, Absorbed]:
     """Return what `_divided` does, where denominators depend on more than the output's own sign."""
+    z, sizes, sign = sums
     linear = z * (1 + gamma / 2)
-    above, kept = divided(relevance * (sign > 0), linear + sizes, stabiliser)
-    below, more = divided(relevance * (sign < 0), linear - sizes, stabiliser)
+    above, kept = divided(op, relevance * (sign > 0), linear + sizes, stabiliser)
+    below, more = divided(op, relevance * (sign < 0), linear - sizes, stabiliser)
     absorbed: Absorbed = {keeper: amount + more[keeper] for keeper, amount in kept.items()}
-    absorbed["lost"] += per_sample(relevance * (sign == 0))
+    absorbed["lost"] += per_row(op, relevance * (sign == 0))
     return above + below, above - below, absorbed

@@ -41,7 +41,7 @@ def epsilon(
     used = without(op, zero_params)
     x = values[op.inputs[0]]
     z = output_without(op, used, values)
-    share, absorbed = divided(relevance, z, Stabiliser.of(epsilon))
+    share, absorbed = divided(op, relevance, z, Stabiliser.of(epsilon))
     back = used.transpose(share, x).mul_(x)
     return accounted(used, back, share, used.bias, absorbed)
 

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from explainers.operators import Normalise
-from explainers.rules.lrp.sharing import divided, per_sample
+from explainers.rules.amounts import per_row
+from explainers.rules.lrp.sharing import divided
 from explainers.rules.lrp.stabiliser import STABILISER, Stabiliser, Stabilising, check_stabiliser
 from explainers.rules.lrp.table import lrp
 from explainers.rules.table import Relevances, Shares, Values
@@ -30,9 +31,9 @@ def detached(
     ``sum(R b / stab(z))``. A root-mean-square norm does not centre.
     """
     x = values[op.inputs[0]]
-    share, absorbed = divided(relevance, values[op.name], Stabiliser.of(stabiliser))
+    share, absorbed = divided(op, relevance, values[op.name], Stabiliser.of(stabiliser))
     if op.bias is not None:
-        absorbed["bias"] = per_sample(share * _of_channels(op, op.bias, x))
+        absorbed["bias"] = per_row(op, share * _of_channels(op, op.bias, x))
     if op.weight is not None:
         share = share * _of_channels(op, op.weight, x)
     grouped = x.reshape(_groups(op, x))

@@ -64,7 +64,7 @@ def _contributions(
     op: MatrixProduct, relevance: Tensor, values: Values, stabiliser: Stabilising
 ) -> tuple[tuple[Tensor, Tensor], Absorbed]:
     """Return all that each of both factors contributes, and what is kept of it."""
-    share, absorbed = divided(relevance, values[op.name], Stabiliser.of(stabiliser))
+    share, absorbed = divided(op, relevance, values[op.name], Stabiliser.of(stabiliser))
     back = gradient.find(op)(op, share, values)
     parts = back.relevances if isinstance(back, Shares) else back
     first, second = (

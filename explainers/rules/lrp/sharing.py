@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import torch
 
 from explainers.operators import Linear
+from explainers.rules.amounts import by_output, per_row
 from explainers.rules.table import Keeper, Shares
 
 if TYPE_CHECKING:
@@ -15,20 +16,17 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from explainers.operators import Operator
     from explainers.rules.lrp.stabiliser import Stabiliser
     from explainers.rules.lrp.weights import Weighted
 
 Absorbed: TypeAlias = dict[Keeper, "Tensor"]
-"""Amounts of relevance, ``(batch,)``, by what keeps them."""
+"""Amounts of relevance, of each row of the operator's value, by what keeps them."""
 
 
-def per_sample(amounts: Tensor, batch_axis: int = 0) -> Tensor:
-    """Return the sum over all axes but that of the batch."""
-    axes = tuple(axis for axis in range(amounts.ndim) if axis != batch_axis)
-    return amounts.sum(axes) if axes else amounts
-
-
-def divided(relevance: Tensor, z: Tensor, stabiliser: Stabiliser) -> tuple[Tensor, Absorbed]:
+def divided(
+    op: Operator, relevance: Tensor, z: Tensor, stabiliser: Stabiliser
+) -> tuple[Tensor, Absorbed]:
     """Return ``s = R / stab(z)`` and what stabiliser and empty outputs keep.
 
     The stabiliser keeps ``s * (stab(z) - z)``. Where z is exactly zero that is all of R, and counts
@@ -36,6 +34,8 @@ def divided(relevance: Tensor, z: Tensor, stabiliser: Stabiliser) -> tuple[Tenso
 
     Parameters
     ----------
+    op
+        Whose outputs the relevance is of.
     relevance
         Of the outputs.
     z
@@ -43,17 +43,17 @@ def divided(relevance: Tensor, z: Tensor, stabiliser: Stabiliser) -> tuple[Tenso
     stabiliser
         Keeps them from zero.
     """
-    part = stabiliser.part(z)
+    part = stabiliser.part(z, op.batch_axis)
     total = z + part
     smallest = torch.finfo(z.dtype).smallest_normal
-    lost = per_sample(_where_between(z, -smallest, smallest, relevance))
+    lost = per_row(op, _where_between(z, -smallest, smallest, relevance))
     is_zero = total == 0 if stabiliser.may_vanish else None
     share = torch.div(relevance, total, out=total if total.shape == relevance.shape else None)
     if is_zero is not None:
         share.masked_fill_(is_zero, 0)
-    kept = per_sample(torch.mul(share, part, out=part if part.shape == share.shape else None))
+    kept = per_row(op, torch.mul(share, part, out=part if part.shape == share.shape else None))
     if is_zero is not None:
-        kept += per_sample(relevance * is_zero)
+        kept += per_row(op, relevance * is_zero)
     return share, {"stabiliser": kept - lost, "lost": lost}
 
 
@@ -84,7 +84,7 @@ def divided_by_sums(
         Keeps denominators from zero; where it is constant it is added with the bias.
     """
     if not stabiliser.is_constant:
-        share, absorbed = divided(relevance, sums(bias).clamp_(min=0), stabiliser)
+        share, absorbed = divided(op, relevance, sums(bias).clamp_(min=0), stabiliser)
         if bias is not None:
             absorbed["bias"] = by_output(op, share) @ bias
         return share, absorbed
@@ -92,7 +92,7 @@ def divided_by_sums(
     n_outputs = relevance.shape[-1 if isinstance(op, Linear) else 1]
     constant = relevance.new_zeros(n_outputs) if bias is None else bias
     total = sums(constant + epsilon)
-    share, lost = divided_by_totals(relevance, total, epsilon)
+    share, lost = divided_by_totals(op, relevance, total, epsilon)
     kept = by_output(op, share)
     absorbed = {"stabiliser": kept.sum(1).mul_(epsilon), "lost": lost}
     if bias is not None:
@@ -100,7 +100,9 @@ def divided_by_sums(
     return share, absorbed
 
 
-def divided_by_totals(relevance: Tensor, total: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
+def divided_by_totals(
+    op: Operator, relevance: Tensor, total: Tensor, epsilon: float
+) -> tuple[Tensor, Tensor]:
     """Return ``R / (z + epsilon)``, zero where z is, and the amounts that are lost there.
 
     ``z + epsilon`` is given, and overwritten.
@@ -108,7 +110,7 @@ def divided_by_totals(relevance: Tensor, total: Tensor, epsilon: float) -> tuple
     unit = torch.finfo(total.dtype).eps
     below = float(torch.tensor(epsilon * (1 + 4 * unit), dtype=total.dtype))
     above = below * (1 + 0.75 * unit)  # rounds to the next number
-    lost = per_sample(_where_between(total, -math.inf, above, relevance))
+    lost = per_row(op, _where_between(total, -math.inf, above, relevance))
     torch.threshold_(total, below, math.inf)
     share = torch.div(relevance, total, out=total if total.shape == relevance.shape else None)
     return share, lost
@@ -120,15 +122,8 @@ def _where_between(z: Tensor, low: float, high: float, relevance: Tensor) -> Ten
     return found
 
 
-def by_output(op: Weighted, share: Tensor) -> Tensor:
-    """Return sums over places, or tokens: of each output channel or feature of a sample."""
-    first = 1 if isinstance(op, Linear) else 2
-    axes = tuple(range(first, first + share.ndim - 2))
-    return share.sum(axes) if axes else share
-
-
 def kept_by_bias(op: Weighted, share: Tensor, bias: Tensor) -> Tensor:
-    """Return ``sum(s * b)`` of each sample."""
+    """Return ``sum(s * b)`` of each row."""
     return by_output(op, share) @ bias
 
 

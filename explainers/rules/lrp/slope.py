@@ -9,20 +9,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import torch
-
 from explainers import numeric
-from explainers.operators import (
-    Activation,
-    Add,
-    Elementwise,
-    MatrixProduct,
-    Multiply,
-    Operator,
-)
+from explainers.operators import Activation, Operator
 from explainers.rules.gradient import gradient
 from explainers.rules.lrp.table import lrp
-from explainers.rules.table import Relevances, Shares
+from explainers.rules.table import Shares
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -34,7 +25,7 @@ if TYPE_CHECKING:
 def slope(op: Operator, relevance: Tensor, values: Values) -> Shares:
     """Multiply by the derivative, as the table ``gradient`` does."""
     found = gradient.find(op)(op, relevance, values)
-    return _accounted(op, relevance, found.relevances if isinstance(found, Shares) else found)
+    return Shares(found.relevances if isinstance(found, Shares) else found, rest="lost")
 
 
 def _check_beta(beta: float = 10.0) -> None:
@@ -50,22 +41,4 @@ def smoothed(op: Activation, relevance: Tensor, values: Values, beta: float = 10
     if op.kind != "relu":
         return slope(op, relevance, values)
     smooth = values[op.inputs[0]].mul(beta).sigmoid_()
-    return _accounted(op, relevance, (smooth.mul_(relevance),))
-
-
-def _accounted(op: Operator, relevance: Tensor, parts: Relevances) -> Shares:
-    own = tuple(None if part is None or _is_shared(op, part, relevance) else part for part in parts)
-    totals = [relevance.flatten(1).sum(1)]
-    totals += [-part.flatten(1).sum(1) for part in own if part is not None]
-    # Windows of a sample may be rows of their own on one side; a sample's are in sequence.
-    rows = min(len(total) for total in totals)
-    return Shares(
-        own, {"lost": torch.stack([one.reshape(rows, -1).sum(1) for one in totals]).sum(0)}
-    )
-
-
-def _is_shared(op: Operator, part: Tensor, relevance: Tensor) -> bool:
-    """Return whether a part belongs to a constant, for all samples together."""
-    if not isinstance(op, Add | Multiply | MatrixProduct | Elementwise):
-        return False
-    return part.ndim != relevance.ndim or len(part) != len(relevance)
+    return Shares((smooth.mul_(relevance),), rest="lost")

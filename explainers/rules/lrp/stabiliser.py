@@ -30,7 +30,7 @@ class Stabiliser:
     clip: bool = False
     """Whether ``stab(z) = sgn(z) * max(abs(z), epsilon)``: only small denominators change."""
     norm_scale: bool = False
-    """Whether epsilon is multiplied by the root mean square of z over all axes but the first."""
+    """Whether epsilon is multiplied by the root mean square of z over all axes but the rows'."""
 
     def __post_init__(self) -> None:
         numeric.check_finite("epsilon", self.epsilon)
@@ -57,11 +57,14 @@ class Stabiliser:
             )
         return cls(**fields)
 
-    def part(self, z: Tensor) -> Tensor:
-        """Return what is added to the denominator ``z``, shaped as it."""
+    def part(self, z: Tensor, batch_axis: int = 0) -> Tensor:
+        """Return what is added to the denominator ``z``, shaped as it; rows have an axis."""
         epsilon = torch.full((), self.epsilon, dtype=z.dtype, device=z.device)
         if self.norm_scale:
-            epsilon = epsilon * z.square().mean(tuple(range(1, z.ndim)), keepdim=True).sqrt()
+            axes = tuple(axis for axis in range(z.ndim) if axis != batch_axis)
+            squares = z.square()
+            squares = squares.mean(axes, keepdim=True) if axes else squares
+            epsilon = epsilon * squares.sqrt()
         if self.clip:
             epsilon = (epsilon - z.abs()).clamp(min=0)
         return torch.copysign(epsilon, z)

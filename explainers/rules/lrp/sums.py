@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from explainers.operators import Add, AveragePool
 from explainers.rules.lrp.conserving import routed
 from explainers.rules.lrp.parameters import check_common
-from explainers.rules.lrp.sharing import divided, per_sample
+from explainers.rules.lrp.sharing import divided
 from explainers.rules.lrp.stabiliser import STABILISER, Stabiliser
 from explainers.rules.lrp.table import lrp
 from explainers.rules.table import Shares
@@ -31,15 +31,10 @@ def z_plus_of_sum(
     first, second = (values[name] for name in op.inputs)
     positive = first.clamp(min=0), (second * op.alpha).clamp(min=0)
     z = positive[0] + positive[1]
-    share, absorbed = divided(relevance, z, Stabiliser.of(stabiliser))
-    parts: list[Tensor | None] = []
-    for part, term in zip(positive, (first, second), strict=True):
-        if part.ndim == z.ndim and len(part) == len(z):
-            parts.append((share * part).sum_to_size(term.shape))
-        else:  # the same for all samples, as a bias is
-            absorbed["bias"] = per_sample(share * part)
-            parts.append(None)
-    return Shares(tuple(parts), absorbed)
+    share, absorbed = divided(op, relevance, z, Stabiliser.of(stabiliser))
+    terms = zip(positive, (first, second), strict=True)
+    parts = tuple((share * part).sum_to_size(term.shape) for part, term in terms)
+    return Shares(parts, absorbed)
 
 
 @lrp.rule(AveragePool, name="z_plus", check=check_common)
@@ -49,7 +44,7 @@ def z_plus_of_mean(
     """Share by positive values of a window (Montavon et al. 2017, arXiv:1512.02479)."""
     positive = values[op.inputs[0]].clamp(min=0)
     z = op.run(positive)
-    share, absorbed = divided(relevance, z, Stabiliser.of(stabiliser))
+    share, absorbed = divided(op, relevance, z, Stabiliser.of(stabiliser))
     (spread,) = routed(op, share, values)
     if spread is None:
         raise TypeError(f"the gradient rule of {op.name!r} gave nothing to the pool's input")
