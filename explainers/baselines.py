@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 import torch
 from torch import Tensor
@@ -10,7 +10,10 @@ from torch import Tensor
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-Baseline: TypeAlias = "float | Sequence[float] | Tensor | None"
+Extreme = Literal["min", "max"]
+"""The sample's own least or greatest value, everywhere."""
+
+Baseline: TypeAlias = "float | Sequence[float] | Tensor | Extreme | None"
 
 
 def resolve(baseline: Baseline, inputs: Tensor) -> Tensor:
@@ -20,7 +23,8 @@ def resolve(baseline: Baseline, inputs: Tensor) -> Tensor:
     ----------
     baseline
         None (zero), a number, one number a channel, or a tensor: of one sample without the batch
-        axis, or ``(1, ...)`` for all rows, or ``(batch, ...)``.
+        axis, or ``(1, ...)`` for all rows, or ``(batch, ...)``. ``"min"`` and ``"max"`` are the
+        least and the greatest value of each sample itself.
     inputs
         ``(batch, ...)``.
 
@@ -37,6 +41,10 @@ def resolve(baseline: Baseline, inputs: Tensor) -> Tensor:
         If the shapes do not fit, or a value is not finite.
     """
     sample_shape = inputs.shape[1:]
+    if isinstance(baseline, str) and baseline in get_args(Extreme):
+        flat = inputs.flatten(1)
+        extreme = flat.amin(1) if baseline == "min" else flat.amax(1)
+        return extreme.view(-1, *[1] * len(sample_shape)).expand_as(inputs)
     values = _values(baseline, inputs)
     if not isinstance(baseline, Tensor) and values.ndim == 0:
         return values.expand(1, *sample_shape)
@@ -60,7 +68,8 @@ def _values(baseline: Any, inputs: Tensor) -> Tensor:
         values = torch.as_tensor(0.0 if baseline is None else baseline, dtype=inputs.dtype)
     except (TypeError, ValueError, RuntimeError) as error:
         raise TypeError(
-            f"got baseline {baseline!r}, expected None, a number, one number a channel, or a tensor"
+            f"got baseline {baseline!r}, expected None, a number, one number a channel, a tensor, "
+            "or 'min' or 'max' of the sample"
         ) from error
     if not bool(values.isfinite().all()):
         raise ValueError(

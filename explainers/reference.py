@@ -110,6 +110,8 @@ def _of_tokens(own: Any, lookup: Lookup, shape: tuple[int, ...], value: Tensor) 
         return value.new_zeros(1, *value.shape[1:])
     if isinstance(own, Tensor) and own.is_floating_point() and own.ndim:
         return baselines.resolve(own, value)
+    if isinstance(own, str):
+        raise TypeError(f"got baseline {own!r} for tokens, expected the index of a token, or None")
     tokens = torch.as_tensor(own, device=weight.device)
     if bool((tokens != tokens.long()).any()):
         raise ValueError(f"got baseline {own!r} for tokens, expected the index of a token, or None")

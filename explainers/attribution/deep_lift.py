@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, get_args
 
 import torch
 
-from explainers import numeric
+from explainers import baselines, numeric
 from explainers.base import Attribution, Cost, Explained
 from explainers.catalogue import register
 from explainers.reference import check as check_baseline
@@ -35,10 +35,12 @@ class DeepLift(Attribution):
     ``maxpool="gradient"`` and roundings make it differ from zero.
     """
 
-    baseline: float | tuple[float, ...] | None = None
-    """None (zero), a number, one a channel; in the library also a tensor: `baselines.resolve`."""
+    baseline: float | tuple[float, ...] | baselines.Extreme | None = None
+    """None (zero), a number, one a channel, or `min` or `max`, that of the sample itself; in the
+    library also a tensor: `baselines.resolve`."""
     maxpool: MaxPoolRule = "rescale"
-    """`rescale` hands on what the maxima differ by, as Captum; `gradient` is DeepExplain's."""
+    """`rescale` hands on what the maxima differ by, as Captum, which drops the rule where a ReLU
+    stands directly before the max-pool; `gradient` is DeepExplain's."""
     eps: float = 1e-10
     """Differences up to this size have the slope of the function between the two values."""
     multiply_by_inputs: bool = True

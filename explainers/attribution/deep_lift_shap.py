@@ -52,7 +52,8 @@ class DeepLiftShap(Attribution):
     dict of such tensors, as the inputs are, and token ids for tokens. In the library also
     ``baselines``, which is Captum's word."""
     maxpool: MaxPoolRule = "rescale"
-    """`rescale` hands on what the maxima differ by, as Captum; `gradient` is DeepExplain's."""
+    """`rescale` hands on what the maxima differ by, as Captum, which drops the rule where a ReLU
+    stands directly before the max-pool; `gradient` is DeepExplain's."""
     eps: float = 1e-10
     """Differences up to this size have the slope of the function between the two values."""
     multiply_by_inputs: bool = True

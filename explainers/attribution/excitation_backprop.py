@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from explainers.accounts import account
 from explainers.base import Attribution, Cost, Explained
@@ -12,6 +12,8 @@ from explainers.catalogue import register
 from explainers.composites import Composite, find
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from explainers.network import Network
     from explainers.targets import Target
     from explainers.trace import Trace
@@ -37,6 +39,7 @@ class ExcitationBackprop(Attribution):
     count as contributions."""
 
     cost = Cost(forward=1, backward=2)
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"zennit": {}}
     requires = frozenset({"lrp"})
 
     def __post_init__(self) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from explainers.base import Attribution, Cost
 from explainers.catalogue import register
@@ -11,6 +11,8 @@ from explainers.postprocess import Postprocess, apply, check_name
 from explainers.rules.rectified import guided
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from torch import Tensor
 
     from explainers.network import Network
@@ -30,6 +32,11 @@ class GuidedBackprop(Attribution):
     """What is done to the map."""
 
     cost = Cost(forward=1, backward=1)
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "innvestigate": {},
+        "zennit": {},
+        "rde": {},
+    }
     requires = frozenset({"guided"})
 
     def __post_init__(self) -> None:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from explainers.base import Attribution, Cost
 from explainers.catalogue import register
 from explainers.postprocess import Postprocess, apply, check_name
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from torch import Tensor
 
     from explainers.targets import Target
@@ -28,6 +30,11 @@ class InputXGradient(Attribution):
     """What is done to the product."""
 
     cost = Cost(forward=1, backward=1)
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "deepexplain": {},
+        "innvestigate": {},
+        "rde": {},
+    }
     requires = frozenset({"gradient"})
 
     def __post_init__(self) -> None:

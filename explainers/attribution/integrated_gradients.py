@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
-from explainers import chunks, numeric
+from explainers import baselines, chunks, numeric
 from explainers.affine_start import affine_end
 from explainers.base import Attribution, Cost, Explained
 from explainers.catalogue import register
@@ -40,8 +40,9 @@ class IntegratedGradients(Attribution):
     """Gradients per sample."""
     quadrature: Quadrature = "gausslegendre"
     """How the integral is approximated; in the library also ``method``, which is Captum's word."""
-    baseline: float | tuple[float, ...] | None = None
-    """None (zero), a number, one a channel; in the library also a tensor: `baselines.resolve`."""
+    baseline: float | tuple[float, ...] | baselines.Extreme | None = None
+    """None (zero), a number, one a channel, or `min` or `max`, that of the sample itself; in the
+    library also a tensor: `baselines.resolve`."""
     multiply_by_inputs: bool = True
     """Whether the mean gradient is multiplied by the difference to the baseline."""
     postprocess: Postprocess = "none"
@@ -53,6 +54,7 @@ class IntegratedGradients(Attribution):
         "deepexplain": {"n_steps": 100, "quadrature": "riemann_right"},
         "innvestigate": {"n_steps": 64, "quadrature": "riemann_inclusive"},
         "zennit": {"n_steps": 20, "quadrature": "riemann_right"},
+        "rde": {"n_steps": 64, "quadrature": "riemann_inclusive", "baseline": "min"},
     }
     requires = frozenset({"gradient"})
 

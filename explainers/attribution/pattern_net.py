@@ -35,6 +35,7 @@ class PatternNet(Attribution):
     """Result of the scan `patterns`: a tensor shaped like the weight for each layer."""
 
     cost = Cost(forward=1, backward=1)
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"innvestigate": {}}
     requires = frozenset({"pattern"})
     needs: ClassVar[Mapping[str, str]] = {"patterns": "patterns"}
     variant: ClassVar[Variant] = "default"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from explainers.base import Explained
 from explainers.catalogue import register
@@ -11,6 +11,8 @@ from explainers.noisy import Noisy
 from explainers.postprocess import Postprocess, apply, check_name
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from explainers.targets import Target
     from explainers.trace import Trace
 
@@ -27,6 +29,11 @@ class SmoothGrad(Noisy):
 
     postprocess: Postprocess = "none"
     """What is done to the mean; what is done to each copy's map stands in `parameters`."""
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        **Noisy.presets,
+        # every copy's gradient is squared before the mean is taken
+        "rde": {"n_samples": 64, "noise_level": 0.3, "parameters": {"postprocess": "square"}},
+    }
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
@@ -12,6 +12,8 @@ from explainers.catalogue import register
 from explainers.noisy import Noisy
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from explainers.targets import Target
     from explainers.trace import Trace
 
@@ -24,6 +26,11 @@ class SmoothGradSquared(Noisy):
     ``1 / n * sum_k map(x + noise_k)^2``; the map is the gradient unless another method is named.
     The array ``standard_error``, shaped like the map, is that of the mean: see `smooth_grad`.
     """
+
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        **Noisy.presets,
+        "rde": {"n_samples": 64, "noise_level": 0.3},
+    }
 
     def relevance(self, trace: Trace, target: Target) -> Explained:
         """Return the mean squared map and its ``standard_error``."""

@@ -26,6 +26,13 @@ def test_a_baseline_broadcasts_against_the_inputs(baseline: object, expected: to
     )
 
 
+def test_words_mean_the_samples_own_extremes() -> None:
+    inputs = torch.tensor([[[3.0, -1.0]], [[0.5, 2.0]]])
+    for word, found in (("min", [-1.0, 0.5]), ("max", [3.0, 2.0])):
+        expected = torch.tensor(found)[:, None, None].expand(2, 1, 2)
+        assert torch.equal(baselines.resolve(word, inputs), expected)
+
+
 @pytest.mark.parametrize("shape", [(2,), (2, 3, 2, 2), (3, 2), (1, 3, 4, 4)])
 def test_a_baseline_of_another_shape_is_refused(shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match=r"the inputs \(4, 3, 2, 2\)"):
