@@ -37,7 +37,8 @@ def named(graph: Graph) -> Names:
 
     A module's output is the node of its group that is used outside of the group. A module that
     has no module within gives its output node its own name; any other node is called
-    ``<owner path>.<operator>#<k>``, k counting from 0 in execution order.
+    ``<owner path>.<operator>#<k>``, k counting from 0 in execution order and leaving out what is
+    the name of a module's use.
     """
     groups: dict[str, list[Node]] = defaultdict(list)
     paths: dict[str, str] = {}
@@ -60,7 +61,8 @@ def named(graph: Graph) -> Names:
         if node is not None and paths[key] and key not in inner
     }
     owners = {node: _owner(node) for node in calls(graph)}
-    return Names(_distinct(graph, leaves, owners), owners, modules)
+    taken = {_numbered(path, key) for key, path in paths.items()}
+    return Names(_distinct(graph, leaves, owners, taken), owners, modules)
 
 
 def _stack(node: Node) -> Iterator[tuple[str, str]]:
@@ -93,7 +95,9 @@ def _computing(node: Node) -> Node:
     return node
 
 
-def _distinct(graph: Graph, leaves: dict[Node, str], owners: dict[Node, str]) -> dict[Node, str]:
+def _distinct(
+    graph: Graph, leaves: dict[Node, str], owners: dict[Node, str], taken: set[str]
+) -> dict[Node, str]:
     names: dict[Node, str] = {}
     counts: dict[str, int] = defaultdict(int)
     for node in calls(graph):
@@ -102,6 +106,8 @@ def _distinct(graph: Graph, leaves: dict[Node, str], owners: dict[Node, str]) ->
             continue
         word = getattr(node.target, "__name__", str(node.target)).partition(".")[0].strip("_")
         name = f"{owners[node]}.{word}" if owners[node] else word
+        while f"{name}#{counts[name]}" in taken:
+            counts[name] += 1
         names[node] = f"{name}#{counts[name]}"
         counts[name] += 1
     return names

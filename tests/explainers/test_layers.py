@@ -113,3 +113,34 @@ def test_patterns_match_operator_classes() -> None:
 def test_an_unknown_layer_is_an_error_that_helps(pattern: str, words: str) -> None:
     with pytest.raises(LookupError, match=words):
         small_network().match(pattern)
+
+
+class Mixed(nn.Module):
+    """Uses a module called relu twice, and the function as often."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.relu = nn.ReLU()
+        self.first, self.second, self.third, self.last = (nn.Linear(3, 3) for _ in range(4))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        hidden = functional.relu(self.second(self.relu(self.first(inputs))))
+        inner = self.third(hidden)
+        outer = self.last(functional.relu(inner))
+        return self.relu(outer) + outer + inner
+
+
+@pytest.mark.parametrize("is_inner", [False, True])
+def test_functions_are_not_called_what_a_module_is(is_inner: bool) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(Mixed(), nn.Linear(3, 2)) if is_inner else Mixed()
+    inputs = torch.randn(4, 3)
+    network = Network(model, inputs)
+    assert network.is_program, network.reason
+    names = [op.name for op in network.operators]
+    owner = "0." if is_inner else ""
+    assert len(set(names)) == len(names)
+    assert [name for name in names if "relu" in name] == [
+        f"{owner}{name}" for name in ("relu", "relu#0", "relu#2", "relu#1")
+    ]
+    assert disagreeing(network, hooked(model, inputs), inputs) == []
