@@ -104,18 +104,30 @@ def _needs(cls: type[Explainer], values: Mapping[str, Any]) -> dict[tuple[str, .
 
 
 def _scan_entry(config: RunConfig, keys: tuple[str, ...], method: str) -> str:
-    """Return the named entry, else the first of the method, else the one that is added."""
+    """Return the entry that is named, else the only one of the method, else the one to be added."""
     methods = {entry: values.get("method", entry) for entry, values in config.explainers.items()}
+    fitting = [entry for entry, found in methods.items() if found == method]
     given: Any = config.explainers
     for key in keys:
         given = given.get(key) if isinstance(given, dict) else None
-    if given is None:
-        return next((entry for entry, found in methods.items() if found == method), method)
-    if not isinstance(given, str) or methods.get(given) != method:
-        fitting = [entry for entry, found in methods.items() if found == method]
+    place = config.where("explainers", *keys)
+    if given is None and len(fitting) > 1:
         raise ConfigError(
-            f"{config.where('explainers', *keys)}: got {given!r}, expected an entry of "
-            f"`explainers` with the method {method!r}",
+            f"{place}: there are {len(fitting)} entries with the method {method!r}, and none is "
+            "named here",
+            fix=f"name one: `{keys[-1]}: {fitting[0]}`, of {fitting!r}",
+        )
+    if given is None and not fitting and method in methods:
+        raise ConfigError(
+            f"{place}: the result of the scan {method!r} is needed, but the entry {method!r} "
+            f"has the method {methods[method]!r}",
+            fix=f"give that entry another name; `{method}` is then added by itself",
+        )
+    if given is None:
+        return fitting[0] if fitting else method
+    if not isinstance(given, str) or given not in fitting:
+        raise ConfigError(
+            f"{place}: got {given!r}, expected an entry of `explainers` with the method {method!r}",
             fix=f"name one of {fitting!r}" if fitting else f"add an entry `{method}: {{}}`",
         )
     return given

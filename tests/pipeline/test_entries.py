@@ -148,3 +148,18 @@ def test_a_method_inside_another_gets_the_result_of_its_scan(tmp_path: Path) -> 
     config = configured(tmp_path, named)
     assert needs_of(config) == {"around": {"parameters.noise": "s"}}
     assert build_explainers(config)["around"] == Around("sharp", {})
+
+
+def test_an_entry_of_another_method_is_not_taken_for_the_scan(tmp_path: Path) -> None:
+    said = refused(tmp_path, "sharp: {}\nmoments: {method: background}")
+    assert "run.yaml:5 explainers.sharp.noise: " in said
+    assert "the entry 'moments' has the method 'background'" in said
+    entries = "around: {attribution: sharp}\nmoments: {method: background}"
+    assert "the entry 'moments' has the method 'background'" in refused(tmp_path, entries)
+
+
+def test_of_two_scans_one_has_to_be_named(tmp_path: Path) -> None:
+    scans = "a: {method: moments}\nmoments: {}"
+    assert "name one: `noise: a`, of ['a', 'moments']" in refused(tmp_path, f"sharp: {{}}\n{scans}")
+    config = configured(tmp_path, f"sharp: {{noise: moments}}\n{scans}")
+    assert needs_of(config) == {"sharp": {"noise": "moments"}}
