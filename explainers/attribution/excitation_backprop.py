@@ -28,8 +28,10 @@ class ExcitationBackprop(Attribution):
     one class, and each value passes its share on to those before it in proportion to their positive
     contributions, ``a_i w+``. Rules are zennit's: sums and average pools share by value,
     convolutions and matrix products by positive contribution (also of negative inputs with negative
-    weights), everything else takes the gradient. The map sums to the start but for what biases and
-    stabilisers absorb and what is lost, which is given for each sample beside it.
+    weights), everything else takes the gradient. What the stabiliser keeps in sums and pools there
+    is handed on here, about 1e-6 of the relevance by value: the rule `norm`. The map sums to the
+    start but for what biases and stabilisers absorb and what is lost, which is given for each
+    sample beside it.
     """
 
     stabiliser: float | dict[str, object] = 1e-6

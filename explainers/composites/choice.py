@@ -14,9 +14,10 @@ from explainers.composites.assignment import (
     parameters_of,
     values,
 )
-from explainers.operators import Constant
+from explainers.operators import Constant, Convolution, Linear
 from explainers.rules.gates import receiving, signals
 from explainers.rules.lrp import lrp
+from explainers.rules.lrp.linear import not_passing
 from explainers.rules.ranges import ranges
 
 if TYPE_CHECKING:
@@ -68,6 +69,8 @@ class Composite:
             If an operator has no rule; it is named with its module path.
         TypeError
             If an assignment gives a rule parameters that it does not have for an operator.
+        ValueError
+            If a layer that changes the shape of values is to pass relevance.
         """
         return self._chosen(network)
 
@@ -121,10 +124,20 @@ def _rules(composite: Composite, network: Network) -> dict[str, tuple[str, Rule]
         assignment = assigned.get(op.name) if type(op) is kinds.get(op.name) else None
         rule = "default" if assignment is None else assignment.rule
         name = _name(op, rule, known, gated.get(op.name))
+        _check_shapes(network, op, name)
         rules[op.name] = name, _bound(op, name, assignment, defaults)
         kept = gated if ".signal_" in name else {}
         reached |= (op.sources if rule == "gradient" else receiving(op, kept)) & network.dependent
     return dict(reversed(rules.items()))
+
+
+def _check_shapes(network: Network, op: Operator, name: str) -> None:
+    """Refuse to pass relevance where a layer changes the shape."""
+    if name != "pass" or not isinstance(op, Convolution | Linear):
+        return
+    given, made = network.layout(op.inputs[0]), network.layout(op.name)
+    if given is not None and made is not None and given.shape != made.shape:
+        raise not_passing(op, given.shape, made.shape)
 
 
 def _assigned(composite: Composite, network: Network) -> dict[str, Assignment]:

@@ -161,6 +161,12 @@ class RuleTable:
                 return rule
         where = op.module_path or "the network itself"
         called = "" if name == "default" else f" called {name!r}"
+        others = [one for one in self.names(type(op)) if "." not in one and one != "default"]
+        if called and others:
+            raise NotImplementedError(
+                f"rule table {self.name!r} has no rule{called} for the operator {describe(op)} "
+                f"(node {op.name!r} in {where!r}); it has: {', '.join(others)}"
+            )
         raise NotImplementedError(
             f"rule table {self.name!r} has no rule{called} for the operator {describe(op)} "
             f"(node {op.name!r} in {where!r}); use {self.instead}, "

@@ -6,11 +6,14 @@ from typing import Any
 
 import pytest
 import torch
+import zennit.composites
 import zennit.core
 import zennit.layer
 import zennit.rules
 from torch import Tensor, nn
 
+import explainers
+from explainers import Network
 from explainers.operators import Activation, Add, AveragePool, Convolution, Linear
 from explainers.rules.lrp import Stabiliser, lrp
 from explainers.rules.table import Shares
@@ -45,6 +48,7 @@ RULES: dict[str, tuple[Any, str, dict[str, Any]]] = {
     "z_box": (zennit.rules.ZBox, "z_box", {"low": -4.0, "high": 5.0}),
     "w_square": (zennit.rules.WSquare, "w_square", {}),
     "flat": (zennit.rules.Flat, "flat", {}),
+    "norm": (zennit.rules.Norm, "norm", {}),
 }
 
 
@@ -93,7 +97,7 @@ def test_rules_are_zennits(rule: str, layer: str) -> None:
         expected = by_zennit(theirs(**parameters), module, x, relevance)
         found = ours(name, op, x, relevance, **parameters)
         torch.testing.assert_close(found, expected, **TOLERANCE)
-        if name != "flat" and has_bias:
+        if name not in ("flat", "norm") and has_bias:
             expected = by_zennit(theirs(**parameters, zero_params=["bias"]), module, x, relevance)
             found = ours(name, op, x, relevance, **parameters, zero_params=("bias",))
             torch.testing.assert_close(found, expected, **TOLERANCE)
@@ -143,6 +147,31 @@ def test_pass_hands_on_what_arrives_as_zennits_does() -> None:
     x, relevance = torch.randn(2, 2, 5, dtype=torch.float64).unbind()
     expected = by_zennit(zennit.rules.Pass(), module, x, relevance)
     assert torch.equal(ours("pass", op, x, relevance), expected)
+
+
+def test_pass_goes_where_a_layer_keeps_the_shape_as_zennits_does() -> None:
+    convolution, linear = nn.Conv2d(3, 3, 3, padding=1), nn.Linear(4, 4)
+    model = nn.Sequential(convolution, linear, nn.Flatten(), nn.Linear(48, 2)).double()
+    inputs = torch.randn(2, 3, 4, 4, dtype=torch.float64)
+    network = Network(model, inputs)
+    passed = explainers.explain(network, "lrp", inputs, rules={"0": "pass", "1": "pass"})
+    composite = zennit.composites.NameMapComposite(
+        [(["0", "1"], zennit.rules.Pass()), (["3"], zennit.rules.Epsilon())]
+    )
+    expected = explainers.explain(model, "lrp", inputs, composite=composite)
+    torch.testing.assert_close(passed, expected, **TOLERANCE)
+    found = explainers.get("lrp")(network, rules={"0": "pass"}, composite="lrp_epsilon")
+    arrays = found.explain(inputs).arrays
+    assert not arrays["lost"].any()
+    with pytest.raises(ValueError, match=r"'pass'.*'3'.*2,.*48,.*same shape"):
+        explainers.explain(network, "lrp", inputs, rules={"3": "pass"})
+
+
+def test_an_unknown_combination_of_rule_and_operator_names_those_that_are_there() -> None:
+    network = Network(nn.Sequential(nn.Linear(3, 3), nn.ReLU(), nn.Linear(3, 2)), torch.ones(2, 3))
+    with pytest.raises(NotImplementedError, match=r"'gamma'.*Activation.*beta_smooth.*pass") as e:
+        explainers.get("lrp")(network, rules={"1": "gamma"})
+    assert "integrated_gradients" not in str(e.value)
 
 
 def test_norm_differs_from_zennits_by_what_the_stabiliser_keeps_there() -> None:

@@ -9,7 +9,7 @@ from explainers.operators import Convolution, Linear
 from explainers.rules.lrp.pairs import Pair, Single
 from explainers.rules.lrp.parameters import check_common
 from explainers.rules.lrp.sharing import accounted, divided, divided_by_sums
-from explainers.rules.lrp.stabiliser import STABILISER, Stabiliser, Stabilising
+from explainers.rules.lrp.stabiliser import STABILISER, Stabiliser, Stabilising, check_stabiliser
 from explainers.rules.lrp.table import lrp
 from explainers.rules.lrp.weights import (
     ZeroParams,
@@ -22,6 +22,7 @@ from explainers.rules.table import Shares
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from explainers.operators import Operator
     from explainers.rules.table import Values
 
 
@@ -44,6 +45,44 @@ def epsilon(
     share, absorbed = divided(op, relevance, z, Stabiliser.of(epsilon))
     back = used.transpose(share, x).mul_(x)
     return accounted(used, back, share, used.bias, absorbed)
+
+
+@lrp.rule(Convolution, Linear, name="norm", check=check_stabiliser)
+def norm(
+    op: Convolution | Linear,
+    relevance: Tensor,
+    values: Values,
+    stabiliser: Stabilising = STABILISER,
+) -> Shares:
+    """Share by contribution, as `epsilon` does; the bias and the stabiliser keep their part.
+
+    It is what zennit's Norm, ``x * J^T (R / stab(z))``, does at a module with parameters: they are
+    left as they are, and so is the bias in z.
+    """
+    return epsilon(op, relevance, values, stabiliser)
+
+
+@lrp.rule(Convolution, Linear, name="pass")
+def passed(op: Convolution | Linear, relevance: Tensor, values: Values) -> Shares:
+    """Hand on what arrives, unchanged, where input and output have the same shape.
+
+    Raises
+    ------
+    ValueError
+        If they have not; a composite refuses it beforehand, where sizes are known.
+    """
+    shape = values[op.inputs[0]].shape
+    if shape != relevance.shape:
+        raise not_passing(op, tuple(shape), tuple(relevance.shape))
+    return Shares((relevance,))
+
+
+def not_passing(op: Operator, given: tuple[int, ...], made: tuple[int, ...]) -> ValueError:
+    """Return the error for a rule `pass` whose operator changes the shape."""
+    return ValueError(
+        f"got the rule 'pass' for {op.name!r}, which makes values of shape {made} from values of "
+        f"shape {given}, expected the same shape; take 'epsilon' or 'flat'"
+    )
 
 
 @lrp.rule(Convolution, Linear, name="z_plus", check=check_common)
