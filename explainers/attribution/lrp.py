@@ -41,11 +41,12 @@ class LRP(Attribution):
     parameters, `{name: epsilon_gamma_box, low: -2.1, high: 2.6}`. zennit's are `epsilon_plus`,
     `epsilon_plus_flat`, `epsilon_alpha2_beta1`, `epsilon_alpha2_beta1_flat`, `epsilon_gamma_box`
     (low, high, gamma), `excitation_backprop`, `beta_smooth` (beta); iNNvestigate's `lrp_z`,
-    `lrp_epsilon`, `lrp_w_square`, `lrp_flat`, `lrp_alpha_2_beta_1`, `lrp_alpha_1_beta_0` (either
-    also with `_ib`, without biases), `lrp_z_plus`, `lrp_z_plus_fast`, `lrp_sequential_preset_a`,
-    `lrp_sequential_preset_b` (either also with `_flat`), `lrp_sequential_preset_b_flat_until_idx`
-    (until_layer_idx), `deep_taylor` (first), `deep_taylor_bounded` (low, high). In Python also a
-    `Composite`, or a composite of zennit's own."""
+    `lrp_epsilon`, `lrp_alpha_2_beta_1`, `lrp_alpha_1_beta_0` (each also with `_ib`, without
+    biases), `lrp_alpha_beta` (alpha, beta, bias), `lrp_w_square`, `lrp_flat`, `lrp_z_plus`,
+    `lrp_z_plus_fast`, `lrp_sequential_preset_a`, `lrp_sequential_preset_b` (either also with
+    `_flat`), `lrp_sequential_preset_b_flat_until_idx` (until_layer_idx), `deep_taylor` (first),
+    `deep_taylor_bounded` (low, high), also written as there: `lrp.z`. In Python also a `Composite`,
+    or a composite of zennit's own."""
     rules: dict[str, str | dict[str, Any]] = field(default_factory=dict)
     """Layers, patterns for their names, or `type:Convolution` to the rule that they get in place
     of the composite's, `epsilon`, or a mapping with its parameters, `{rule: gamma, gamma: 0.1,

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal
 
+from explainers import numeric
 from explainers.composites.assignment import Assignment, values
 from explainers.composites.choice import Composite
 from explainers.composites.named import composites, constant
@@ -33,7 +34,9 @@ def _everywhere(name: str, rule: str, *parameters: tuple[str, Any], **defaults: 
 
 
 _everywhere("lrp_z", "epsilon", epsilon=_STABLE["stabiliser"])
+_everywhere("lrp_z_ib", "epsilon", *_NO_BIAS, epsilon=_STABLE["stabiliser"])
 _everywhere("lrp_epsilon", "epsilon", epsilon=1e-7)
+_everywhere("lrp_epsilon_ib", "epsilon", *_NO_BIAS, epsilon=1e-7)
 _everywhere("lrp_w_square", "w_square", *_NO_BIAS)
 _everywhere("lrp_flat", "flat")
 _everywhere("lrp_alpha_2_beta_1", "alpha_beta", *_ALPHA_2)
@@ -44,6 +47,26 @@ _everywhere("lrp_z_plus", "z_plus", *_NO_BIAS)
 # Theirs takes inputs for nonnegative without looking; here it is the same rule, which leaves the
 # second pass out wherever inputs are known to be nonnegative.
 _everywhere("lrp_z_plus_fast", "z_plus", *_NO_BIAS)
+
+
+@composites.register("lrp_alpha_beta")
+def alpha_beta(alpha: float, beta: float | None = None, bias: bool = True) -> Composite:
+    """Return: alpha of the positive less beta of the negative contributions, everywhere.
+
+    Parameters
+    ----------
+    alpha, beta
+        Their difference is one; beta is what that leaves where it is not given.
+    bias
+        Whether biases count as contributions; `zero_params: bias` says the same as false.
+    """
+    numeric.check_finite("alpha", alpha)
+    shares = {"alpha": alpha, "beta": alpha - 1 if beta is None else beta}
+    parameters = values(shares if bias else {**shares, **dict(_NO_BIAS)})
+    return Composite((Assignment("alpha_beta", LINEAR, parameters=parameters),)).with_defaults(
+        **_STABLE
+    )
+
 
 _SEQUENTIAL: dict[str, Any] = {"epsilon": 0.1, **_STABLE}
 

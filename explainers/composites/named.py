@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from typing import TYPE_CHECKING, Any
 
+from explainers.catalogue import methods
 from explainers.composites.choice import Composite
 from explainers.registry import Registry, suggest
 
@@ -12,6 +13,21 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from explainers.composites.assignment import Assignment
+
+ALIASES = {
+    "deep_taylor.bounded": "deep_taylor_bounded",
+    **{
+        f"lrp.{name}": f"lrp_{name.lower()}"
+        for name in (
+            *("z", "z_IB", "epsilon", "epsilon_IB", "w_square", "flat", "alpha_beta"),
+            *("alpha_2_beta_1", "alpha_2_beta_1_IB", "alpha_1_beta_0", "alpha_1_beta_0_IB"),
+            *("z_plus", "z_plus_fast", "sequential_preset_a", "sequential_preset_a_flat"),
+            *("sequential_preset_b", "sequential_preset_b_flat"),
+            "sequential_preset_b_flat_until_idx",
+        )
+    },
+}
+"""iNNvestigate's names for analysers to ours for composites."""
 
 composites: Registry[Composite | Callable[..., Composite]] = Registry(
     "composite", ("explainers.composites",), "xpipe.composites"
@@ -28,7 +44,8 @@ def find(composite: str | Mapping[str, Any] | Composite) -> Composite:
     Parameters
     ----------
     composite
-        Its name; or a mapping with its name as `name` and its parameters, such as
+        Its name, of iNNvestigate's also with its dots (``lrp.z``); or a mapping with its name as
+        `name` and its parameters, such as
         ``{name: epsilon_gamma_box, low: -2.1, high: 2.6}``; or the composite itself.
 
     Raises
@@ -47,7 +64,7 @@ def find(composite: str | Mapping[str, Any] | Composite) -> Composite:
             f"got composite {composite!r}, expected a name, or a mapping with the name and the "
             "composite's parameters: {name: epsilon_gamma_box, low: -2.1, high: 2.6}"
         )
-    made = composites.get(name)
+    made = _registered(name)
     own = parameters(name)
     defaults = {key: given.pop(key) for key in DEFAULTS if key in given and key not in own}
     for parameter in given:
@@ -72,12 +89,22 @@ def parameters(name: str) -> dict[str, Any]:
     LookupError
         If there is none of this name.
     """
-    made = composites.get(name)
+    made = _registered(name)
     if isinstance(made, Composite):
         return {}
     signature = inspect.signature(made).parameters
     empty = inspect.Parameter.empty
     return {key: ... if one.default is empty else one.default for key, one in signature.items()}
+
+
+def _registered(name: str) -> Composite | Callable[..., Composite]:
+    found = ALIASES.get(name, name)
+    if found not in composites and found in methods:
+        raise LookupError(
+            f"{name!r} is a method of its own and no composite; write method: {name} (in Python "
+            f"explainers.explain(model, {name!r}, inputs)) in place of lrp with a composite"
+        )
+    return composites.get(found)
 
 
 def constant(name: str, *assignments: Assignment, **defaults: Any) -> Composite:

@@ -11,6 +11,7 @@ from torch.nn import functional
 from explainers import register
 from explainers.base import Cost, Scan
 from explainers.operators import Activation, Convolution, Linear, MaxPool, Reshape
+from explainers.registry import suggest
 from explainers.rules.pattern import outward
 from explainers.rules.rectified import rectifies
 
@@ -24,7 +25,8 @@ if TYPE_CHECKING:
 
     Weighted = Convolution | Linear
 
-PatternType = Literal["relu", "linear"]
+PatternType = Literal["relu", "linear", "relu.positive", "relu.negative"]
+Regime = Literal["all", "positive", "negative"]
 
 STATE_BYTES = 4 << 30
 """Largest state; every shard stores one and the reduction holds two."""
@@ -37,11 +39,12 @@ class Patterns(Scan):
 
     For an output ``y = w^T x + b`` the pattern is ``a = cov(x, y) / (w^T cov(x, y))``, which is the
     regression of ``x`` on ``y``: ``a y`` is the part of the input that ``y`` can tell. Where ``y``
-    goes into a ReLU alone, it is that of the positive regime, ``(E+[x y] - E+[x] E[y])`` over the
-    same of ``w^T x``, with ``E+`` over ``y > 0``. All positions of a convolution are pooled, zeros
-    around its input among them. The result has, by layer, a tensor shaped like the weight,
-    ``(out, in / groups, *kernel)`` for transposed convolutions too; zero where an output never
-    varies.
+    goes into a ReLU alone, it is that of the positive regime, ``a+ = c+ / (w^T c+)`` with
+    ``c+ = E+[x y] - E+[x] E[y]``, ``E+`` over ``y > 0`` and ``E`` over all; that of the negative
+    regime has ``c- = E-[x y] - E-[x] E[y]`` with ``E-`` over ``y <= 0``. All positions of a
+    convolution are pooled, zeros around its input among them. The result has, by layer, a tensor
+    shaped like the weight, ``(out, in / groups, *kernel)`` for transposed convolutions too; zero
+    where an output never varies.
 
     A state holds, for each ``<layer>/``: ``count`` of positions; ``mean`` of y ``(out,)``; over
     the regime, ``sum`` of x and ``scatter``, of ``x (y - mean)``, shaped like the weight (``sum``
@@ -50,11 +53,16 @@ class Patterns(Scan):
     """
 
     pattern_type: PatternType = "relu"
-    """`linear` takes the first formula everywhere."""
+    """`relu` takes the positive regime before ReLUs and the first formula elsewhere, as the paper;
+    `linear` takes the first formula everywhere, `relu.positive` and `relu.negative` that of their
+    regime, as iNNvestigate."""
 
     def __post_init__(self) -> None:
         if self.pattern_type not in get_args(PatternType):
-            raise ValueError(f"got pattern_type {self.pattern_type!r}, expected 'relu' or 'linear'")
+            raise ValueError(
+                f"got pattern_type {self.pattern_type!r}; "
+                f"{suggest(str(self.pattern_type), get_args(PatternType))}"
+            )
 
     @property
     def cost(self) -> Cost:
@@ -84,8 +92,8 @@ class Patterns(Scan):
             return state
         batch: State = {}
         for op in _layers(trace.network):
-            is_gated = self.pattern_type == "relu" and _is_gated(op, trace.network)
-            moments = _moments(op, trace.values[op.inputs[0]], trace.values[op.name], is_gated)
+            x, y = trace.values[op.inputs[0]], trace.values[op.name]
+            moments = _moments(op, x, y, self._regime(op, trace.network))
             batch |= {f"{op.name}/{name}": values for name, values in moments.items()}
         return self.merge(state, batch)
 
@@ -108,6 +116,12 @@ class Patterns(Scan):
             patterns[layer] = torch.where(has_any, found, 0.0)
         return patterns
 
+    def _regime(self, op: Operator, network: Network) -> Regime:
+        if self.pattern_type == "relu":
+            return "positive" if _is_gated(op, network) else "all"
+        regimes: dict[str, Regime] = {"relu.positive": "positive", "relu.negative": "negative"}
+        return regimes.get(self.pattern_type, "all")
+
 
 def _layers(network: Network) -> list[Weighted]:
     return [
@@ -128,7 +142,7 @@ def _is_gated(op: Operator, network: Network) -> bool:
     )
 
 
-def _moments(op: Weighted, x: Tensor, y: Tensor, is_gated: bool) -> State:
+def _moments(op: Weighted, x: Tensor, y: Tensor, regime: Regime) -> State:
     """Return the state of one layer and batch."""
     axis = 1 if isinstance(op, Convolution) else -1
     others = [each for each in range(y.ndim) if each != axis % y.ndim]
@@ -136,10 +150,10 @@ def _moments(op: Weighted, x: Tensor, y: Tensor, is_gated: bool) -> State:
     rounded = mean.to(y.dtype)
     shape = [-1 if each == axis % y.ndim else 1 for each in range(y.ndim)]
     centred = y - rounded.view(shape)
-    if is_gated:
-        regime = (y > 0).to(y.dtype)
-        total = _correlated(op, x, regime)
-        scatter = _correlated(op, x, centred.mul_(regime))
+    if regime != "all":
+        inside = (y > 0 if regime == "positive" else y <= 0).to(y.dtype)
+        total = _correlated(op, x, inside)
+        scatter = _correlated(op, x, centred.mul_(inside))
     else:
         total = _summed(op, x, y)
         scatter = _correlated(op, x, centred)

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 import explainers
 from explainers import Network
+from explainers.composites import find
+from explainers.composites.named import ALIASES
 from tests.explainers.twins import pictures, seeded
 
 if TYPE_CHECKING:
@@ -59,8 +61,11 @@ def shared(parts: Parts, bias: Tensor | None, relevance: Tensor, epsilon: float 
     return torch.stack(products).sum(0)
 
 
-def by_epsilon(layer: Layer, x: Tensor, relevance: Tensor, epsilon: float) -> Tensor:
-    return shared([(applied(layer, layer.weight), x)], layer.bias, relevance, epsilon)
+def by_epsilon(
+    layer: Layer, x: Tensor, relevance: Tensor, epsilon: float, is_biased: bool = True
+) -> Tensor:
+    bias = layer.bias if is_biased else None
+    return shared([(applied(layer, layer.weight), x)], bias, relevance, epsilon)
 
 
 def by_signs(layer: Layer, x: Tensor, relevance: Tensor, alpha: float, is_biased: bool) -> Tensor:
@@ -98,6 +103,7 @@ Z = functools.partial(by_epsilon, epsilon=0.0)
 EPSILON = functools.partial(by_epsilon, epsilon=1e-7)
 DENSE = functools.partial(by_epsilon, epsilon=0.1)
 ALPHA_1 = functools.partial(by_signs, alpha=1.0, is_biased=True)
+ALPHA_3 = functools.partial(by_signs, alpha=3.0, is_biased=True)
 ALPHA_2 = functools.partial(by_signs, alpha=2.0, is_biased=True)
 ALPHA_1_IB = functools.partial(by_signs, alpha=1.0, is_biased=False)
 ALPHA_2_IB = functools.partial(by_signs, alpha=2.0, is_biased=False)
@@ -107,12 +113,19 @@ BOUNDED = {"name": "deep_taylor_bounded", "low": LOW, "high": HIGH}
 PRESETS: dict[str, tuple[Any, list[Any]]] = {
     "z": ("lrp_z", [Z] * 4),
     "epsilon": ("lrp_epsilon", [EPSILON] * 4),
+    "z_ib": ("lrp_z_ib", [functools.partial(Z, is_biased=False)] * 4),
+    "epsilon_ib": ("lrp.epsilon_IB", [functools.partial(EPSILON, is_biased=False)] * 4),
     "w_square": ("lrp_w_square", [slow_square] * 4),
     "flat": ("lrp_flat", [slow_flat] * 4),
     "alpha_2_beta_1": ("lrp_alpha_2_beta_1", [ALPHA_2] * 4),
     "alpha_2_beta_1_ib": ("lrp_alpha_2_beta_1_ib", [ALPHA_2_IB] * 4),
     "alpha_1_beta_0": ("lrp_alpha_1_beta_0", [ALPHA_1] * 4),
     "alpha_1_beta_0_ib": ("lrp_alpha_1_beta_0_ib", [ALPHA_1_IB] * 4),
+    "alpha_3_beta_2": ({"name": "lrp.alpha_beta", "alpha": 3.0, "beta": 2.0}, [ALPHA_3] * 4),
+    "alpha_2": (
+        {"name": "lrp_alpha_beta", "alpha": 2.0, "bias": False},
+        [ALPHA_2_IB] * 4,
+    ),
     "z_plus": ("lrp_z_plus", [ALPHA_1_IB] * 4),
     "z_plus_fast": ("lrp_z_plus_fast", [ALPHA_1_IB] * 4),
     "a": ("lrp_sequential_preset_a", [ALPHA_1, ALPHA_1, DENSE, DENSE]),
@@ -169,6 +182,34 @@ def test_presets_are_innvestigates(name: str) -> None:
     start, classes = output()
     found = explainers.explain(network, "lrp", inputs, classes, composite=composite)
     torch.testing.assert_close(found, slow(rules, start), **TOLERANCE)
+
+
+@pytest.mark.parametrize("name", ALIASES)
+def test_innvestigates_names_have_dots(name: str) -> None:
+    given = {
+        "lrp.alpha_beta": {"alpha": 2.0},
+        "deep_taylor.bounded": {"low": 0.0, "high": 1.0},
+        "lrp.sequential_preset_b_flat_until_idx": {"until_layer_idx": 1},
+    }.get(name, {})
+    ours = name.replace(".", "_").lower()
+    assert find({"name": name, **given}) == find({"name": ours, **given})
+
+
+@pytest.mark.parametrize("name", ["guided_backprop", "deconvnet"])
+def test_what_is_a_method_here_is_said_to_be(name: str) -> None:
+    with pytest.raises(LookupError, match=f"'{name}' is a method of its own .* method: {name}"):
+        explainers.build("lrp", composite=name)
+
+
+def test_parameters_of_alpha_beta_are_checked() -> None:
+    with pytest.raises(ValueError, match="expected alpha - beta = 1"):
+        find({"name": "lrp_alpha_beta", "alpha": 2.0, "beta": 2.0})
+    with pytest.raises(TypeError, match="needs the parameters alpha"):
+        find("lrp.alpha_beta")
+    without = find({"name": "lrp_alpha_beta", "alpha": 2.0, "zero_params": "bias"})
+    _, network, inputs = sequence()
+    expected = explainers.explain(network, "lrp", inputs, composite="lrp_alpha_2_beta_1_ib")
+    assert torch.equal(explainers.explain(network, "lrp", inputs, composite=without), expected)
 
 
 def test_epsilon_of_dense_layers_can_be_set() -> None:

@@ -6,6 +6,7 @@ import copy
 import functools
 import itertools
 from types import SimpleNamespace
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
@@ -19,6 +20,9 @@ from explainers.operators import Activation, Affine, Multiply
 from explainers.rules.pattern import pattern
 from tests.explainers.twins import network_twin, pictures, seeded, twin
 from tests.explainers.zoo import small, small_network
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 # Sums of some hundred terms of about one, in float64.
 TOLERANCE = {"rtol": 1e-10, "atol": 1e-10}
@@ -89,10 +93,19 @@ def slow_pattern(
     weight: torch.Tensor, x: torch.Tensor, y: torch.Tensor, *, is_positive: bool
 ) -> torch.Tensor:
     """The paper's formulas, output by output; x is ``(positions, out, ...)``."""
+    return slow_pattern_of(weight, x, y, (lambda y: y > 0) if is_positive else torch.isfinite)
+
+
+def slow_pattern_of(
+    weight: torch.Tensor,
+    x: torch.Tensor,
+    y: torch.Tensor,
+    is_inside: Callable[[torch.Tensor], torch.Tensor],
+) -> torch.Tensor:
     found = torch.empty_like(weight)
     for output in range(len(weight)):
         seen, value = x[:, output].flatten(1), y[:, output]
-        regime = value > 0 if is_positive else torch.ones_like(value, dtype=torch.bool)
+        regime = is_inside(value)
         of_products = (seen[regime] * value[regime, None]).mean(0)
         product_of = seen[regime].mean(0) * value.mean()
         flat = weight[output].flatten()
@@ -138,6 +151,22 @@ def test_patterns_of_layers_are_the_papers(name: str, function: str) -> None:
     torch.testing.assert_close(patterns[f"{function}.{name}"], expected, **TOLERANCE)
 
 
+@pytest.mark.parametrize("regime", ["positive", "negative"])
+def test_innvestigates_regimes_are_of_every_layer(regime: str) -> None:
+    model = seeded(nn.Sequential(nn.Conv2d(2, 3, 2), nn.Tanh(), nn.Flatten(), nn.Linear(12, 3)))
+    inputs = rows((2, 3, 3))
+    is_inside = (lambda y: y > 0) if regime == "positive" else (lambda y: y <= 0)
+    found = explainers.scan(model, "patterns", inputs.split(5), pattern_type=f"relu.{regime}")
+    convolved = patches(model[0], inputs)
+    behind = model[:3](inputs).detach()
+    linear = behind[:, None].expand(-1, 3, -1), model[3](behind).detach()
+    for layer, (x, y) in {"0": convolved, "3": linear}.items():
+        weight = model.get_submodule(layer).weight.detach()
+        assert bool(is_inside(y).any(0).all()), "an empty regime has no pattern"
+        expected = slow_pattern_of(weight, x, y, is_inside)
+        torch.testing.assert_close(found[layer], expected, **TOLERANCE)
+
+
 def plain_for_transposed(
     layer: nn.ConvTranspose1d, inputs: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -153,7 +182,7 @@ def plain_for_transposed(
     return plain.weight.detach(), *patches(plain, spaced)
 
 
-@pytest.mark.parametrize("pattern_type", ["relu", "linear"])
+@pytest.mark.parametrize("pattern_type", ["relu", "linear", "relu.negative"])
 def test_shards_come_to_what_one_pass_finds(pattern_type: str) -> None:
     network, _ = network_twin("cnn", "modules")
     # classes that come one after another: shards have different means
@@ -304,5 +333,5 @@ def test_patterns_of_another_network_are_refused() -> None:
 
 
 def test_an_unknown_kind_of_pattern_is_refused() -> None:
-    with pytest.raises(ValueError, match="got pattern_type 'positive', expected 'relu' or"):
-        explainers.build("patterns", pattern_type="positive")
+    with pytest.raises(ValueError, match=r"did you mean .relu\.positive."):
+        explainers.build("patterns", pattern_type="relu_positive")
