@@ -104,13 +104,14 @@ def test_expected_gradients_of_several_inputs_are_those_of_one_that_holds_both()
 
     drawn = {"n_samples": 3}
     found = explainers.explain(network, "expected_gradients", inputs, 1, background=rows, **drawn)
+    packed = torch.cat([inputs[0], inputs[1], inputs[2][:, None]], 1)
+    whole = Network(Joined(), packed)
     # the count is the sample's own, so one background for each
     for row in range(3):
         count = inputs[2][[row]].expand(4)[:, None]
         joined = torch.cat([*rows[:2], count], 1)
-        packed = torch.cat([inputs[0], inputs[1], inputs[2][:, None]], 1)
         expected = explainers.explain(
-            Joined(), "expected_gradients", packed, 1, background=joined, **drawn
+            whole, "expected_gradients", packed, 1, background=joined, **drawn
         )
         torch.testing.assert_close(found[0][row], expected[row, :4], **TOLERANCE)
         torch.testing.assert_close(found[1][row], expected[row, 4:9], **TOLERANCE)
