@@ -195,7 +195,8 @@ def check_targets(config: RunConfig, manifest: Manifest, network: Network) -> tu
             raise PlanError(f"{config.where(*keys)}: {error}", fix="explain an output") from error
         except (ValueError, LookupError) as error:
             message = str(error.args[0])
-            where = config.where(*keys, *told_of(message, each))
+            told = ("unit",) if message.startswith("unit ") else told_of(message, each)
+            where = config.where(*keys, *told)
             fix = _layers(network) if isinstance(error, LookupError) else "correct the target"
             raise PlanError(f"{where}: {message}", fix=fix) from error
         if target.kind == "label":
@@ -233,17 +234,28 @@ def _check_explainer(
 ) -> None:
     try:
         explaining.check(explainer, network, target)
-    except NotImplementedError as error:
-        raise PlanError(
-            f"{config.where('explainers', name)}: {error}",
-            fix="take a method that needs values and gradients alone, such as "
-            "integrated_gradients, or write the operator's rule",
-        ) from error
-    except (LookupError, ValueError) as error:
-        message = str(error.args[0] if error.args else error)
-        keys = told_of(message, config.explainers.get(name, {}))
-        fix = _layers(network) if isinstance(error, LookupError) else "correct its parameters"
-        raise PlanError(f"{config.where('explainers', name, *keys)}: {message}", fix=fix) from error
+    except (NotImplementedError, LookupError, ValueError, TypeError) as error:
+        raise refusal(config, name, error, network) from error
+
+
+def refusal(config: RunConfig, name: str, error: Exception, network: Network) -> PlanError:
+    """Return what an explainer says of a network, at the place in the run file that it is about."""
+    message = str(error.args[0] if error.args else error)
+    if not isinstance(error, (NotImplementedError, LookupError, ValueError, TypeError)):
+        message = f"{type(error).__name__}: {message}"
+    keys = told_of(message, config.explainers.get(name, {}))
+    fix = "correct its parameters"
+    if isinstance(error, NotImplementedError) and "rules" in keys:
+        fix = "name a rule that serves the layer; `xpipe explainers lrp` says which there are"
+    elif isinstance(error, NotImplementedError):
+        keys = ()
+        fix = (
+            "take a method that needs values and gradients alone, such as integrated_gradients, "
+            "or write the operator's rule"
+        )
+    elif isinstance(error, LookupError) and "layer" in message:
+        fix = _layers(network)
+    return PlanError(f"{config.where('explainers', name, *keys)}: {message}", fix=fix)
 
 
 def check_metrics(config: RunConfig, found: Mapping[str, Metric], manifest: Manifest) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from explainers import Attribution, Samples, Scan, Trace
-from pipeline import fit, models, scorable, sizing
+from pipeline import fit, models, scorable, sizing, trial
 from pipeline.data import open_source, select_records
 from pipeline.entries import build_explainers, build_metrics, needs_of
 from pipeline.errors import PlanError, written_at
@@ -127,6 +127,9 @@ def _fit(config: RunConfig) -> _Parts:
 def _decide(parts: _Parts, *, measure: bool) -> Plan:
     config, n_samples, n_targets = parts.config, len(parts.manifest), len(parts.targets)
     needs, manifest_digest = needs_of(config), parts.manifest.digest()
+    trace = _trace(parts)
+    trial.check_attributions(config, parts.explainers, trace, parts.targets, needs)
+    states = trial.state_bytes(config, parts.explainers, trace, parts.samples)
     form = form_of(mapped(operator.itemgetter(0), parts.example))
     maps = sizing.map_specs(parts.explainers, parts.network, config.output.channels)
     batch, shard = _sizes(parts, maps)
@@ -146,7 +149,7 @@ def _decide(parts: _Parts, *, measure: bool) -> Plan:
         costs=sizing.costs(parts.explainers, n_samples, n_targets),
         bytes=sizing.stored_bytes(
             maps,
-            sizing.state_bytes(parts.explainers, _trace(parts), parts.samples),
+            states,
             n_samples=n_samples,
             n_targets=n_targets,
             n_shards=len(cut(n_samples, shard)),

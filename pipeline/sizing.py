@@ -86,15 +86,12 @@ def stored_bytes(
     return {"maps": of_maps, "states": states * n_shards, "total": of_maps + states * n_shards}
 
 
-def state_bytes(found: Mapping[str, Explainer], trace: Trace, samples: Samples) -> int:
-    """Return the size of one shard's states, by folding the example."""
-    total = 0
-    for explainer in found.values():
-        first = explainer.rounds({}) if isinstance(explainer, Scan) else None
-        if first is not None:
-            state = first.scan.fold([(trace, samples)])
-            total += sum(value.nbytes for value in state.values())
-    return total
+def state_bytes(scan: Scan, trace: Trace, samples: Samples) -> int:
+    """Return the size of the state of a scan's first round for the example; 0 if it has none."""
+    first = scan.rounds({})
+    if first is None:
+        return 0
+    return sum(value.nbytes for value in first.scan.fold([(trace, samples)]).values())
 
 
 def batch_size(network: Network, example: Inputs, n_samples: int, threads: int) -> int:

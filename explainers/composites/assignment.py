@@ -179,4 +179,4 @@ def _check_kinds(kinds: list[str], network: Network) -> None:
         is_known = any(fnmatchcase(name, kind) for name in operators.__all__)
         if not is_known and not any(_is_kind(op, kind) for op in network.operators):
             hint = suggest(kind, operators.__all__)
-            raise LookupError(f"unknown operator class {kind!r}; {hint}")
+            raise LookupError(f"unknown operator class {kind!r} in 'type:{kind}'; {hint}")

@@ -459,3 +459,43 @@ def test_measuring_estimates_the_time_and_keeps_the_threads(folder: Path) -> Non
     assert found.seconds > 0
     assert torch.get_num_threads() == before
     assert plan(folder).seconds is None
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        "{method: deep_taylor, low: [0, 1], high: 1}",
+        "{method: lrp, rules: {'0': {rule: z_box, low: [0, 0], high: [1, 1]}}}",
+        "{method: smooth_grad, attribution: deep_taylor, parameters: {low: [0, 1], high: 1}}",
+        "{method: integrated_gradients, baseline: [0, 1], n_steps: 50}",
+    ],
+)
+def test_what_only_shows_when_it_runs_is_refused(folder: Path, entry: str) -> None:
+    said = refused(folder, f"explainers={{saliency: {{}}, bad: {entry}}}")
+    assert "--set explainers" in said
+    assert " explainers.bad" in said
+    assert "(2,)" in said
+
+
+def test_a_scan_that_cannot_fold_the_example_is_refused(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fold(*_: object) -> None:
+        raise RuntimeError("no such values")
+
+    monkeypatch.setattr(type(explainers.build("moments")), "fold", fold)
+    said = refused(folder)
+    assert "run.yaml:7 explainers.moments: RuntimeError: no such values" in said
+
+
+def test_a_rule_that_does_not_serve_a_layer_is_refused_where_it_is_named(folder: Path) -> None:
+    said = refused(folder, "explainers={lrp: {rules: {'type:Activation': gamma}}}")
+    assert "explainers.lrp.rules.type:Activation: rule table 'lrp' has no rule" in said
+    assert "name a rule that serves the layer" in said
+    said = refused(folder, "explainers={lrp: {rules: {'type:Convolutn': flat}}}")
+    assert "explainers.lrp.rules.type:Convolutn: unknown operator class" in said
+
+
+def test_a_unit_out_of_range_is_refused_at_the_unit(folder: Path) -> None:
+    said = refused(folder, "target={layer: '0', unit: 9}")
+    assert " target.unit: unit 9 does not exist" in said
