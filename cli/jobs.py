@@ -125,6 +125,8 @@ def _show(state: dict[str, Any]) -> None:
     output.table(rows, columns, right=columns[1:])
     for failure in state["failures"]:
         output.line(f"failed: {failure['sample']}: {failure['reason']}")
+    for name, n_samples in state["not_finite"].items():
+        output.line(f"not finite: {name}: the maps of {n_samples} samples")
 
 
 def logs(

@@ -195,6 +195,11 @@ def describe(event: events.Event) -> str:
         case events.WorkerLost():
             where = f"{event.pass_name}: worker {event.worker}"
             return f"{where} was lost at shard {event.shard}: {event.reason}"
+        case events.NotFinite():
+            return (
+                f"warning: {event.explainer}: {event.n_samples} samples have maps that are not "
+                "finite"
+            )
         case events.ScanFinished():
             return f"scan {event.scan} is finished"
         case events.StageFinished():

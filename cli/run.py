@@ -166,6 +166,8 @@ def _conclude(summary: "RunSummary", *, as_json: bool) -> None:
             output.line(f"report: {summary.report}")
     if summary.n_failed:
         output.note(f"{summary.n_failed} samples failed; xpipe status {summary.path} names them")
+    for name, n_samples in summary.not_finite.items():
+        output.note(f"{name}: the maps of {n_samples} samples are not finite")
     for pass_name, shard in summary.quarantined:
         output.note(f"shard {shard} of pass {pass_name} was given up; xpipe logs has the reason")
     if summary.exit_code in (130, 143):

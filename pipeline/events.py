@@ -117,6 +117,16 @@ class PassFinished(Event):
 
 
 @dataclass(frozen=True)
+class NotFinite(Event):
+    """Maps of a pass that is through are NaN or infinite somewhere."""
+
+    pass_name: str
+    explainer: str
+    n_samples: int
+    """Samples with such a map; they are stored as they are."""
+
+
+@dataclass(frozen=True)
 class ScanFinished(Event):
     """A scan's result is written."""
 

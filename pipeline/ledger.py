@@ -43,6 +43,12 @@ class Entry:
     """Samples in the shard."""
     n_failed: int = 0
     """Samples that could not be used."""
+    not_finite: dict[str, int] = field(default_factory=dict)
+    """Explainer to the samples whose map is NaN or infinite somewhere, where there are any."""
+
+
+_LATER = frozenset({"not_finite"})
+"""Fields that records of earlier versions do not have."""
 
 
 class Ledger:
@@ -122,7 +128,8 @@ def _decode(content: bytes, path: str) -> Entry:
     try:
         record: dict[str, Any] = json.loads(content)
         checksum = record.pop("checksum")
-        entry = Entry(**{known.name: record[known.name] for known in fields(Entry)})
+        names = [one.name for one in fields(Entry) if one.name in record or one.name not in _LATER]
+        entry = Entry(**{name: record[name] for name in names})
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise _damaged(path, repr(error)) from error
     if _checksum(record) != checksum:

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 from explainers import Scan
 from pipeline import reduce, trust
-from pipeline.events import ScanFinished
+from pipeline.events import NotFinite, ScanFinished
 from pipeline.products import coordinates, layouts
 from pipeline.sinks import results
 from pipeline.sinks.maps import MapSink
+from pipeline.store import open_run
 from pipeline.threads import computing_threads
 from pipeline.worker import ExplainTask
 
@@ -68,6 +69,7 @@ class Passes:
         basis = trust.basis_of(*(self._basis(scan) for scan in needed)) if needed else ""
         attributions = {name: self._with_results(name) for name in each.attributions}
         self._map(each.name, attributions, rounds, basis)
+        self._warn(each)
         for name in each.scans:
             if self.session.is_stopping:
                 return
@@ -86,6 +88,12 @@ class Passes:
         done = trust.settle(self._path, pass_name, self.plan.digest, basis)
         self.session.map(task, pass_name, self.plan.shards, done)
         self.entries[pass_name] = self._committed(pass_name)
+
+    def _warn(self, each: Pass) -> None:
+        """Tell which explainers of a pass have maps that are not finite."""
+        if each.attributions and not self.session.is_stopping:
+            for name, counted in open_run(self._path).not_finite(each.name).items():
+                self.session.emit(NotFinite(each.name, name, counted))
 
     def _finish_scan(self, name: str, pass_name: str, current: Round | None) -> None:
         """Finalise a scan's first round, and map the others as long as it has any."""

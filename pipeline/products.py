@@ -42,6 +42,8 @@ class Products:
     """Scan and round to state."""
     failures: dict[int, str] = field(default_factory=dict)
     """Position within the shard to reason."""
+    not_finite: dict[str, int] = field(default_factory=dict)
+    """Explainer to its number of maps that are not finite; known once everything is written."""
 
     @classmethod
     def empty(
@@ -132,7 +134,22 @@ class Products:
             "label": np.array([record.label for record in records], dtype=np.int64),
             samples.STATUS: [self.failures.get(row, "") for row in range(len(records))],
         }
-        return columns | self.facts | self._summaries(len(plan.targets))
+        summaries = self._summaries(len(plan.targets))
+        for name, values in self._magnitudes(summaries).items():
+            counted = int((~np.isfinite(values)).sum()) - len(self.failures)
+            if counted:
+                self.not_finite[name] = counted
+        return columns | self.facts | summaries
+
+    def _magnitudes(self, summaries: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """Return the sizes of every explainer's maps, NaN where one is: failed ones all are."""
+        found: dict[str, NDArray[Any]] = {}
+        for column, values in summaries.items():
+            name, kind = column.split(".")[:2]
+            if kind != "sum":
+                # NaN if either is, of one target or another
+                found[name] = np.maximum(found.get(name, np.abs(values)), np.abs(values))
+        return found
 
     def _summaries(self, n_targets: int) -> dict[str, NDArray[Any]]:
         """Return sum, minimum and maximum of the maps of every explainer, sample and target."""
@@ -144,11 +161,12 @@ class Products:
         for name, parts in maps.items():
             # of several inputs, all together
             flat = np.concatenate(parts, axis=2)
-            for target in range(n_targets):
-                end = suffix(target)
-                found[f"{name}.sum{end}"] = flat[:, target].sum(axis=1, dtype=np.float64)
-                found[f"{name}.min{end}"] = flat[:, target].min(axis=1)
-                found[f"{name}.max{end}"] = flat[:, target].max(axis=1)
+            with np.errstate(invalid="ignore", over="ignore"):  # counted, see not_finite
+                for target in range(n_targets):
+                    end = suffix(target)
+                    found[f"{name}.sum{end}"] = flat[:, target].sum(axis=1, dtype=np.float64)
+                    found[f"{name}.min{end}"] = flat[:, target].min(axis=1)
+                    found[f"{name}.max{end}"] = flat[:, target].max(axis=1)
         return found
 
 

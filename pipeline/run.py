@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -61,6 +61,8 @@ class RunSummary:
     """The page, where one was built."""
     n_done: int = 0
     """Samples in committed shards, those that failed included."""
+    not_finite: dict[str, int] = field(default_factory=dict)
+    """Explainer to its number of maps that are NaN or infinite somewhere, where there are any."""
 
 
 def run(
@@ -211,6 +213,7 @@ class _Start:
             seconds=time.monotonic() - self.started,
             report=self.report,
             n_done=sum(entry.n_samples for entry in entries),
+            not_finite=open_run(str(self.session.path)).not_finite(),
         )
 
 

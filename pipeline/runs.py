@@ -106,7 +106,8 @@ def state(path: str | Path) -> dict[str, Any]:
     dict
         ``path``, ``state`` (running, running elsewhere, done, done with failures,
         interrupted, failed, killed, not started), ``owner``, ``n_samples``, ``n_failed``,
-        ``passes`` (a row each) and ``failures`` (sample and reason).
+        ``passes`` (a row each), ``failures`` (sample and reason) and ``not_finite`` (explainer to
+        the number of samples whose maps are).
 
     Raises
     ------
@@ -136,6 +137,7 @@ def state(path: str | Path) -> dict[str, Any]:
         "digest": run.plan.digest,
         "passes": passes,
         "failures": failures,
+        "not_finite": run.not_finite(),
     }
 
 

@@ -215,6 +215,18 @@ class Run:
         ordered = sorted(found.items(), key=_by_index)
         return [(sample_id, status) for sample_id, (_, status) in ordered]
 
+    def not_finite(self, *pass_names: str) -> dict[str, int]:
+        """Return explainer to its number of maps that are NaN or infinite somewhere, if any.
+
+        Samples that failed are not counted; by default over all passes.
+        """
+        found: dict[str, int] = {}
+        for name in pass_names or (each.name for each in self.plan.passes):
+            for entry in self.entries(name).values():
+                for explainer, counted in entry.not_finite.items():
+                    found[explainer] = found.get(explainer, 0) + counted
+        return found
+
     def progress(self) -> dict[str, dict[str, Any]]:
         """Return how far each pass is: shards ``done`` of ``total``, samples, seconds of work."""
         total = len(self.plan.shards)

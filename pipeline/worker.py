@@ -180,6 +180,7 @@ class ExplainWorker:
             peak_memory=_peak_memory(self._explanation.network),
             n_samples=len(shard),
             n_failed=len(products.failures),
+            not_finite=products.not_finite,
         )
         is_first = self._ledger.commit(entry)
         if is_first and item.pass_name == EXPLAIN:

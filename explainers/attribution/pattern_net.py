@@ -29,6 +29,10 @@ class PatternNet(Attribution):
     their patterns, the directions in which data make their outputs vary, in place of their weights.
     For a linear network it is ``a y``, the estimate of the signal, in the units of the input: it
     starts from the output's value, as iNNvestigate's does, where a gradient starts from one.
+
+    Values grow with depth: a pattern's size is set by its own layer's data and nothing brings what
+    comes back to the scale of the input. In deep networks, above all with batch norms, maps can
+    overflow float32, to infinities and NaN.
     """
 
     patterns: Mapping[str, Any] | None = None

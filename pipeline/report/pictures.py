@@ -74,7 +74,8 @@ def heat_map(relevance: NDArray[np.floating], side: int, *, is_signed: bool) -> 
     is_signed
         Colours symmetric about zero, else from zero up.
     """
-    values = plane(relevance)
+    with np.errstate(over="ignore", invalid="ignore"):
+        values = plane(relevance)
     if values is None or not np.isfinite(values).all():
         return None
     limit = float(np.percentile(np.abs(values), SATURATION)) or float(np.abs(values).max())
@@ -93,7 +94,8 @@ def image(values: NDArray[np.floating], side: int) -> HeatMap | None:
 def _coloured(
     values: NDArray[np.floating], side: int, low: float, high: float, kind: str
 ) -> HeatMap:
-    share = (shrink(values, side) - low) / ((high - low) or 1.0)
+    # in float64 differences do not overflow
+    share = (shrink(values, side).astype(np.float64) - low) / ((high - low) or 1.0)
     indices = np.clip(np.rint(share * 255), 0, 255).astype(np.uint8)
     picture = Image.fromarray(indices)
     picture.putpalette(_palette(COLOURS[kind]))

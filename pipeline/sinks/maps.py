@@ -239,6 +239,11 @@ def halve(values: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
     :math:`|R| \ge 2^{-28}\max|R|`, and at most :math:`2^{-39}\max|R|` below.
     """
     axes = tuple(range(1, values.ndim))
+    with np.errstate(invalid="ignore", over="ignore"):
+        return _halved(values, axes)
+
+
+def _halved(values: NDArray[Any], axes: tuple[int, ...]) -> tuple[NDArray[Any], NDArray[Any]]:
     largest = np.abs(values).max(axis=axes, initial=0)
     if not np.isfinite(largest).all():
         largest = np.abs(np.where(np.isfinite(values), values, 0)).max(axis=axes, initial=0)

@@ -113,7 +113,8 @@ class MaskedArray(BackendArray):
         except (ValueError, RuntimeError, OSError) as error:
             raise _damaged(self._stored.path, str(error)) from error
         scaled: NDArray[Any] = values.astype(np.float32)
-        scaled *= scale.reshape(-1, *[1] * (values.ndim - 1))
+        with np.errstate(over="ignore"):  # close to float32's end, float16 rounds up to infinity
+            scaled *= scale.reshape(-1, *[1] * (values.ndim - 1))
         return scaled
 
     def _check(self, shards: Collection[int]) -> None:

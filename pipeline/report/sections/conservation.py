@@ -135,6 +135,11 @@ class Delta:
 
 def render(run: Run) -> str | None:
     """Return the accounts; None if no method keeps any."""
+    with np.errstate(invalid="ignore", over="ignore"):  # of maps that are not finite
+        return _render(run)
+
+
+def _render(run: Run) -> str | None:
     changed = _changed(run)
     names = dict.fromkeys(split_name(of_map)[0] for of_map in run.maps)
     tables = {each: _facts(run, each) for each in {run.pass_of(name) for name in names}}

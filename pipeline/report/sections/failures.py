@@ -17,6 +17,10 @@ LIMIT = 200
 """Samples listed by name; the run's sample tables hold all of them."""
 
 TEMPLATE = """
+{% for name, n in not_finite.items() %}
+<p class="warn">{{ name }}: the maps of {{ n | count }} samples are not finite. They are stored as
+they are, without pictures and scores.</p>
+{% endfor %}
 {% if not failures and not open_shards %}
 <p>No sample failed, and every shard is done.</p>
 {% endif %}
@@ -48,5 +52,6 @@ def render(run: Run) -> str:
         TEMPLATE,
         failures=failures[:LIMIT],
         n_failures=len(failures),
+        not_finite=run.not_finite(),
         open_shards=[shard for shard in run.plan.shards if shard.index not in done],
     )

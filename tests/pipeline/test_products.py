@@ -1,0 +1,38 @@
+"""What a shard's products say of themselves when they are written."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.products import Products
+from pipeline.sinks.maps import Layout, MapSink
+from tests.pipeline import stored
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_maps_that_are_not_finite_are_counted(tmp_path: Path, dtype: str) -> None:
+    plan = stored.make_plan(dtype)
+    shard = plan.shards[0]
+    sink = MapSink(tmp_path)
+    layouts = {name: Layout(stored.DIMS, stored.SHAPE, dtype) for name in ("lrp", "ig")}
+    sink.create(layouts, plan.n_samples, plan.shard_size)
+    products = Products.empty(shard, plan, ("lrp", "ig"), is_first=False)
+    products.failures[0] = "broken"
+    rows = list(range(1, len(shard)))
+    maps = torch.ones(len(rows), *stored.SHAPE)
+    products.put_array("ig", "relevance", rows, maps * 3e38)
+    maps[0, 0, 0, 0], maps[0, 0, 0, 1], maps[1, 0, 1, 0] = torch.inf, -torch.inf, torch.nan
+    products.put_array("lrp", "relevance", rows, maps)
+    records = stored.make_manifest().slice(shard.start, shard.stop)
+    with ThreadPoolExecutor(1) as executor:
+        products.write(str(tmp_path), "explain", sink, plan, records, executor)
+    assert products.not_finite == {"lrp": 2}
+    assert np.isnan(products.arrays["lrp", "relevance"][0]).all()
