@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from explainers import explaining
 from explainers.base import Attribution, Explained
 from explainers.catalogue import build, method
+from explainers.inference import outside_inference_mode
 from explainers.inputs import Structure
 from explainers.labels import samples_of
 from explainers.network import Network
@@ -55,6 +56,7 @@ class Bound:
             self._networks[key] = network
         return self._networks[key]
 
+    @outside_inference_mode
     def explain(
         self, inputs: Inputs, target: TargetLike = None, *, labels: Any = None
     ) -> Explained:

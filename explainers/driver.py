@@ -9,6 +9,7 @@ from torch import Tensor
 from explainers.base import Scan
 from explainers.catalogue import build
 from explainers.explaining import check
+from explainers.inference import outside_inference_mode
 from explainers.labels import samples_of
 from explainers.network import Network
 from explainers.trace import Trace
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from explainers.bound import Model
 
 
+@outside_inference_mode
 def scan(model: Model, name: str, loader: Iterable[Any], *, seed: int = 0, **params: Any) -> Result:
     """Return the result of the scan `name` over the whole of `loader`.
 

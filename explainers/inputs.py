@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from torch import Tensor
 
+from explainers.inference import ordinary
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
@@ -49,13 +51,13 @@ class Structure:
         """
         held = (inputs,) if isinstance(inputs, Tensor) else _held(inputs)
         if len(self.names) == len(held) == 1:
-            return held
+            return (ordinary(held[0]),)
         given = Structure.of(inputs)
         if given.kind != self.kind or set(given.names) != set(self.names):
             raise TypeError(f"got {_described(given)}, expected {_described(self)}")
         if self.kind == "dict":
-            return tuple(inputs[name] for name in self.names)
-        return held
+            return tuple(ordinary(inputs[name]) for name in self.names)
+        return tuple(ordinary(part) for part in held)
 
     def filled(self, parts: Mapping[str, Any] | Sequence[Any]) -> Any:
         """Return something for each part in the structure; None where a mapping has nothing."""

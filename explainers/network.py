@@ -11,6 +11,7 @@ import torch
 
 from explainers import operators as operator_classes
 from explainers.export import UnreadableError
+from explainers.inference import outside_inference_mode
 from explainers.layers import silent_modules
 from explainers.operators import MaxPool
 from explainers.program import Layer, Layout, Program, read_program
@@ -65,6 +66,7 @@ class Network:
     carried: tuple[str, ...] = ()
     """What a part of a network takes over from the whole: see `explainers.cut`."""
 
+    @outside_inference_mode
     def __init__(self, model: nn.Module | Callable[..., Any], example_inputs: Inputs) -> None:
         self.structure = structured(model, example_inputs)
         self._model = UserModel(model, self.structure)

@@ -36,7 +36,18 @@ gradient = RuleTable("gradient")
 
 @gradient.rule(Operator)  # type: ignore[type-abstract]  # the base serves all
 def differentiated(op: Operator, relevance: Tensor, values: Values) -> Relevances:
-    """Differentiate the operator by autograd; for what has no rule of its own."""
+    """Differentiate the operator by autograd; for what has no rule of its own.
+
+    Raises
+    ------
+    RuntimeError
+        In inference mode, where autograd would find zero.
+    """
+    if torch.is_inference_mode_enabled():
+        raise RuntimeError(
+            f"the operator {op.name!r} cannot be differentiated in torch.inference_mode(); leave "
+            "it, or call explainers.explain, which does so itself"
+        )
     inputs = [values[name].detach() for name in op.inputs]
     with torch.enable_grad():
         for name, value in zip(op.inputs, inputs, strict=True):

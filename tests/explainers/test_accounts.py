@@ -105,7 +105,7 @@ class Windows(nn.Module):
 
 
 NETWORKS = {kind.__name__: kind for kind in (SequenceFirst, Written, Encoded, Windows)}
-GIVEN: dict[str, Any] = {"low": -9.0, "high": 9.0, "until_layer_idx": 0}
+GIVEN: dict[str, Any] = {"low": -9.0, "high": 9.0, "until_layer_idx": 0, "alpha": 2.0, "beta": 1.0}
 
 
 def _named() -> dict[str, Composite]:

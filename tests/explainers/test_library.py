@@ -15,7 +15,7 @@ from torch import nn
 
 import explainers
 import explainers.attribution
-from explainers import Network, Samples, Scan, Target
+from explainers import Network, Samples, Scan, Target, Trace
 from explainers.base import Cost, Result, Round, State
 from explainers.catalogue import methods
 from tests.explainers.twins import network_twin, seeded, twin
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
-    from explainers import Trace
 
 METHOD = '''
 from dataclasses import dataclass
@@ -339,3 +338,35 @@ def test_a_target_is_accepted_in_every_form() -> None:
         Target.parse(3),
     ):
         assert torch.equal(explainers.explain(network, "gradient", inputs, target=form), third)
+
+
+@pytest.mark.parametrize("method", ["gradient", "lrp", "integrated_gradients", "deep_lift"])
+def test_inference_mode_changes_nothing(method: str) -> None:
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Softplus(), torch.nn.Linear(4, 2))
+    inputs = torch.randn(2, 3)
+    expected = explainers.explain(model, method, inputs, 1)
+    with torch.inference_mode():
+        assert torch.equal(explainers.explain(model, method, inputs, 1), expected)
+        made_there = inputs.clone()
+        assert torch.equal(explainers.explain(model, method, made_there, 1), expected)
+        network = explainers.Network(model, made_there)
+    assert network.is_program, network.reason
+    assert torch.equal(explainers.explain(network, method, made_there, 1), expected)
+
+
+def test_inference_mode_serves_models_that_cannot_be_read() -> None:
+    def branching(inputs: torch.Tensor) -> torch.Tensor:
+        return inputs.square() if float(inputs.detach().sum()) > 1e9 else inputs.square() * 2
+
+    with torch.inference_mode():
+        inputs = torch.ones(2, 3)
+        found = explainers.explain(branching, "gradient", inputs, 1)
+    assert found.tolist() == [[0.0, 4.0, 0.0]] * 2
+
+
+def test_a_trace_in_inference_mode_is_refused_where_it_would_find_zero() -> None:
+    inputs = torch.randn(2, 3)
+    network = Network(torch.nn.Sequential(torch.nn.Softplus(), torch.nn.Linear(3, 2)), inputs)
+    with torch.inference_mode(), pytest.raises(RuntimeError, match=r"inference_mode.*leave it"):
+        Trace(network, inputs).gradient(Target(1))
