@@ -61,7 +61,8 @@ test-unit: install
 	$(BIN)/python -m pytest --numprocesses auto -m "not slow and not ray and not long"
 
 test-slow: install
-	$(BIN)/python -m pytest -m "(slow or ray) and not long"
+	$(BIN)/python -m pytest --numprocesses auto -m "slow and not ray and not long"
+	$(BIN)/python -m pytest -m "ray and not long"
 
 test-all: install
 	$(BIN)/python -m pytest
