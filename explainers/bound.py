@@ -76,10 +76,17 @@ class Bound:
         parts = network.structure.parts(inputs)
         samples = None if labels is None else samples_of(len(parts[0]), labels)
         given = network.structure.filled([part.detach() for part in parts])
+        parsed = Target.parse(target)
+        is_of_layer = parsed.layer is not None or self.explainer.source_layer is not None
         trace = Trace(
-            network, given, samples=samples, seed=self.seed, namespace=self.explainer.name
+            network,
+            given,
+            samples=samples,
+            seed=self.seed,
+            namespace=self.explainer.name,
+            for_gradients=self.explainer.requires == {"gradient"} and not is_of_layer,
         )
-        return explaining.explained(self.explainer, trace, Target.parse(target))
+        return explaining.explained(self.explainer, trace, parsed)
 
     # Captum's NoiseTunnel calls `attribute.__wrapped__`; the decorator provides it.
     @torch.no_grad()

@@ -16,7 +16,7 @@ from explainers.program import Layer, Layout, Program, dependent, last_uses
 from explainers.rows import gathered
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Container, Mapping, Sequence
     from typing import NoReturn
 
     from torch import Tensor, nn
@@ -109,15 +109,17 @@ class Cut(Network):
         found = {point.name: _value(self.parent, point.layer, values) for point in self.points}
         return self.packing.pack(found)
 
-    def completed(self, parts: Sequence[Tensor], values: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return its values, given those of its parent for the same inputs."""
+    def completed(
+        self, parts: Sequence[Tensor], values: Mapping[str, Tensor], unread: Container[str] = ()
+    ) -> dict[str, Tensor]:
+        """Return its values but those named by `unread`, given those of its parent for the same."""
         own = [op for op in self.operators if op.name not in self.replaced]
         names = [op.name for op in own]
         names += [op.switches_name for op in own if isinstance(op, MaxPool)]
         found = {name: values[name] for name in names if name in values}
         if self.points:
             found |= self._entered(parts, {})
-        return self._run(found, is_kept=True)
+        return self._run(found, unread)
 
     def gathered(self, carried: Mapping[str, Tensor], rows: Tensor) -> dict[str, Tensor]:
         """Return what is carried, for rows of the batch."""

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from explainers import operators as operator_classes
+from explainers import running
 from explainers.export import UnreadableError
 from explainers.inference import outside_inference_mode
 from explainers.layers import silent_modules
-from explainers.operators import MaxPool
 from explainers.program import Layer, Layout, Program, read_program
 from explainers.registry import suggest
 from explainers.rules.gradient import normalised as softmax_rule
@@ -21,7 +21,7 @@ from explainers.trust import disagreement, random_like
 from explainers.user_model import UserModel, fitting, normalised, structured
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Mapping, Sequence
+    from collections.abc import Callable, Container, Hashable, Mapping, Sequence
 
     from torch import Tensor, nn
 
@@ -158,15 +158,18 @@ class Network:
             if self._program is None:
                 return self._outputs(parts, others)
             values = self._entered(parts, others)
-            return self._run(values, is_kept=False)[self._program.output_name]
+            return self._run(values, None)[self._program.output_name]
 
-    def run(self, inputs: Inputs, carried: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
-        """Return the value of every operator by its name.
+    def run(
+        self,
+        inputs: Inputs,
+        carried: Mapping[str, Tensor] | None = None,
+        unread: Container[str] = (),
+    ) -> dict[str, Tensor]:
+        """Return the value of every operator by its name, but for those named by `unread`.
 
         Parameters
         ----------
-        inputs
-            As the example.
         carried
             Of a part of a network: the values that it takes over, for the same rows.
 
@@ -175,10 +178,9 @@ class Network:
         NotImplementedError
             If the network is not a program.
         """
-        self._readable()
         values = self._entered(self.parts(inputs), self._taken_over(carried))
         with torch.no_grad():
-            return self._run(values, is_kept=True)
+            return self._run(values, unread)
 
     def value(self, layer: str, values: Mapping[str, Tensor]) -> Tensor:
         """Return a layer's value, as a hook on its module sees it, given those of the operators."""
@@ -294,22 +296,8 @@ class Network:
         named = zip(self.operators, parts, strict=False)
         return {op.name: _laid_out(part.detach()) for op, part in named} | dict(carried)
 
-    def _run(self, values: dict[str, Tensor], *, is_kept: bool) -> dict[str, Tensor]:
-        program = self._readable()
-        for op in program.operators:
-            if op.name not in values:
-                self._compute(op, values, is_kept)
-            if not is_kept:
-                for name in program.last_uses[op.name]:
-                    del values[name]
-        return values
-
-    def _compute(self, op: Operator, values: dict[str, Tensor], is_kept: bool) -> None:
-        inputs = [values[name] for name in op.inputs]
-        if is_kept and isinstance(op, MaxPool):
-            values[op.name], values[op.switches_name] = op.with_indices(*inputs)
-        else:
-            values[op.name] = op.run(*inputs)
+    def _run(self, values: dict[str, Tensor], unread: Container[str] | None) -> dict[str, Tensor]:
+        return running.run(self._readable(), values, unread)
 
     def _outputs(self, parts: Sequence[Tensor], carried: Mapping[str, Tensor]) -> Tensor:
         return self._model(*parts)

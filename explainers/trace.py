@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import copy
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from explainers import reference
+from explainers import kept, reference
 from explainers.base import Samples
 from explainers.cut import Cut, begun, ended
 from explainers.randomness import RandomRows
@@ -22,6 +21,7 @@ if TYPE_CHECKING:
 
     from explainers.baselines import Baseline
     from explainers.inputs import Inputs
+    from explainers.kept import Kept
     from explainers.network import Network
     from explainers.rules.table import Choose
     from explainers.targets import Target
@@ -46,6 +46,9 @@ class Trace(RandomRows):
         Whose randomness this is: the explainer's name in the run.
     carried
         Of a part of a network: the values that it takes over, for the same rows.
+    for_gradients
+        Whether values are dropped that the walk of a gradient does not, or no longer, look at;
+        they are computed again for whoever asks.
 
     Raises
     ------
@@ -62,6 +65,7 @@ class Trace(RandomRows):
         seed: int = 0,
         namespace: str = "",
         carried: Mapping[str, Tensor] | None = None,
+        for_gradients: bool = False,
     ) -> None:
         self._parts = tuple(part.detach() for part in network.parts(inputs))
         if samples is not None and len(samples.index) != self.n_rows:
@@ -73,6 +77,7 @@ class Trace(RandomRows):
         self.samples = samples
         self.seed = seed
         self.namespace = namespace
+        self.for_gradients = for_gradients
         self.carried: Mapping[str, Tensor] = carried or {}
         """What the part of a network takes over from the whole, by operator."""
         self.parent: Trace | None = None
@@ -119,7 +124,7 @@ class Trace(RandomRows):
         return dict(zip(self.network.structure.names, self._parts, strict=True))
 
     @property
-    def values(self) -> Mapping[str, Tensor]:
+    def values(self) -> Kept:
         """Value of every operator, by operator name.
 
         Raises
@@ -128,16 +133,9 @@ class Trace(RandomRows):
             If the network is not a program.
         """
         if "values" not in self._forward:
-            self._forward["values"] = MappingProxyType(self._computed())
-        values: Mapping[str, Tensor] = self._forward["values"]
+            self._forward["values"] = kept.computed(self)
+        values: Kept = self._forward["values"]
         return values
-
-    def _computed(self) -> dict[str, Tensor]:
-        network = self.network
-        if isinstance(network, Cut) and self.parent is not None:
-            with torch.no_grad():
-                return network.completed(self._parts, self.parent.values)
-        return network.run(self._given, self.carried) if self.carried else network.run(self._given)
 
     @property
     def _given(self) -> Any:
@@ -250,7 +248,8 @@ class Trace(RandomRows):
             names |= memoised.layers.keys()
         with torch.no_grad():
             start = self.cotangent(target) if start is None else start
-            walked = walk(self.network, self.values, start, choose, sorted(names))
+            release = self.values.release if self.for_gradients and not names else None
+            walked = walk(self.network, self.values, start, choose, sorted(names), release)
         self._walked[key, target] = walked
         return walked
 
@@ -359,6 +358,7 @@ class Trace(RandomRows):
             seed=self.seed,
             namespace=self.namespace,
             carried=carried,
+            for_gradients=self.for_gradients,
         )
 
     def baseline(self, baseline: Any) -> Tensor:

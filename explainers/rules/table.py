@@ -230,6 +230,7 @@ def walk(
     start: Tensor,
     choose: Choose,
     record: Sequence[str] = (),
+    release: Callable[[str], None] | None = None,
 ) -> Walked:
     """Carry relevance from the network's output back to its input, summing over a value's users.
 
@@ -245,6 +246,8 @@ def walk(
         Gives the rule of each operator that depends on the input.
     record
         Names of operators whose output's relevance is kept.
+    release
+        Called with the name of every operator whose value no rule will look at any more.
     """
     relevances: dict[str, Tensor] = {network.output_name: start}
     recorded: dict[str, Tensor] = {}
@@ -265,6 +268,8 @@ def walk(
             if part is not None and name in network.dependent:
                 sum_so_far = relevances.get(name)
                 relevances[name] = part if sum_so_far is None else sum_so_far + part
+        if release is not None:
+            release(op.name)
     source = network.operators[0].name
     relevance = relevances.get(source)
     if relevance is None:

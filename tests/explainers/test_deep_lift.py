@@ -186,9 +186,9 @@ def test_the_batch_goes_forward_once_and_the_reference_with_one_row(
     rows: list[int] = []
     run = network.run
 
-    def counted(batch: Tensor, *others: Any) -> dict[str, Tensor]:
+    def counted(batch: Tensor, **others: Any) -> dict[str, Tensor]:
         rows.append(len(batch))
-        return run(batch, *others)
+        return run(batch, **others)
 
     monkeypatch.setattr(network, "run", counted)
     trace, target = Trace(network, inputs), Target.parse(1)

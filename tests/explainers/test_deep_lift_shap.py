@@ -89,9 +89,9 @@ def test_no_pass_has_more_rows_than_the_batch(monkeypatch: pytest.MonkeyPatch) -
     rows: list[int] = []
     run = read.run
 
-    def counted(batch: Tensor, *others: Any) -> dict[str, Tensor]:
+    def counted(batch: Tensor, **others: Any) -> dict[str, Tensor]:
         rows.append(len(batch))
-        return run(batch, *others)
+        return run(batch, **others)
 
     monkeypatch.setattr(read, "run", counted)
     trace, target = Trace(read, inputs), Target.parse(1)

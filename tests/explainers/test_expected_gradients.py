@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 import numpy as np
 import pytest
@@ -162,9 +163,9 @@ def test_the_size_of_a_chunk_changes_nothing_but_rounding(
     rows: list[int] = []
     run = network.run
 
-    def counted(batch: torch.Tensor) -> dict[str, torch.Tensor]:
+    def counted(batch: torch.Tensor, **given: Any) -> dict[str, torch.Tensor]:
         rows.append(len(batch))
-        return run(batch)
+        return run(batch, **given)
 
     monkeypatch.setattr(network, "run", counted)
     monkeypatch.setattr(chunks, "CPU_ELEMENTS", limit * inputs[0].numel())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -162,9 +162,9 @@ def test_no_pass_has_more_rows_than_a_chunk(
     rows: list[int] = []
     run = Network.run
 
-    def counted(self: Network, batch: torch.Tensor, *carried: object) -> dict[str, torch.Tensor]:
+    def counted(self: Network, batch: torch.Tensor, **given: Any) -> dict[str, torch.Tensor]:
         rows.append(len(batch))
-        return run(self, batch, *carried)
+        return run(self, batch, **given)
 
     monkeypatch.setattr(Network, "run", counted)
     monkeypatch.setattr(chunks, "CPU_ELEMENTS", limit * inputs[0].numel())

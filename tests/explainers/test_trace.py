@@ -31,7 +31,7 @@ def test_forward_and_backward_are_done_once(monkeypatch: pytest.MonkeyPatch) -> 
     trace = traced()
     runs: list[int] = []
     run = trace.network.run
-    monkeypatch.setattr(trace.network, "run", lambda inputs: runs.append(1) or run(inputs))
+    monkeypatch.setattr(trace.network, "run", lambda *a, **kw: runs.append(1) or run(*a, **kw))
     assert trace.output.shape == (4, 5)
     assert torch.equal(trace.prediction, trace.output.argmax(1))
     first = trace.gradient(Target.parse("predicted"))

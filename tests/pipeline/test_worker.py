@@ -141,9 +141,9 @@ def test_a_batch_goes_through_the_network_once_for_all_explainers(
     sizes: list[int] = []
     forward = explainers.Network.run
 
-    def counted(self: Any, inputs: torch.Tensor) -> Any:
+    def counted(self: Any, inputs: torch.Tensor, **given: Any) -> Any:
         sizes.append(len(inputs))
-        return forward(self, inputs)
+        return forward(self, inputs, **given)
 
     monkeypatch.setattr(explainers.Network, "run", counted)
     assert settled(worker(WorkItem("explain", 0))).status == "committed"

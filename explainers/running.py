@@ -1,0 +1,58 @@
+"""Runs a program: operators in order, values kept or dropped after their last use."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from explainers.operators import Activation, Add, Convolution, Linear, MaxPool
+
+if TYPE_CHECKING:
+    from collections.abc import Container
+
+    from torch import Tensor
+
+    from explainers.operators import Operator
+    from explainers.program import Program
+
+
+def run(
+    program: Program, values: dict[str, Tensor], unread: Container[str] | None
+) -> dict[str, Tensor]:
+    """Add the value of every operator that is not there yet, and return all.
+
+    Parameters
+    ----------
+    program
+        What is run.
+    values
+        Those that are given, the inputs at least; what is computed is added.
+    unread
+        Names of values that are dropped when nothing after them reads them; None for all but the
+        output, and then no positions of maxima are kept either.
+    """
+    # operators whose value shares memory with no other
+    fresh = {op.name for op in program.operators if isinstance(op, _FRESH)} - values.keys()
+    for op in program.operators:
+        last = program.last_uses[op.name]
+        dropped = [name for name in last if unread is None or name in unread]
+        if op.name not in values:
+            is_free = op.inputs[:1] == tuple(dropped) and op.inputs[0] in fresh
+            _compute(op, values, has_switches=unread is not None, is_free=is_free)
+        for name in dropped:
+            del values[name]
+    return values
+
+
+_FRESH = Add | Convolution | Linear
+
+
+def _compute(op: Operator, values: dict[str, Tensor], *, has_switches: bool, is_free: bool) -> None:
+    inputs = [values[name] for name in op.inputs]
+    if has_switches and isinstance(op, MaxPool):
+        values[op.name], values[op.switches_name] = op.with_indices(*inputs)
+    elif is_free and isinstance(op, Activation) and op.kind == "relu":
+        values[op.name] = torch.relu_(inputs[0])
+    else:
+        values[op.name] = op.run(*inputs)
