@@ -43,6 +43,8 @@ class Bound:
     """Method and parameters."""
     seed: int = 0
     """Seeds stochastic methods, together with each row's number."""
+    namespace: str = ""
+    """Seeds them too: a run's entry draws under its name; by default the method's."""
     _networks: dict[tuple[Any, ...], Network] = field(default_factory=dict, repr=False)
 
     def network(self, inputs: Any) -> Network:
@@ -83,7 +85,7 @@ class Bound:
             given,
             samples=samples,
             seed=self.seed,
-            namespace=self.explainer.name,
+            namespace=self.namespace or self.explainer.name,
             for_gradients=self.explainer.requires == {"gradient"} and not is_of_layer,
         )
         return explaining.explained(self.explainer, trace, parsed)
@@ -104,7 +106,7 @@ class Bound:
         A `model` other than the bound one (Quantus randomises copies) is read afresh each time.
         """
         same = model is None or model is self.model
-        bound = self if same else Bound(model, self.explainer, self.seed)
+        bound = self if same else Bound(model, self.explainer, self.seed, self.namespace)
         tensor = torch.as_tensor(inputs)
         target = None if targets is None else torch.as_tensor(targets)
         relevance = bound.attribute(tensor, target)
@@ -136,8 +138,11 @@ class Factory:
         """The class; its dataclass fields are the parameters."""
         return method(self.name)
 
-    def __call__(self, model: Model, *, seed: int = 0, **params: Any) -> Bound:
+    def __call__(self, model: Model, *, seed: int = 0, namespace: str = "", **params: Any) -> Bound:
         """Return the method with these parameters, bound to a model or a network.
+
+        With the seed of a run, and as `namespace` the name of an entry of its run file, a
+        stochastic method draws what that entry drew for the run's first samples, in their order.
 
         Raises
         ------
@@ -154,7 +159,7 @@ class Factory:
             )
         if isinstance(model, Network):
             explaining.check(explainer, model)
-        return Bound(model, explainer, seed)
+        return Bound(model, explainer, seed, namespace)
 
 
 def get(name: str) -> Factory:
@@ -196,7 +201,7 @@ def explain(
     labels
         Class indices ``(batch,)``, -1 where not known; what the target ``"label"`` means.
     **params
-        The method's parameters, and `seed`.
+        The method's parameters, `seed` and `namespace`, as `Factory` takes them.
 
     Examples
     --------

@@ -66,3 +66,13 @@ def test_edges_are_found_pixel_by_pixel() -> None:
 def test_edges_of_what_is_no_image_are_refused() -> None:
     with pytest.raises(ValueError, match=r"edges of images, got inputs of shape \(batch, 4\)"):
         explainers.explain(nn.Linear(4, 2), "sobel", torch.ones(2, 4))
+
+
+def test_a_run_s_entry_is_reproduced_by_its_name() -> None:
+    inputs = torch.zeros(3, 4)
+    entry = Trace(explainers.Network(nn.Linear(4, 2), inputs), inputs, namespace="entry", seed=3)
+    wanted = explainers.build("random").relevance(entry, Target.parse(0))
+    drawn = explainers.get("random")(nn.Linear(4, 2), seed=3, namespace="entry").attribute(inputs)
+    torch.testing.assert_close(drawn, wanted, rtol=0, atol=0)
+    other = explainers.get("random")(nn.Linear(4, 2), seed=3).attribute(inputs)
+    assert not torch.equal(drawn, other)
