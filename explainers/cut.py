@@ -196,9 +196,11 @@ def _point(parent: Network, layer: str) -> Point:
 
 def _found(network: Network, layer: str) -> Layer:
     if layer not in network.layers and layer in network.root.layers:
+        end = network.end if isinstance(network, Cut) else None
+        of = "the outputs" if end is None else f"the target in layer {end!r}"
         raise ValueError(
-            f"layer {layer!r} is not between what is explained and what it is explained by; "
-            "name a layer that lies there"
+            f"layer {layer!r} is not between the inputs and {of}; "
+            f"there are: {', '.join(list(network.layers)[:20]) or 'none'}"
         )
     return network._layer(layer)
 
