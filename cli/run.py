@@ -25,7 +25,10 @@ def init(
         typer.Argument(metavar="NAME", help="Folder to make; the template's name if not given."),
     ] = None,
     template: Annotated[
-        str, typer.Option("--from", metavar="TEMPLATE", help="quickstart or imagenet_folder.")
+        str,
+        typer.Option(
+            "--from", metavar="TEMPLATE", help="quickstart, all_methods or imagenet_folder."
+        ),
     ] = "quickstart",
     as_json: AsJson = False,
 ) -> None:

@@ -103,6 +103,10 @@ class Explainer(ABC):
             If parameters and network do not fit.
         """
 
+    def notes(self, network: Network) -> tuple[str, ...]:
+        """Return what a reader of results on this network should know; for most, nothing."""
+        return ()
+
 
 @dataclass(frozen=True)
 class Attribution(Explainer):

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from explainers import Attribution, Samples, Scan, Trace
+from explainers.sources import is_one_tensor
 from pipeline import fit, models, scorable, sizing, trial
 from pipeline.data import open_source, select_records
 from pipeline.entries import build_explainers, build_metrics, needs_of
@@ -238,6 +239,10 @@ def _notes(parts: _Parts) -> tuple[str, ...]:
     model = parts.config.model
     if model.source != "python" and model.weights is None and not model.params.get("pretrained"):
         notes.append(f"the weights of {model.name} are random: model.weights names no file")
+    for name, each in parts.explainers.items():
+        layer = each.source_layer if isinstance(each, Attribution) else None
+        if layer is None and is_one_tensor(parts.network):
+            notes += [f"{name}: {note}" for note in each.notes(parts.network)]
     added = [name for name in parts.explainers if name not in parts.config.explainers]
     notes += [f"{name}: added, as other explainers need its result" for name in added]
     return tuple(notes)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -20,8 +19,6 @@ if TYPE_CHECKING:
     from explainers.network import Network
     from explainers.targets import Target
     from explainers.trace import Trace
-
-logger = logging.getLogger(__name__)
 
 
 @register("lrp")
@@ -90,10 +87,14 @@ class LRP(Attribution):
                 "change the model"
             )
         self._resolved.choose(network)
+
+    def notes(self, network: Network) -> tuple[str, ...]:
+        """Return which of its rules cannot conserve relevance, if there are such."""
+        if isinstance(self.composite, Hooks):
+            return ()
         lossy = self._resolved.lossy(network)
-        if lossy:
-            rules = ", ".join(sorted({name.partition(".")[0] for name in lossy.values()}))
-            logger.info("lrp: rules that cannot conserve relevance, in %s: %s", self.name, rules)
+        rules = ", ".join(sorted({name.partition(".")[0] for name in lossy.values()}))
+        return (f"rules that cannot conserve relevance: {rules}",) if rules else ()
 
     def relevance(self, trace: Trace, target: Target) -> Explained:
         """Return the relevance of the inputs; that of the output is output times weights."""

@@ -13,6 +13,7 @@ def number(value: float | None, digits: int = 3) -> str:
     """Return a number with so many significant digits."""
     if value is None or math.isnan(value):
         return MISSING
+    value = value or 0.0  # zero has no sign
     if value != 0 and not 1e-3 <= abs(value) < 1e5:
         mantissa, exponent = f"{value:.{digits - 1}e}".split("e")
         return _minus(f"{mantissa}e{int(exponent)}")
@@ -39,7 +40,10 @@ def count(value: float) -> str:
 
 def percent(value: float, digits: int = 1) -> str:
     """Return a share in percent."""
-    return MISSING if math.isnan(value) else _minus(f"{100 * value:.{digits}f} %")
+    if math.isnan(value):
+        return MISSING
+    # what rounds to nothing has no sign
+    return _minus(f"{round(100 * value, digits) + 0.0:.{digits}f} %")
 
 
 def breakable(name: str) -> Markup:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pipeline.data import open_source
 from pipeline.errors import XpipeError
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from pipeline.data.source import Source
+    from pipeline.plan import Plan
     from pipeline.store import Run
 
 logger = logging.getLogger(__name__)
@@ -34,6 +35,27 @@ def class_names(run: Run) -> Callable[[int], str]:
     """Return what names a class: the source's word for it, else its index."""
     source = source_of(run)
     return functools.partial(_name, source.class_names if source else None)
+
+
+def target_in_words(spec: Any) -> str:
+    """Return a target of a plan as a reader says it."""
+    if isinstance(spec, dict) and "layer" in spec:
+        unit = spec["unit"]
+        place = f"unit {unit}" if isinstance(unit, int) else f"unit ({', '.join(map(str, unit))})"
+        return f"{place} of {spec['layer']}"
+    if isinstance(spec, dict):
+        return "weighted outputs"
+    words = {
+        "predicted": "the predicted class",
+        "label": "the true class",
+        "runner_up": "the runner-up",
+    }
+    return words.get(str(spec), f"class {spec}")
+
+
+def first_of_several(plan: Plan) -> str:
+    """Return the first target in words; nothing where there is only one."""
+    return target_in_words(plan.targets[0]) if len(plan.targets) > 1 else ""
 
 
 def _name(names: tuple[str, ...] | None, index: int) -> str:

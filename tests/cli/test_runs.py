@@ -74,6 +74,11 @@ def test_a_template_never_writes_over_a_file(tmp_path: Path) -> None:
     assert not (tmp_path / "run.yaml").exists()
 
 
+def test_the_help_lists_all_templates() -> None:
+    said = CliRunner().invoke(app, ["init", "--help"]).output
+    assert all(name in said for name in templates.names())
+
+
 def test_an_unknown_template_is_refused_with_a_hint(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="did you mean 'quickstart'"):
         templates.copy("quickstrat", tmp_path)

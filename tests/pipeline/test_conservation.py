@@ -49,6 +49,10 @@ def run(explainers: dict[str, dict[str, Any]]) -> Any:
     return SimpleNamespace(
         config=config,
         maps=list(explainers),
+        plan=SimpleNamespace(
+            targets=("label", {"layer": "conv2", "unit": 3}),
+            notes=("rule: rules that cannot conserve relevance: gamma", "weights are random"),
+        ),
         pass_of=lambda _: "explain",
         samples=lambda _: pa.table(FACTS),
     )
@@ -89,3 +93,11 @@ def test_a_delta_is_measured_by_the_difference_that_is_explained() -> None:
 
 def test_a_run_whose_methods_keep_no_account_has_no_such_section() -> None:
     assert conservation.render(run({"plain": {"method": "gradient"}})) is None
+
+
+def test_rules_that_cannot_conserve_and_the_target_are_named() -> None:
+    html = conservation.render(run(EXPLAINERS))
+    assert html is not None
+    assert "<li>rule: rules that cannot conserve relevance: gamma</li>" in html
+    assert "weights are random" not in html
+    assert "this is the first:\nthe true class." in html

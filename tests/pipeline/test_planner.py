@@ -499,3 +499,10 @@ def test_a_rule_that_does_not_serve_a_layer_is_refused_where_it_is_named(folder:
 def test_a_unit_out_of_range_is_refused_at_the_unit(folder: Path) -> None:
     said = refused(folder, "target={layer: '0', unit: 9}")
     assert " target.unit: unit 9 does not exist" in said
+
+
+def test_rules_that_cannot_conserve_are_noted(folder: Path) -> None:
+    entries = "{lrp: {rules: {'0': gamma}}, plain: {method: lrp, composite: lrp_z}}"
+    notes = plan(folder, f"explainers={entries}").notes
+    assert "lrp: rules that cannot conserve relevance: gamma" in notes
+    assert not any(note.startswith("plain:") for note in notes)

@@ -16,7 +16,7 @@ from PIL import Image
 
 from pipeline import aggregate
 from pipeline.evaluate import evaluate
-from pipeline.report import build, charts, discover, formats, pictures, sections
+from pipeline.report import build, charts, discover, formats, naming, pictures, sections
 from pipeline.report.sections import classes, gallery
 from pipeline.store import Run, open_run
 from tests.pipeline.explained import FAILED, explained
@@ -274,3 +274,22 @@ def test_with_many_explainers_each_has_a_row_of_classes(tmp_path: Path) -> None:
     assert len(table) == 2
     assert re.findall(r"<tr><th>(\w+)</th>", table[1]) == list(entries)
     assert re.sub(r"\s+", " ", table[0]).count("<small>") == 3  # classes, with their counts
+
+
+@pytest.mark.parametrize(
+    ("spec", "words"),
+    [
+        ("predicted", "the predicted class"),
+        (7, "class 7"),
+        ({"layer": "conv2", "unit": 3}, "unit 3 of conv2"),
+        ({"layer": "conv2", "unit": [0, 1]}, "unit (0, 1) of conv2"),
+        ({"weights": [1.0, 0.0]}, "weighted outputs"),
+    ],
+)
+def test_targets_are_said_in_words(spec: object, words: str) -> None:
+    assert naming.target_in_words(spec) == words
+
+
+def test_what_rounds_to_nothing_has_no_sign() -> None:
+    assert formats.percent(-1e-9) == "0.0 %"
+    assert formats.number(-0.0) == "0"

@@ -11,7 +11,7 @@ import numpy as np
 from pipeline.entries import build_explainers
 from pipeline.errors import XpipeError
 from pipeline.plan import split_name
-from pipeline.report import page
+from pipeline.report import naming, page
 from pipeline.sinks.columns import arrays
 from pipeline.sinks.samples import STATUS
 
@@ -35,6 +35,8 @@ KEPT_BACK = {
 }
 """Columns of the store that account for relevance, and their headings."""
 DELTA = "convergence_delta"
+UNABLE = "cannot conserve"
+"""Part of the plan's notes about rules that lose relevance."""
 CLOSED = 1e-3
 """Share of the output's relevance up to which an account counts as closed: float32 sums of a
 photograph's 150,528 values are right to about 1e-4."""
@@ -70,7 +72,12 @@ behind the output add up to it; what is left over is unaccounted
 {%- if open_ones %}, and <span class="warn">marked</span> beyond {{ closed | percent }}:
 {{ open_ones | join(", ") }}{% endif %}. <span class="mono">xpipe explainers NAME</span> says which
 rules of a method do not conserve.</p>
+{% if notes %}<ul class="note">
+{% for note in notes %}<li>{{ note }}</li>{% endfor %}
+</ul>{% endif %}
 {% endif %}
+{% if first_target %}<p class="note">Of several targets this is the first:
+{{ first_target }}.</p>{% endif %}
 {% if deltas %}
 <p>Methods that compare with a baseline promise that a map sums to the output at the sample minus
 the output at the baseline. The convergence delta is what the sum exceeds this difference by.</p>
@@ -162,6 +169,8 @@ def _render(run: Run) -> str | None:
         n=max((len(found[OUTPUT]) for found in columns.values() if OUTPUT in found), default=0),
         open_ones=[row.name for row in accounts if not row.is_closed],
         closed=CLOSED,
+        notes=[note for note in run.plan.notes if UNABLE in note],
+        first_target=naming.first_of_several(run.plan),
         is_missing=any(np.isnan(row.difference) for row in deltas),
     )
 

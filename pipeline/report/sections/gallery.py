@@ -36,6 +36,7 @@ TEMPLATE = """
 <p class="note">Relevance, summed over channels. Red speaks for the explained class, blue against
 it; maps without negative values run from black to bright. Every map has its own scale, which the
 bar below it gives; colours saturate at the {{ saturation }}th percentile of its magnitudes.
+{% if first_target %}Of several targets the maps are of the first: {{ first_target }}.{% endif %}
 {% if not has_inputs %}The data cannot be read here, so inputs are missing.{% endif %}</p>
 <div class="gallery{{ " many" if is_many }}">
 {% for sample in samples %}
@@ -53,7 +54,8 @@ bar below it gives; colours saturate at the {{ saturation }}th percentile of its
   </figure>
   {% for name, heat in sample.maps %}
   <figure>
-    <figcaption>{{ name | breakable }}</figcaption>
+    <figcaption>{{ name | breakable }}
+    {%- if layers[name] %} <small>of {{ layers[name] }}</small>{% endif %}</figcaption>
     {% if heat %}
     <img src="{{ heat.picture.uri }}" alt="{{ name }} of {{ sample.sample_id }}"
       {%- if heat.picture.is_coarse %} class="coarse"{% endif %}>
@@ -105,7 +107,9 @@ def render(run: Run) -> str | None:
     return page.fragment(
         TEMPLATE,
         samples=samples,
+        layers={name: spec.layer for name, spec in run.plan.maps.items()},
         has_inputs=bool(inputs) or not is_one_picture(run.plan.form),
+        first_target=naming.first_of_several(run.plan),
         is_many=len(maps) > MANY,
         saturation=f"{pictures.SATURATION:g}",
     )

@@ -9,7 +9,7 @@ import numpy as np
 from pipeline import aggregate
 from pipeline.plan import EXPLAIN
 from pipeline.quantities import duration
-from pipeline.report import effort, formats, page
+from pipeline.report import effort, formats, naming, page
 
 if TYPE_CHECKING:
     from pipeline.store import Run
@@ -59,8 +59,7 @@ def render(run: Run) -> str:
 
 def _sentence(run: Run, names: list[str]) -> str:
     config = run.config
-    which = {"predicted": "the predicted class", "label": "the true class"}
-    targets = " and ".join(which.get(str(target), str(target)) for target in run.plan.targets)
+    targets = " and ".join(naming.target_in_words(target) for target in run.plan.targets)
     made = [f"{len(names)} attributions"] * bool(names)
     made += [f"{len(run.scans)} scan{'s' * (len(run.scans) > 1)}"] * bool(run.scans)
     return (
