@@ -38,7 +38,7 @@ def run(
         last = program.last_uses[op.name]
         dropped = [name for name in last if unread is None or name in unread]
         if op.name not in values:
-            is_free = op.inputs[:1] == tuple(dropped) and op.inputs[0] in fresh
+            is_free = op.inputs == tuple(dropped) and fresh.issuperset(dropped)
             _compute(op, values, has_switches=unread is not None, is_free=is_free)
         for name in dropped:
             del values[name]

@@ -159,7 +159,13 @@ def walked(kind: str, composite: Composite, rows: Tensor) -> tuple[Tensor, dict[
     return found.relevance, account(start, found)
 
 
-@pytest.mark.parametrize("kind", NETWORKS)
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pytest.param(kind, marks=pytest.mark.slow if kind in ("Encoded", "Windows") else ())
+        for kind in NETWORKS
+    ],
+)
 def test_every_account_closes_and_is_that_of_the_row_alone(kind: str) -> None:
     inputs = network(kind)[1]
     for name, composite in CHOICES.items():
