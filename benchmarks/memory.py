@@ -62,6 +62,10 @@ CAPTUM: dict[str, tuple[str, dict[str, Any]]] = {
 """The same in Captum; of the others zennit's composites of these names."""
 
 
+TWINS = ("guided_backprop", "deep_lift", "lrp_epsilon", "seven")
+"""What Captum cannot explain where modules are used twice, or in place."""
+
+
 def ours(method: str) -> Callable[[Tensor], object]:
     """Return our call, the model read."""
     model, _, inputs = methods.resnet18()
@@ -78,21 +82,20 @@ def ours(method: str) -> Callable[[Tensor], object]:
 def peers(method: str) -> Callable[[Tensor], object]:
     """Return the peer's call, on a model that it can take."""
     model, twin, inputs = methods.resnet18()
+    used = twin if method in TWINS else model
     with torch.no_grad():
-        (twin if method in CAPTUM or method == "seven" else model)(inputs[:1])
+        used(inputs[:1])
     if method == "seven":
-        return methods.captums(twin)
-    if method in CAPTUM:
-        return captums(twin, method)
-    return zennits(model, method)
+        return methods.captums(used)
+    return captums(used, method) if method in CAPTUM else zennits(used, method)
 
 
-def captums(twin: nn.Module, method: str) -> Callable[[Tensor], object]:
+def captums(model: nn.Module, method: str) -> Callable[[Tensor], object]:
     """Return Captum's call."""
     import captum.attr
 
     name, parameters = CAPTUM[method]
-    attribution = getattr(captum.attr, name)(twin)
+    attribution = getattr(captum.attr, name)(model)
 
     def run(inputs: Tensor) -> object:
         given = dict(parameters)

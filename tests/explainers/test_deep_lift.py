@@ -167,8 +167,7 @@ def test_attention_and_norms_are_complete() -> None:
     "name",
     [
         pytest.param("resnet18", marks=pytest.mark.slow),
-        pytest.param("mobilenet_v3_small", marks=pytest.mark.slow),
-        *(pytest.param(name, marks=pytest.mark.long) for name in LARGE),
+        *(pytest.param(name, marks=pytest.mark.long) for name in ("mobilenet_v3_small", *LARGE)),
     ],
 )
 def test_torchvisions_networks_are_complete(name: str) -> None:

