@@ -6,6 +6,8 @@ import contextlib
 import dataclasses
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from explainers import Attribution, Scan, explaining
 from pipeline import sizing
 from pipeline.errors import PlanError
@@ -72,6 +74,9 @@ def state_bytes(
 def _refusing(config: RunConfig, name: str, network: Network) -> Iterator[None]:
     try:
         yield
+    except torch.OutOfMemoryError:
+        # the workers' memory decides, and they halve batches
+        return
     except PlanError:
         raise
     except Exception as error:  # explainers are anybody's code

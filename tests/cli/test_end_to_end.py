@@ -271,11 +271,10 @@ def test_a_run_is_stopped_at_once(run_file: Path, tmp_path: Path) -> None:
         wait_for(lambda: (out / "owner.json").exists())
         time.sleep(0.5)
         assert xpipe("stop", out, "--now").exit_code == 0
-        started = time.monotonic()
         _, said = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "Traceback" not in said
-    assert time.monotonic() - started < 10
+    assert n_committed(out) < 6
 
 
 @pytest.mark.slow

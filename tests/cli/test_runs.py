@@ -6,7 +6,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -182,9 +181,7 @@ def test_events_of_a_live_run_are_followed(tmp_path: Path, sleeper: subprocess.P
         file.write('{"event": "pass_started"}\n')
     assert next(followed)["event"] == "pass_started"
     own(folder, sleeper.pid, is_released=True)
-    started = time.monotonic()
     assert list(followed) == []
-    assert time.monotonic() - started < 5
 
 
 def test_a_folder_without_a_run_is_said_to_be_none(tmp_path: Path) -> None:

@@ -166,12 +166,12 @@ def test_a_second_signal_ends_the_run_at_once(tmp_path: Path) -> None:
     time.sleep(0.3)
     process.send_signal(signal.SIGINT)
     time.sleep(0.3)
-    started = time.monotonic()
+    done = committed(path)
     process.send_signal(signal.SIGINT)
     process.communicate(timeout=60)
-    # a sample takes three seconds now, a shard 24
-    assert time.monotonic() - started < 15
     assert process.returncode == 130
+    # a sample takes three seconds now, a shard 24: what was in flight is given up
+    assert committed(path) == done
 
 
 def test_a_second_run_on_the_folder_of_a_live_one_is_refused(tmp_path: Path) -> None:
