@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import torch
 from torch import Tensor
 
+from explainers.inputs.sources import sources
 from explainers.reference import of_part
-from explainers.sources import sources
 
 if TYPE_CHECKING:
     from explainers.network import Network

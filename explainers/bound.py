@@ -12,7 +12,7 @@ from explainers import explaining
 from explainers.base import Attribution, Explained
 from explainers.catalogue import build, method
 from explainers.inference import outside_inference_mode
-from explainers.inputs import Structure
+from explainers.inputs.structure import Structure
 from explainers.labels import samples_of
 from explainers.network import Network
 from explainers.targets import Target

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from explainers.inputs import Structure
+from explainers.inputs.packing import Packing, flattened
+from explainers.inputs.rows import gathered
+from explainers.inputs.structure import Structure
 from explainers.network import Network
 from explainers.operators import Call, Carried, Input, MaxPool, Operator, Pad
-from explainers.packing import Packing, flattened
-from explainers.program import Layer, Layout, Program, dependent, last_uses
-from explainers.rows import gathered
+from explainers.reading.program import Layer, Layout, Program, dependent, last_uses
 
 if TYPE_CHECKING:
     from collections.abc import Container, Mapping, Sequence

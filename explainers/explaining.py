@@ -14,8 +14,8 @@ import torch
 
 from explainers.base import Attribution, Explained
 from explainers.cut import Cut, begun, ended
+from explainers.inputs.sources import is_one_tensor, sources, start_points
 from explainers.reference import at_inputs
-from explainers.sources import is_one_tensor, sources, start_points
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -11,21 +11,21 @@ import torch
 
 from explainers import operators as operator_classes
 from explainers import running
-from explainers.export import UnreadableError
 from explainers.inference import outside_inference_mode
-from explainers.layers import silent_modules
-from explainers.program import Layer, Layout, Program, read_program
+from explainers.reading.export import UnreadableError
+from explainers.reading.layers import silent_modules
+from explainers.reading.program import Layer, Layout, Program, read_program
+from explainers.reading.trust import disagreement, random_like
+from explainers.reading.user_model import UserModel, fitting, normalised, structured
 from explainers.registry import suggest
 from explainers.rules.gradient import normalised as softmax_rule
-from explainers.trust import disagreement, random_like
-from explainers.user_model import UserModel, fitting, normalised, structured
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Container, Hashable, Mapping, Sequence
 
     from torch import Tensor, nn
 
-    from explainers.inputs import Inputs, Structure
+    from explainers.inputs.structure import Inputs, Structure
     from explainers.operators import Operator
 
 

@@ -14,12 +14,12 @@ from torch import Tensor
 
 from explainers import baselines
 from explainers.cut import Cut
-from explainers.sources import Source, is_one_tensor, sources, start_points
+from explainers.inputs.sources import Source, is_one_tensor, sources, start_points
 
 if TYPE_CHECKING:
     from explainers.cut import Point
+    from explainers.inputs.tokens import Lookup
     from explainers.network import Network
-    from explainers.tokens import Lookup
     from explainers.trace import Trace
 
 

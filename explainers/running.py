@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from explainers.operators import Operator
-    from explainers.program import Program
+    from explainers.reading.program import Program
 
 
 def run(

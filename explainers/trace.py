@@ -10,9 +10,9 @@ import torch
 from explainers import kept, reference
 from explainers.base import Samples
 from explainers.cut import Cut, begun, ended
-from explainers.randomness import RandomRows
 from explainers.rules.gradient import gradient as gradient_table
 from explainers.rules.table import Walked, walk
+from explainers.sampling.randomness import RandomRows
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Mapping, Sequence
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from explainers.baselines import Baseline
-    from explainers.inputs import Inputs
+    from explainers.inputs.structure import Inputs
     from explainers.kept import Kept
     from explainers.network import Network
     from explainers.rules.table import Choose

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from explainers import Attribution, Samples, Scan, Trace
-from explainers.sources import is_one_tensor
+from explainers.inputs.sources import is_one_tensor
 from pipeline import fit, models, scorable, sizing, trial
 from pipeline.data import open_source, select_records
 from pipeline.entries import build_explainers, build_metrics, needs_of

@@ -11,9 +11,9 @@ from explainers import backgrounds
 from explainers.attribution.deep_lift import change, check_parameters, rules_between
 from explainers.base import Attribution, Cost, Explained
 from explainers.catalogue import register
-from explainers.map_moments import MapMoments
 from explainers.rules.rescale import MaxPoolRule, rescale
 from explainers.rules.table import walk
+from explainers.sampling.map_moments import MapMoments
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 from torch import Tensor
 
-from explainers import backgrounds, chunks, numeric
+from explainers import backgrounds, numeric
 from explainers.base import Attribution, Cost, Explained
 from explainers.catalogue import register
-from explainers.map_moments import MapMoments
 from explainers.postprocess import Postprocess, apply, check_name
-from explainers.row_noise import RowNoise
+from explainers.sampling import chunks
+from explainers.sampling.map_moments import MapMoments
+from explainers.sampling.row_noise import RowNoise
 from explainers.targets import Target
 
 if TYPE_CHECKING:

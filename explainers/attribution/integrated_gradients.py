@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
-from explainers import baselines, chunks, numeric
+from explainers import baselines, numeric
 from explainers.affine_start import affine_end
 from explainers.base import Attribution, Cost, Explained
 from explainers.catalogue import register
 from explainers.postprocess import Postprocess, apply, check_name
 from explainers.quadratures import Quadrature, nodes_and_weights
 from explainers.reference import check as check_baseline
+from explainers.sampling import chunks
 from explainers.targets import Target
 
 if TYPE_CHECKING:

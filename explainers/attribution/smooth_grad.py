@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from explainers.base import Explained
 from explainers.catalogue import register
-from explainers.noisy import Noisy
 from explainers.postprocess import Postprocess, apply, check_name
+from explainers.sampling.noisy import Noisy
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -9,7 +9,7 @@ import torch
 
 from explainers.base import Explained
 from explainers.catalogue import register
-from explainers.noisy import Noisy
+from explainers.sampling.noisy import Noisy
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from explainers.catalogue import register
-from explainers.noisy import Noisy
+from explainers.sampling.noisy import Noisy
 
 if TYPE_CHECKING:
     from torch import Tensor

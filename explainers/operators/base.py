@@ -20,7 +20,7 @@ class Operator(ABC):
     """
 
     name: str
-    """Unique within the network; also the name of the layer, see ``explainers.layers``."""
+    """Unique within the network; also the name of the layer, see ``explainers.reading.layers``."""
     module_path: str
     """Path of the innermost module that owns it; empty for the network itself."""
     inputs: tuple[str, ...]

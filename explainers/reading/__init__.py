@@ -1,4 +1,4 @@
-"""Reads an exported graph into typed operators, one parser per kind of ATen function."""
+"""Reads a model as a program of typed operators, and believes it once it agrees with the model."""
 
 from __future__ import annotations
 

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 from torch._ops import OpOverload
 
-from explainers.export import UnreadableError, calls
 from explainers.operators import Constant, Extent, Generic, Input, Operator, Reshape, Slot
+from explainers.reading.export import UnreadableError, calls
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from torch import Tensor
     from torch.fx import Node
 
-    from explainers.export import Exported
-    from explainers.layers import Names
+    from explainers.reading.export import Exported
+    from explainers.reading.layers import Names
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Literal
 
 import torch
 
-from explainers import factors, moment_groups, numeric, register
+from explainers import numeric, register
 from explainers.base import Cost, Round, Scan
-from explainers.streaming import stream_factors, stream_moments
+from explainers.statistics import factors, moment_groups
+from explainers.statistics.streaming import stream_factors, stream_moments
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping

@@ -12,8 +12,9 @@ from captum.attr import GradientShap
 from torch import nn
 
 import explainers
-from explainers import Network, Target, Trace, chunks
+from explainers import Network, Target, Trace
 from explainers.base import Samples
+from explainers.sampling import chunks
 from tests.explainers.twins import network_twin, pictures, seeded, twin
 
 # Only the order of sums differs, in float64 and at values of about one.

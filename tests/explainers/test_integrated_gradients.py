@@ -11,10 +11,11 @@ from torch import nn
 from zennit.attribution import IntegratedGradients as ZennitIntegratedGradients
 
 import explainers
-from explainers import Network, chunks
+from explainers import Network
 from explainers.affine_start import affine_end
 from explainers.attribution import integrated_gradients
 from explainers.quadratures import Quadrature, nodes_and_weights
+from explainers.sampling import chunks
 from tests.explainers.twins import network_twin, twin
 from tests.explainers.zoo import small_network
 

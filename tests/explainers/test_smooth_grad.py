@@ -11,8 +11,9 @@ from captum.attr import IntegratedGradients, NoiseTunnel, Saliency
 from zennit.attribution import SmoothGrad as ZennitSmoothGrad
 
 import explainers
-from explainers import Target, Trace, chunks
+from explainers import Target, Trace
 from explainers.base import Samples
+from explainers.sampling import chunks
 from tests.explainers.twins import network_twin, twin
 
 if TYPE_CHECKING:

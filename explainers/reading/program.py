@@ -8,18 +8,18 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from explainers.export import UnreadableError, exported
-from explainers.layers import named
 from explainers.operators import Affine, Convolution, Input, Linear, Operator, Pad, Softmax
 from explainers.reading import Reading, Ref
+from explainers.reading.export import UnreadableError, exported
+from explainers.reading.layers import named
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from torch import Tensor
 
-    from explainers.layers import Names
-    from explainers.user_model import UserModel
+    from explainers.reading.layers import Names
+    from explainers.reading.user_model import UserModel
 
 
 @dataclass(frozen=True)

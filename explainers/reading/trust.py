@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from explainers.network import Network
-    from explainers.user_model import UserModel
+    from explainers.reading.user_model import UserModel
 
 # Kernels and folding round differently; a wrong reading is off by orders of magnitude more.
 _TOLERANCES = {torch.float64: 1e-9, torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.05}

@@ -9,12 +9,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from explainers.inputs.tokens import lookups
 from explainers.operators import Input
-from explainers.tokens import lookups
 
 if TYPE_CHECKING:
+    from explainers.inputs.tokens import Lookup
     from explainers.network import Network
-    from explainers.tokens import Lookup
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from torch.export import ExportedProgram
     from torch.fx import Graph, Node
 
-    from explainers.user_model import UserModel
+    from explainers.reading.user_model import UserModel
 
 # torch.export keeps global state while it runs.
 _lock = threading.Lock()

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from explainers.trust import random_like
+from explainers.reading.trust import random_like
 
 if TYPE_CHECKING:
     from typing import NoReturn
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from explainers.network import Network
-    from explainers.program import Layout
+    from explainers.reading.program import Layout
 
 
 def gathered(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, cast
 
 import torch
 
-from explainers.export import calls
+from explainers.reading.export import calls
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
     from torch.fx import Graph, Node
 
-    from explainers.user_model import UserModel
+    from explainers.reading.user_model import UserModel
 
 
 @dataclass(frozen=True)

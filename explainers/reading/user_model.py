@@ -10,14 +10,14 @@ import torch
 from torch import nn
 from torch.utils._pytree import tree_leaves
 
-from explainers.inputs import Structure
+from explainers.inputs.structure import Structure
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from torch import Tensor
 
-    from explainers.inputs import Inputs
+    from explainers.inputs.structure import Inputs
 
 
 class _Function(nn.Module):

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
-from explainers import catalogue, chunks, numeric
+from explainers import catalogue, numeric
 from explainers.base import Attribution, Cost, Explained
-from explainers.map_moments import MapMoments
-from explainers.row_noise import RowNoise
+from explainers.sampling import chunks
+from explainers.sampling.map_moments import MapMoments
+from explainers.sampling.row_noise import RowNoise
 from explainers.targets import Target
 
 if TYPE_CHECKING:
@@ -19,8 +20,8 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from explainers.map_moments import Change
     from explainers.network import Network
+    from explainers.sampling.map_moments import Change
     from explainers.trace import Trace
 
 

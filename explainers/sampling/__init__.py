@@ -1,0 +1,1 @@
+"""Random numbers, noisy copies, and how many rows of them go through the network at once."""

@@ -1,0 +1,1 @@
+"""Moments and low-rank factors of samples that are never in memory all at once."""
