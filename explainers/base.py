@@ -27,7 +27,8 @@ Result = dict[str, Any]
 class Cost:
     """Passes through the network per explained sample, of one explainer on its own.
 
-    In a run, the forward and the gradient that several explainers want are shared.
+    In a run, the forward and the gradient that several explainers want are shared. What depends on
+    the shape of the inputs is NaN until `Explainer.cost_on` is asked.
     """
 
     forward: float = 0.0
@@ -89,6 +90,10 @@ class Explainer(ABC):
     @abstractmethod
     def cost(self) -> Cost:
         """Passes per sample."""
+
+    def cost_on(self, network: Network) -> Cost:
+        """Return the passes per sample of a network, whose inputs have a shape."""
+        return self.cost
 
     def check(self, network: Network) -> None:  # noqa: B027 - most explainers accept any network
         """Refuse a network that this explainer cannot serve, before any sample is read.

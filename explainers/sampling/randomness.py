@@ -37,10 +37,20 @@ class RandomRows(ABC):
 
     def generator(self, purpose: str, row: int) -> torch.Generator:
         """Return a generator that depends on seed, namespace, purpose and the row's sample only."""
-        who = str(self._indices[row])
+        return _generator(self._seed_of(purpose, str(self._indices[row])))
+
+    def shared_generator(self, purpose: str) -> torch.Generator:
+        """Return a generator that depends on seed, namespace and purpose; for what rows share."""
+        return _generator(self.shared_seed(purpose))
+
+    def shared_seed(self, purpose: str) -> int:
+        """Return the seed of `shared_generator`, as a key for what is drawn once."""
+        return self._seed_of(purpose, "all")
+
+    def _seed_of(self, purpose: str, who: str) -> int:
         text = "\0".join((str(self.seed), self.namespace, purpose, who))
         digest = hashlib.sha256(text.encode()).digest()
-        return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little", signed=True))
+        return int.from_bytes(digest[:8], "little", signed=True)
 
     def noise(self, purpose: str, shape: Sequence[int]) -> Tensor:
         """Return standard normal numbers, ``(batch, *shape)``, each row from its generator."""
@@ -68,3 +78,7 @@ class RandomRows(ABC):
     def _indices(self) -> list[int]:
         indices: list[int] = self.who().index.tolist()
         return indices
+
+
+def _generator(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)

@@ -1,0 +1,58 @@
+"""Games of which every value is known: what estimators are tested on."""
+
+from __future__ import annotations
+
+from itertools import permutations
+from math import factorial
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+class TableGame:
+    """A game per row, given by a function from coalitions ``(P, n)`` to values ``(rows, P)``."""
+
+    def __init__(self, n_features: int, value: Callable[[Tensor], Tensor]) -> None:
+        self.n_features = n_features
+        self.value = value
+        self.n_evaluations = 0
+        everybody = torch.ones(1, n_features, dtype=torch.bool)
+        self.full = value(everybody)[:, 0]
+        self.empty = value(~everybody)[:, 0]
+        self.n_rows = len(self.full)
+        self.rows = torch.arange(self.n_rows)
+
+    @classmethod
+    def random(cls, n_features: int, n_rows: int = 3, seed: int = 0) -> TableGame:
+        """A value of its own for every coalition."""
+        generator = torch.Generator().manual_seed(seed)
+        table = torch.randn(n_rows, 2**n_features, generator=generator, dtype=torch.float64)
+        weights = 2 ** torch.arange(n_features)
+        return cls(n_features, lambda coalitions: table[:, (coalitions * weights).sum(1)])
+
+    def values(
+        self, coalitions: Tensor, rows: Tensor | None = None, replicates: Tensor | None = None
+    ) -> Tensor:
+        """Values of coalitions, counted."""
+        self.n_evaluations += len(coalitions)
+        found = self.value(coalitions)
+        return found if rows is None else found[rows]
+
+
+def shapley_by_permutations(game: TableGame) -> Tensor:
+    """Mean marginal contribution over all orders, the definition (Shapley 1953)."""
+    n_features = game.n_features
+    total = torch.zeros(game.n_rows, n_features, dtype=torch.float64)
+    for order in permutations(range(n_features)):
+        there = torch.zeros(1, n_features, dtype=torch.bool)
+        before = game.value(there)[:, 0]
+        for feature in order:
+            there[0, feature] = True
+            after = game.value(there)[:, 0]
+            total[:, feature] += after - before
+            before = after
+    return total / factorial(n_features)
