@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, ClassVar, Protocol
 
 import torch
 
@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 class Fill(Protocol):
     """Values of absent features."""
 
+    is_random: ClassVar[bool]
+    """Whether they are drawn, the same for coalitions of one replicate."""
+
     def at(self, rows: Tensor, replicates: Tensor) -> Tensor:
         """Return what is filled in, ``(1 | replicates, 1 | rows, ...)``, for rows of the batch."""
 
@@ -26,6 +29,8 @@ class Fill(Protocol):
 @dataclass(frozen=True, eq=False)
 class Fixed:
     """One baseline for each sample."""
+
+    is_random: ClassVar[bool] = False
 
     baseline: Tensor
     """``(1 | batch, ...)``."""

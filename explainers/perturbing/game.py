@@ -71,6 +71,11 @@ class Game:
         """Samples."""
         return len(self.rows)
 
+    @property
+    def is_random(self) -> bool:
+        """Whether what stands for absent features is drawn, the same for those of a replicate."""
+        return self._fill.is_random
+
     @cached_property
     def full(self) -> Tensor:
         """Value of all features together: of the sample itself, ``(rows,)``; costs nothing new."""

@@ -20,6 +20,7 @@ class TableGame:
         self.n_features = n_features
         self.value = value
         self.n_evaluations = 0
+        self.is_random = False
         everybody = torch.ones(1, n_features, dtype=torch.bool)
         self.full = value(everybody)[:, 0]
         self.empty = value(~everybody)[:, 0]

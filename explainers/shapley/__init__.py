@@ -1,0 +1,1 @@
+"""Estimators of Shapley values: which coalitions are looked at, and what is made of them."""
