@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import torch
-
-from explainers.base import Cost, Explained
+from explainers import numeric
 from explainers.catalogue import register
-from explainers.perturbing.estimate import Estimate
+from explainers.perturbing.ablated import ablated
 from explainers.perturbing.method import Perturbation
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from explainers.network import Network
-    from explainers.perturbing.game import Game
+    from explainers.base import Explained
     from explainers.targets import Target
     from explainers.trace import Trace
 
@@ -27,26 +21,29 @@ if TYPE_CHECKING:
 class FeatureAblation(Perturbation):
     """Output at the sample minus output without the feature, ``f(x) - f(x without i)``.
 
-    Zeiler and Fergus 2014, arXiv:1311.2901; Captum's FeatureAblation.
+    Zeiler and Fergus 2014, arXiv:1311.2901; Captum's FeatureAblation. With a `background`, the
+    feature takes the values of `n_samples` other samples, one after the other, and the mean over
+    them is subtracted; the array ``standard_error``, shaped like the map, is that of the mean (NaN
+    for one draw). The array ``n_evaluations``, ``(batch,)``, counts forward passes.
     """
 
-    @property
-    def cost(self) -> Cost:
-        """A forward for each feature, and that of the sample."""
-        return Cost(forward=math.nan)
+    n_samples: int = 8
+    """Draws from the background for each feature; without a background one pass is exact."""
 
-    def cost_on(self, network: Network) -> Cost:
-        """Return a forward for each feature, and that of the sample."""
-        n_features = self.n_features(network)
-        return Cost(forward=math.nan if n_features is None else 1 + n_features)
+    stochastic = True
+
+    def __post_init__(self) -> None:
+        numeric.check_whole("n_samples", self.n_samples)
+
+    def n_passes(self, n_features: int) -> float:
+        """Return one for each feature and draw, and that of the sample."""
+        return 1 + n_features * self._n_draws
 
     def relevance(self, trace: Trace, target: Target) -> Explained:
-        """Return the map and ``n_evaluations``, ``(batch,)``."""
-        return self.explained(trace, self._estimates(trace, target))
+        """Return the map and ``n_evaluations``; with a background its ``standard_error`` too."""
+        found = ((game, ablated(game, self._n_draws)) for game in self.games(trace, target))
+        return self.explained(trace, found)
 
-    def _estimates(self, trace: Trace, target: Target) -> Iterator[tuple[Game, Estimate]]:
-        for game in self.games(trace, target):
-            n_features = game.n_features
-            without = ~torch.eye(n_features, dtype=torch.bool, device=trace.inputs.device)
-            values = game.full[:, None] - game.values(without)
-            yield game, Estimate(values, torch.full_like(game.rows, 1 + n_features))
+    @property
+    def _n_draws(self) -> int:
+        return 1 if self.background is None else self.n_samples

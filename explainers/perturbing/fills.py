@@ -3,34 +3,39 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
+from torch import Tensor
+
+from explainers import backgrounds
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from explainers.perturbing.valuation import Valuation, Which
+    from explainers.trace import Trace
 
-    from explainers.perturbing.game import Game
+ASKED = (
+    "got no background; pass background=, samples (n, ...) to draw from, or the result of "
+    "explainers.scan(model, 'background', loader)"
+)
 
 
 class Fill(Protocol):
     """Values of absent features."""
 
-    is_random: ClassVar[bool]
-    """Whether they are drawn, the same for coalitions of one replicate."""
-
     def at(self, rows: Tensor, replicates: Tensor) -> Tensor:
-        """Return what is filled in, ``(1 | replicates, 1 | rows, ...)``, for rows of the batch."""
+        """Return what is filled in, ``(1 | replicates, 1 | rows, ...)``, for rows of the batch.
 
-    def empty(self, game: Game) -> Tensor:
-        """Return the value of a game's rows where all features are absent, ``(rows,)``."""
+        Replicates are int64, on the CPU.
+        """
+
+    def empty(self, valuation: Valuation) -> Tensor:
+        """Return the value of rows where all features are absent, ``(rows,)``."""
 
 
 @dataclass(frozen=True, eq=False)
 class Fixed:
     """One baseline for each sample."""
-
-    is_random: ClassVar[bool] = False
 
     baseline: Tensor
     """``(1 | batch, ...)``."""
@@ -39,7 +44,93 @@ class Fixed:
         """Return the baseline of these rows."""
         return (self.baseline if len(self.baseline) == 1 else self.baseline[rows])[None]
 
-    def empty(self, game: Game) -> Tensor:
-        """Return the value of the baseline."""
-        nobody = torch.zeros(1, game.n_features, dtype=torch.bool, device=self.baseline.device)
-        return game.values(nobody)[:, 0]
+    def empty(self, valuation: Valuation) -> Tensor:
+        """Return the value of the baseline: of one for all rows, by one pass."""
+        return mean_value(valuation, self.baseline[None])
+
+
+class Drawn:
+    """Rows of a background, drawn for each sample: absent features take their values.
+
+    The n-th draw of a sample depends on seed, namespace and sample alone. Every m draws, m being
+    the number of rows in the background, take each of them once, in a random order.
+
+    Parameters
+    ----------
+    background
+        See `backgrounds.Background`.
+    trace
+        Of the samples.
+    purpose
+        Names the random numbers.
+
+    Raises
+    ------
+    ValueError
+        If there is no background, or it does not fit the inputs.
+    """
+
+    def __init__(self, background: Any, trace: Trace, purpose: str = "background") -> None:
+        self.background = rows_of(background, trace)
+        """``(m, 1 | batch, ...)``."""
+        self._generators = [trace.generator(purpose, row) for row in range(trace.n_rows)]
+        self._order = torch.empty(trace.n_rows, 0, dtype=torch.int64)
+
+    def at(self, rows: Tensor, replicates: Tensor) -> Tensor:
+        """Return the background that rows see in replicates, ``(replicates, rows, ...)``."""
+        chosen = self.chosen(replicates).to(rows.device)[rows].T
+        if self.background.shape[1] == 1:
+            return self.background[:, 0][chosen]
+        return self.background[chosen, rows]
+
+    def chosen(self, replicates: Tensor) -> Tensor:
+        """Return which row of the background each sample sees, ``(batch, replicates)``."""
+        n_rows = len(self.background)
+        n_rounds = 1 + int(replicates.max()) // n_rows if len(replicates) else 0
+        missing = n_rounds - self._order.shape[1] // n_rows
+        if missing > 0:
+            orders = [
+                torch.cat([torch.randperm(n_rows, generator=generator) for _ in range(missing)])
+                for generator in self._generators
+            ]
+            self._order = torch.cat([self._order, torch.stack(orders)], 1)
+        return self._order[:, replicates]
+
+    def empty(self, valuation: Valuation) -> Tensor:
+        """Return the mean value over all rows of the background."""
+        return mean_value(valuation, self.background)
+
+
+def mean_value(valuation: Valuation, points: Tensor) -> Tensor:
+    """Return the mean value of rows at points that are not theirs, ``(rows,)``.
+
+    Parameters
+    ----------
+    valuation
+        Of the rows.
+    points
+        ``(m, 1 | batch, ...)``: shared ones are looked at once, by m passes for all rows.
+    """
+    trace = valuation.trace
+    if points.shape[1] > 1 or trace.carried:
+
+        def make(which: Which, some: slice) -> Tensor:
+            rows = valuation.rows[which]
+            here = points[some] if points.shape[1] == 1 else points[some, rows]
+            return here.expand(-1, len(rows), *points.shape[2:])
+
+        return valuation.values(len(points), make).mean(1)
+    return valuation.mean_of(points[:, 0])
+
+
+def rows_of(background: Any, trace: Trace) -> Tensor:
+    """Return the rows of a background as inputs of a trace, ``(m, 1 | batch, ...)``.
+
+    Raises
+    ------
+    ValueError
+        If there is none, or it does not fit.
+    """
+    found = [trace.baseline(row) for row in backgrounds.rows(background, ASKED)]
+    n_rows = max(len(row) for row in found)
+    return torch.stack([row.expand(n_rows, *row.shape[1:]) for row in found]).to(trace.inputs)

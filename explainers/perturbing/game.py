@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from functools import cached_property
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import torch
 
-from explainers.perturbing.forward import outputs_at
-from explainers.sampling import chunks
+from explainers.perturbing.valuation import Space, Valuation
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -17,11 +16,11 @@ if TYPE_CHECKING:
 
     from explainers.features import Partition
     from explainers.perturbing.fills import Fill
+    from explainers.perturbing.valuation import Which
     from explainers.targets import Target
     from explainers.trace import Trace
 
-Space = Literal["logit", "probability"]
-"""Whether outputs are explained as they are, or behind a softmax."""
+__all__ = ["Game", "Space", "games"]
 
 
 class Game:
@@ -56,15 +55,13 @@ class Game:
         rows: Tensor | None = None,
         space: Space = "logit",
     ) -> None:
-        every = torch.arange(trace.n_rows, device=trace.inputs.device)
-        self.rows = every if rows is None else rows
+        self.valuation = Valuation(trace, target, rows=rows, space=space)
+        self.rows = self.valuation.rows
         """Of the batch that are players here."""
-        self.partition = partition.of_rows(self.rows)
+        self.partition = partition if rows is None else partition.of_rows(rows)
         self.n_features = max(self.partition.counts)
-        self.space = space
-        self._trace, self._fill = trace, fill
-        self._inputs = trace.inputs if rows is None else trace.inputs[rows]
-        self._weights = trace.cotangent(target)[self.rows]
+        self._cells = self.partition.cells
+        self._fill = fill
 
     @property
     def n_rows(self) -> int:
@@ -72,19 +69,14 @@ class Game:
         return len(self.rows)
 
     @property
-    def is_random(self) -> bool:
-        """Whether what stands for absent features is drawn, the same for those of a replicate."""
-        return self._fill.is_random
-
-    @cached_property
     def full(self) -> Tensor:
         """Value of all features together: of the sample itself, ``(rows,)``; costs nothing new."""
-        return self._weighed(self._trace.output[self.rows], self._weights)
+        return self.valuation.full
 
     @cached_property
     def empty(self) -> Tensor:
         """Value of no feature, ``(rows,)``: the mean over a background, if that is filled in."""
-        return self._fill.empty(self)
+        return self._fill.empty(self.valuation)
 
     def values(
         self,
@@ -101,48 +93,29 @@ class Game:
         rows
             Positions among this game's rows, int64; None for all.
         replicates
-            Of each coalition, int64: those with the same number see the same draw of what is
-            random in the fill. Each its own by default.
+            Of each coalition, int64, on the CPU: those with the same number see the same draw of
+            what is random in the fill. Each its own by default.
 
         Returns
         -------
         Tensor
             ``(rows, coalitions)``.
         """
-        here = torch.arange(self.n_rows, device=self._inputs.device) if rows is None else rows
-        found = self._inputs.new_empty(len(here), len(coalitions))
-        if replicates is None:
-            replicates = torch.arange(len(coalitions))
-        for some_rows, some in self._pieces(len(here), len(coalitions)):
-            which = here[some_rows]
-            values = self._evaluated(coalitions[some], which, replicates[some])
-            found[some_rows, some] = values.T
-        return found
+        coalitions = coalitions.to(self._cells.device)
+        draws = torch.arange(len(coalitions)) if replicates is None else replicates.cpu()
 
-    def _pieces(self, n_rows: int, n_coalitions: int) -> Iterator[tuple[slice, slice]]:
-        limit = chunks.rows_at_once(self._inputs)
-        for rows in chunks.pieces(n_rows, limit):
-            at_once = max(1, limit // max(1, rows.stop - rows.start))
-            for some in chunks.pieces(n_coalitions, at_once):
-                yield rows, some
+        def make(which: Which, some: slice) -> Tensor:
+            there = self._members(coalitions[some], which)
+            absent = self._fill.at(self.rows[which], draws[some])
+            return torch.where(there, self.valuation.inputs[which], absent)
 
-    def _evaluated(self, coalitions: Tensor, rows: Tensor, replicates: Tensor) -> Tensor:
-        """Return values, ``(coalitions, rows)``, by one forward pass."""
-        with torch.inference_mode():
-            there = self.partition.of_rows(rows).members(coalitions)
-            absent = self._fill.at(self.rows[rows], replicates)
-            points = torch.where(there, self._inputs[rows], absent)
-            every = self.rows[rows].repeat(len(coalitions))
-            outputs = outputs_at(self._trace, points.flatten(0, 1), every)
-            weighed = self._weighed(
-                outputs.view(len(coalitions), len(rows), -1), self._weights[rows]
-            )
-        return weighed.clone()
+        return self.valuation.values(len(coalitions), make, rows)
 
-    def _weighed(self, outputs: Tensor, weights: Tensor) -> Tensor:
-        if self.space == "probability":
-            outputs = outputs.softmax(-1)
-        return (outputs * weights).sum(-1)
+    def _members(self, coalitions: Tensor, which: Which) -> Tensor:
+        """Return which values of rows belong to coalitions, ``(coalitions, 1 | rows, ...)``."""
+        cells = self._cells if self.partition.is_shared else self._cells[which]
+        there = coalitions.index_select(1, cells.flatten())
+        return there.view(len(coalitions), *cells.shape)
 
 
 def games(
@@ -157,7 +130,7 @@ def games(
     if partition.is_shared or len(set(partition.counts)) == 1:
         yield Game(trace, target, partition, fill, space=space)
         return
-    counts = torch.tensor(partition.counts, device=trace.inputs.device)
+    counts = torch.tensor(partition.counts)
     for n_features in sorted(set(partition.counts)):
         rows = (counts == n_features).nonzero().flatten()
         yield Game(trace, target, partition, fill, rows=rows, space=space)

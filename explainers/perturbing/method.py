@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import torch
 
 from explainers import backgrounds, baselines, reference
-from explainers.base import Attribution, Explained
+from explainers.base import Attribution, Cost, Explained
+from explainers.cut import Cut
 from explainers.features import FeatureSpec, check, resolve
-from explainers.perturbing.fills import Fixed
+from explainers.perturbing.fills import ASKED, Drawn, Fixed
 from explainers.perturbing.game import Space, games
+from explainers.reading.user_model import normalised
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from torch import Tensor
 
+    from explainers.features import Partition
     from explainers.network import Network
     from explainers.perturbing.estimate import Estimate
     from explainers.perturbing.fills import Fill
@@ -28,7 +32,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Perturbation(Attribution):
-    """Features are switched off, alone or in coalitions, and the output is looked at."""
+    """Features are switched off, alone or in coalitions, and the output is looked at.
+
+    What is explained is that of the sample itself: a predicted class stays the one that is
+    predicted for the sample, whatever its features are replaced by.
+    """
 
     features: FeatureSpec = None
     """What is switched off together: ``{grid: 7}``, ``{patches: 16}``, ``pixels``, ``tokens``,
@@ -37,42 +45,114 @@ class Perturbation(Attribution):
     """What absent features are replaced by: see `baselines`."""
     background: backgrounds.Background = None
     """Samples ``(n, ...)`` whose values absent features take instead, drawn for each sample."""
+    statistics: Any = None
+    """Result of the scan `moments`; what the baseline ``data_mean`` is taken from."""
     output: Space = "logit"
     """Whether outputs are explained as they are, or as probabilities."""
 
+    @property
+    def cost(self) -> Cost:
+        """Forward passes alone; how many depends on the number of features."""
+        return Cost(forward=math.nan)
+
+    def cost_on(self, network: Network) -> Cost:
+        """Return the forward passes that samples of this network take."""
+        n_features = self.n_features(network)
+        return Cost(forward=math.nan if n_features is None else self.n_passes(n_features))
+
+    def n_passes(self, n_features: int) -> float:
+        """Return the forward passes of a sample with so many features, that of its own included."""
+        return math.nan
+
     def check(self, network: Network) -> None:
-        """Refuse features and baselines that do not fit the inputs."""
+        """Refuse features, baselines and backgrounds that do not fit the inputs.
+
+        Raises
+        ------
+        ValueError
+            If they do not, or probabilities are asked for where there are none.
+        """
         check(self.features, network)
+        self._check_fill(network)
+        self._check_output(network)
+
+    def _check_fill(self, network: Network) -> None:
         reference.check(self.baseline, network)
+        if self.background is None:
+            return
+        if self.baseline is not None:
+            raise ValueError(
+                f"{self.name} got a baseline and a background, expected one of them: absent "
+                "features are replaced by the one or by draws from the other; leave one out"
+            )
+        backgrounds.check(self.background, network, f"{self.name} {ASKED}")
+
+    def _check_output(self, network: Network) -> None:
+        if self.output not in get_args(Space):
+            raise ValueError(f"got output={self.output!r}, expected 'logit' or 'probability'")
+        if self.output == "logit":
+            return
+        if _ends_inside(network):
+            raise ValueError(
+                f"{self.name} got output='probability' and a target in a layer, whose units are "
+                "no logits of classes; take output='logit', which means the unit itself"
+            )
+        root = network.root
+        if normalised(root(root.example)):
+            raise ValueError(
+                f"{self.name} got output='probability', but the network's outputs are normalised "
+                "already, by a softmax that could not be taken off; take output='logit', which "
+                "explains them as they are"
+            )
 
     def n_features(self, network: Network) -> int | None:
         """Return the features of one sample; None where they depend on the sample."""
         return check(self.features, network)
 
-    def games(self, trace: Trace, target: Target) -> Iterator[Game]:
-        """Return the games of a batch, one for each number of features."""
-        partition = resolve(self.features, trace)
-        return games(trace, target, partition, self.fill(trace), space=self.output)
+    def partition(self, trace: Trace) -> Partition:
+        """Return the features of a batch."""
+        return resolve(self.features, trace)
 
     def fill(self, trace: Trace) -> Fill:
         """Return what stands for absent features."""
+        if self.background is not None:
+            return Drawn(self.background, trace)
         return Fixed(trace.baseline(self.baseline))
 
+    def games(self, trace: Trace, target: Target) -> Iterator[Game]:
+        """Return the games of a batch, one for each number of features."""
+        return games(trace, target, self.partition(trace), self.fill(trace), space=self.output)
+
     def explained(self, trace: Trace, found: Iterable[tuple[Game, Estimate]]) -> Explained:
-        """Return maps of what was estimated, with the arrays beside them."""
+        """Return maps of what was estimated, with the arrays beside them.
+
+        ``standard_error`` is shaped like the map and spread like it; ``residual`` and
+        ``n_evaluations`` are ``(batch,)``.
+        """
         relevance = torch.zeros_like(trace.inputs)
         arrays: dict[str, Tensor] = {}
-        for each, estimate in found:
-            relevance[each.rows] = each.partition.map(estimate.values.to(relevance))
-            for name, values in _beside(each, estimate):
-                whole = arrays.setdefault(name, values.new_zeros(trace.n_rows, *values.shape[1:]))
-                whole[each.rows] = values
+        for game, estimate in found:
+            relevance[game.rows] = game.partition.map(estimate.values.to(relevance))
+            for name, values in _beside(game, estimate):
+                if name not in arrays:
+                    gap = math.nan if values.is_floating_point() else 0
+                    arrays[name] = values.new_full((trace.n_rows, *values.shape[1:]), gap)
+                arrays[name][game.rows] = values
         return Explained(relevance, arrays)
 
 
-def _beside(each: Game, estimate: Estimate) -> Iterator[tuple[str, Any]]:
+def _beside(game: Game, estimate: Estimate) -> Iterator[tuple[str, Tensor]]:
     yield "n_evaluations", estimate.n_evaluations
     if estimate.standard_error is not None:
-        yield "standard_error", each.partition.map(estimate.standard_error)
+        yield "standard_error", game.partition.map(estimate.standard_error)
     if estimate.residual is not None:
         yield "residual", estimate.residual
+
+
+def _ends_inside(network: Network) -> bool:
+    """Return whether a network's output is the value of a layer of the whole."""
+    while isinstance(network, Cut):
+        if network.end is not None:
+            return True
+        network = network.parent
+    return False
