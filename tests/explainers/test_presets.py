@@ -20,6 +20,7 @@ HAVE = {
         "integrated_gradients",
         "epsilon_lrp",
         "deep_lift",
+        "occlusion",
     },
     "innvestigate": {
         "gradient",
