@@ -1,0 +1,183 @@
+"""Shapley values of features, by one of several estimators."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, fields
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, ClassVar, get_args
+
+import torch
+
+from explainers import numeric
+from explainers.base import Cost, Explained
+from explainers.catalogue import register
+from explainers.features import Partition
+from explainers.perturbing.method import Perturbation
+from explainers.shapley.estimator import estimators, made
+from explainers.shapley.permutation import Order
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from explainers.network import Network
+    from explainers.perturbing.estimate import Estimate
+    from explainers.perturbing.game import Game
+    from explainers.shapley.estimator import Estimator
+    from explainers.targets import Target
+    from explainers.trace import Trace
+
+
+@register("shapley_value_sampling")
+@dataclass(frozen=True)
+class ShapleyValueSampling(Perturbation):
+    """Mean of what a feature adds to the output when features join in random orders.
+
+    ``phi_i = mean over orders of f(x with those before i, and i) - f(x with those before i)``
+    (Shapley 1953; sampled by Castro et al. 2009, doi:10.1016/j.cor.2008.04.004, and Strumbelj and
+    Kononenko 2010). Values of all features sum to ``f(x) - f(baseline)``. Orders, or coalitions,
+    are the same for all samples of a run. The array ``n_evaluations`` says how many forward
+    passes each sample took; ``standard_error``, shaped and spread like the map, is there from the
+    estimators `permutation` and `exact`, and NaN where it cannot be known.
+
+    With a background, each order or pair of orders sees one of its rows, drawn for the sample,
+    and the values sum to ``f(x) - mean f(b)`` over the rows that were drawn.
+    """
+
+    estimator: str = "auto"
+    """``permutation``: unbiased, with standard errors. ``odd`` and ``kernel``: least squares over
+    coalitions and their complements. ``exact``: all coalitions, of at most 16 features. ``auto``
+    takes `exact` where the budget allows for it, or there is none and at most 12 features;
+    `permutation` below four evaluations a feature, with a background, with `n_samples`, and where
+    features or evaluations are too many for `odd`; else `odd`."""
+    n_evaluations: int | None = None
+    """Forward passes per sample at most, those of all and of no features among them. None for the
+    estimator's default: all coalitions of `exact`, about ten pairs of orders of `permutation`."""
+    n_samples: int | None = None
+    """Orders, in place of `n_evaluations`: Captum's n_samples and DeepExplain's samples. One more
+    if their number is odd and they are antithetic."""
+    tolerance: float | None = None
+    """If set, a sample is done when the root mean square of its standard errors is at most this
+    times that of its values; the budget is then the most that it takes."""
+    antithetic: bool = True
+    """Whether `permutation` takes each order with its reverse, which has less variance."""
+    order: Order = "insertion"
+    """Whether features join the baseline one after the other, as in Captum, or leave the sample,
+    as in DeepExplain. It is the same in law, and with `antithetic` in everything."""
+    sampling_dims: tuple[int, ...] | None = None
+    """DeepExplain's form of `features`: axes, 1 being the first of a sample, whose indices are
+    features; values along the others belong together, and get the same number in the map."""
+
+    stochastic = True
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "deepexplain": {
+            "estimator": "permutation",
+            "n_samples": 5,
+            "antithetic": False,
+            "order": "removal",
+            "baseline": 0.0,
+        },
+    }
+
+    def __post_init__(self) -> None:
+        if self.n_evaluations is not None:
+            numeric.check_whole("n_evaluations", self.n_evaluations, 2)
+        if self.tolerance is not None:
+            numeric.check_finite("tolerance", self.tolerance)
+        if self.order not in get_args(Order):
+            raise ValueError(f"got order={self.order!r}, expected 'insertion' or 'removal'")
+        estimator = estimators.get(self.estimator)
+        if self.n_samples is not None:
+            self._check_samples(estimator)
+        if self.sampling_dims is not None:
+            self._check_dims(self.sampling_dims)
+
+    def _check_samples(self, estimator: type[Estimator]) -> None:
+        numeric.check_whole("n_samples", self.n_samples)
+        if self.n_evaluations is not None:
+            raise ValueError(
+                f"got n_samples={self.n_samples} and n_evaluations={self.n_evaluations}, expected "
+                "one of them: orders, or forward passes; set the other to null"
+            )
+        known = [field.name for field in fields(estimator)]  # type: ignore[arg-type]
+        if "n_samples" not in known and self.estimator != "auto":
+            raise ValueError(
+                f"got n_samples={self.n_samples} for the estimator {self.estimator!r}, which has "
+                "no orders of features; give n_evaluations, or set estimator: permutation"
+            )
+
+    def _check_dims(self, dims: tuple[int, ...]) -> None:
+        for axis in dims:
+            numeric.check_whole("sampling_dims", axis)
+        if not dims or len(set(dims)) < len(dims):
+            raise ValueError(f"got sampling_dims={dims!r}, expected at least one axis, each once")
+        if self.features is not None:
+            raise ValueError(
+                f"got sampling_dims={dims!r} and features={self.features!r}, expected one of "
+                "them: both say what a feature is"
+            )
+
+    @cached_property
+    def _estimator(self) -> Estimator:
+        is_of_orders = self.n_samples is not None or self.background is not None
+        name = "permutation" if self.estimator == "auto" and is_of_orders else self.estimator
+        return made(name, {field.name: getattr(self, field.name) for field in fields(self)})
+
+    def _budget(self, n_features: int) -> int:
+        if self.n_evaluations is not None:
+            return self.n_evaluations
+        return self._estimator.default(n_features)
+
+    @property
+    def cost(self) -> Cost:
+        """Forward passes alone; how many depends on the features, unless they are asked for."""
+        return Cost(forward=math.nan if self.n_evaluations is None else self.n_evaluations)
+
+    def n_passes(self, n_features: int) -> float:
+        """Return what the estimator uses of its budget, where no sample is done before."""
+        return self._estimator.used(n_features, self._budget(n_features))
+
+    def n_features(self, network: Network) -> int | None:
+        """Return the features of one sample; None where they depend on the sample."""
+        if self.sampling_dims is None:
+            return super().n_features(network)
+        return math.prod(self._sampled(tuple(network.input_shape)))
+
+    def check(self, network: Network) -> None:
+        """Refuse a budget that the estimator cannot work with, or too many features for it."""
+        super().check(network)
+        n_features = self.n_features(network)
+        if n_features is not None:
+            self._estimator.check(n_features, self.n_evaluations, self.tolerance)
+
+    def partition(self, trace: Trace) -> Partition:
+        """Return the features of a batch."""
+        if self.sampling_dims is None:
+            return super().partition(trace)
+        shape = tuple(trace.inputs.shape[1:])
+        sizes = self._sampled(shape)
+        n_features = math.prod(sizes)
+        cells = torch.arange(n_features, device=trace.inputs.device).view(1, *sizes)
+        return Partition(cells, (n_features,), shape)
+
+    def _sampled(self, shape: tuple[int, ...]) -> list[int]:
+        """Return the shape of one sample with 1 for what stays together."""
+        dims = self.sampling_dims or ()
+        if max(dims) > len(shape):
+            raise ValueError(
+                f"got sampling_dims={dims!r} for samples of shape {shape}, expected axes from 1 to "
+                f"{len(shape)}; 0 is the batch"
+            )
+        return [size if axis in dims else 1 for axis, size in enumerate(shape, 1)]
+
+    def relevance(self, trace: Trace, target: Target) -> Explained:
+        """Return the map, ``n_evaluations`` ``(batch,)`` and what the estimator finds beside it."""
+        return self.explained(trace, self._estimates(trace, target))
+
+    def _estimates(self, trace: Trace, target: Target) -> Iterator[tuple[Game, Estimate]]:
+        seed = trace.shared_seed("coalitions")
+        for game in self.games(trace, target):
+            # where features depend on the sample, nobody has looked at their number before
+            self._estimator.check(game.n_features, self.n_evaluations, self.tolerance)
+            budget = self._budget(game.n_features)
+            yield game, self._estimator.estimate(game, budget, seed, self.tolerance)
