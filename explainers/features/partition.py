@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -19,25 +20,39 @@ class Partition:
     """The features of a batch: disjoint sets of values that cover the input."""
 
     cells: Tensor
-    """Feature of each value, int64 from 0 on, ``(1 | batch, ...)``, broadcasting against inputs: one
-    row where all samples share it, size 1 along axes whose values stay together."""
+    """Feature of each value, int64 from 0 on, ``(1 | batch, ...)``, broadcasting against inputs:
+    one row where all samples share it, size 1 along axes whose values stay together."""
     counts: tuple[int, ...]
     """Features of each row of `cells`; every number below is the feature of at least one value."""
     shape: tuple[int, ...]
     """Of one sample."""
     spread: Spread = "copy"
+    weights: Tensor | None = None
+    """Share of its feature's number that each value gets, broadcasting as `cells`; None for what
+    `spread` says."""
 
     @property
     def is_shared(self) -> bool:
         """Whether all samples have the same features."""
         return len(self.cells) == 1
 
+    @property
+    def n_features(self) -> int | None:
+        """Of each sample; None where samples differ."""
+        return self.counts[0] if len(set(self.counts)) == 1 else None
+
     def of_rows(self, rows: Tensor) -> Partition:
         """Return the partition of some rows of the batch."""
         if self.is_shared:
             return self
-        counts = tuple(self.counts[row] for row in rows.tolist())
-        return Partition(self.cells[rows], counts, self.shape, self.spread)
+        if self.n_features is not None:
+            # rows need not come to the host
+            counts = self.counts[:1] * len(rows)
+        else:
+            counts = tuple(self.counts[row] for row in rows.tolist())
+        weights = self.weights
+        weights = weights if weights is None or len(weights) == 1 else weights[rows]
+        return Partition(self.cells[rows], counts, self.shape, self.spread, weights)
 
     def members(self, coalitions: Tensor) -> Tensor:
         """Return which values belong to a coalition.
@@ -52,23 +67,54 @@ class Partition:
         Tensor
             ``(coalitions, 1 | batch, ...)``, of the type of the coalitions.
         """
-        return coalitions[:, self.cells]
+        found = coalitions.index_select(1, self.cells.flatten())
+        return found.view(len(coalitions), *self.cells.shape)
+
+    def masks(self, n_features: int | None = None) -> Tensor:
+        """Return the values of each feature, bool ``(1 | batch, features, *shape)``.
+
+        Parameters
+        ----------
+        n_features
+            How many; by default as many as the row with most has. A row's masks beyond its own
+            are empty.
+        """
+        n_features = max(self.counts) if n_features is None else n_features
+        features = torch.arange(n_features, device=self.cells.device)
+        found = self.cells[:, None] == features.view(-1, *[1] * len(self.shape))
+        return found.expand(len(found), n_features, *self.shape)
 
     def map(self, numbers: Tensor) -> Tensor:
         """Return a map, ``(batch, *shape)``, of numbers per feature, ``(batch, features)``."""
         n_rows = len(numbers)
-        if self.spread == "share":
-            numbers = numbers / self.sizes(numbers.shape[1]).to(numbers)
-        flat = self.cells.flatten(1).expand(n_rows, -1)
-        values = numbers.gather(1, flat).view(n_rows, *self.cells.shape[1:])
+        flat = self.cells.flatten(1)
+        values = numbers.index_select(1, flat[0]) if self.is_shared else numbers.gather(1, flat)
+        values = values.view(n_rows, *self.cells.shape[1:])
+        if self.weights is not None or self.spread == "share":
+            values = values * self.shares().to(values)
         return values.expand(n_rows, *self.shape).contiguous()
 
-    def sizes(self, n_features: int) -> Tensor:
-        """Return how many values each feature has, ``(1 | batch, features)``, at least 1."""
+    def shares(self) -> Tensor:
+        """Return which share of its feature's number each value gets, broadcasting as `cells`."""
+        if self.weights is not None:
+            return self.weights
+        ones = torch.ones_like(self.cells, dtype=torch.float64)
+        if self.spread == "copy":
+            return ones
+        sizes = self.sizes().gather(1, self.cells.flatten(1))
+        return ones / sizes.view(self.cells.shape)
+
+    def sizes(self, n_features: int | None = None) -> Tensor:
+        """Return how many values each feature has, int64 ``(1 | batch, features)``, at least 1.
+
+        Parameters
+        ----------
+        n_features
+            How many; by default as many as the row with most has.
+        """
+        n_features = max(self.counts) if n_features is None else n_features
         flat = self.cells.flatten(1)
-        ones = torch.ones_like(flat)
-        sizes = flat.new_zeros(len(flat), n_features).scatter_add_(1, flat, ones)
-        each = 1
-        for size, own in zip(self.shape, self.cells.shape[1:], strict=True):
-            each *= size // own
-        return (sizes * each).clamp(min=1)
+        each = math.prod(self.shape) // math.prod(self.cells.shape[1:])
+        sizes = flat.new_zeros(len(flat), n_features)
+        sizes.scatter_add_(1, flat, torch.full_like(flat, each))
+        return sizes.clamp_(min=1)
