@@ -81,10 +81,22 @@ class Explainer(ABC):
     """Rule tables (``gradient``, ``lrp``) and facts (``labels``, ``masks``) it has to have."""
     tasks: ClassVar[frozenset[str]] = frozenset({"image", "tabular"})
     needs: ClassVar[Mapping[str, str]] = {}
-    """Parameter to the scan method whose finalised result it takes."""
+    """Parameter to the scan method whose finalised result it can take."""
     stochastic: ClassVar[bool] = False
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     """Another implementation's name to the parameters that give its defaults."""
+
+    @classmethod
+    def needs_of(cls, parameters: Mapping[str, Any]) -> Mapping[str, str]:
+        """Return those of `needs` that are wanted where these parameters are given.
+
+        Parameters
+        ----------
+        parameters
+            Names to what a run file says of them, not checked yet; of a parameter that takes a
+            result, the name of a scan's entry.
+        """
+        return cls.needs
 
     @property
     @abstractmethod

@@ -7,6 +7,8 @@ layer stays as the sample has it: Captum's convention for layers.
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,10 +19,15 @@ from explainers.cut import Cut
 from explainers.inputs.sources import Source, is_one_tensor, sources, start_points
 
 if TYPE_CHECKING:
+    from explainers.baselines import Draw, Statistics
     from explainers.cut import Point
     from explainers.inputs.tokens import Lookup
     from explainers.network import Network
     from explainers.trace import Trace
+
+
+DRAW = "baseline"
+"""Purpose of the random numbers of baselines that are noise; of several inputs with their names."""
 
 
 def of_trace(trace: Trace, spec: Any) -> Tensor:
@@ -35,7 +42,10 @@ def of_trace(trace: Trace, spec: Any) -> Tensor:
     """
     network, parent = trace.network, trace.parent
     if not isinstance(network, Cut) or parent is None:
-        return baselines.resolve(of_part(spec, network, ""), trace.inputs)
+        own = of_part(spec, network, "")
+        return baselines.resolve(own, trace.inputs, functools.partial(trace.noise, DRAW))
+    # parts are made once, for whoever asks first; what is drawn is the asking explainer's
+    parent = parent.named(trace.namespace)
     if not network.points:
         return of_trace(parent, spec)
     values = network.packing.unpack(trace.inputs)
@@ -45,8 +55,17 @@ def of_trace(trace: Trace, spec: Any) -> Tensor:
     return network.packing.pack(found)
 
 
-def check(spec: Any, network: Network) -> None:
+def check(spec: Any, network: Network, statistics: Statistics = None) -> None:
     """Refuse a baseline that does not fit a network, unless it has rows of its own.
+
+    Parameters
+    ----------
+    spec
+        See `Trace.baseline`.
+    network
+        What a method gets to see.
+    statistics
+        Of the data set; None too where a scan is still to find them.
 
     Raises
     ------
@@ -55,21 +74,27 @@ def check(spec: Any, network: Network) -> None:
     ValueError
         If it does not fit.
     """
+    if statistics is not None:
+        spec = baselines.settled(spec, statistics)
     root = network.root
     for source in sources(root):
         own = of_part(spec, root, source.part)
-        if isinstance(own, Tensor):
+        if isinstance(own, Tensor) and statistics is None:
             continue
         shape = root.input_shapes[source.part]
         if source.lookups:
             for lookup in source.lookups:
                 _of_tokens(own, lookup, shape, torch.empty(0))
-        else:
+        elif baselines.is_data_mean(own) and len(root.structure.names) > 1:
             baselines.resolve(own, torch.zeros(1, *shape))
+        else:
+            baselines.check(own, shape)
 
 
 def is_same(one: Any, other: Any) -> bool:
     """Whether two baselines are known to be equal; tensors are not compared."""
+    if baselines.is_made(one) and baselines.is_made(other):
+        return bool(one == other)
     are_plain = isinstance(one, float | int | str) and isinstance(other, float | int | str)
     return one is other or (are_plain and one == other)
 
@@ -78,7 +103,9 @@ def _of_point(parent: Trace, point: Point, spec: Any, value: Tensor) -> Tensor:
     root = parent.network.root
     for source in sources(root):
         if point.layer in source.points:
-            return _of_source(source, point, of_part(spec, root, source.part), root, value)
+            own = of_part(spec, root, source.part)
+            draw = functools.partial(parent.noise, f"{DRAW}.{source.part}" if source.part else DRAW)
+            return _of_source(source, point, own, root, value, draw)
     if isinstance(spec, Tensor) and point.shape in (tuple(spec.shape), tuple(spec.shape[1:])):
         of_inputs = [*root.input_shapes.values()]
         if not any(shape in (tuple(spec.shape), tuple(spec.shape[1:])) for shape in of_inputs):
@@ -96,11 +123,13 @@ def at_inputs(trace: Trace) -> Trace:
     return trace.starting_at(start_points(network))
 
 
-def _of_source(source: Source, point: Point, own: Any, root: Network, value: Tensor) -> Tensor:
+def _of_source(
+    source: Source, point: Point, own: Any, root: Network, value: Tensor, draw: Draw
+) -> Tensor:
     for lookup in source.lookups:
         if lookup.embedding.name == point.layer:
             return _of_tokens(own, lookup, root.input_shapes[source.part], value)
-    return baselines.resolve(own, value)
+    return baselines.resolve(own, value, draw)
 
 
 def _of_tokens(own: Any, lookup: Lookup, shape: tuple[int, ...], value: Tensor) -> Tensor:
@@ -110,7 +139,7 @@ def _of_tokens(own: Any, lookup: Lookup, shape: tuple[int, ...], value: Tensor) 
         return value.new_zeros(1, *value.shape[1:])
     if isinstance(own, Tensor) and own.is_floating_point() and own.ndim:
         return baselines.resolve(own, value)
-    if isinstance(own, str):
+    if isinstance(own, str | Mapping):
         raise TypeError(f"got baseline {own!r} for tokens, expected the index of a token, or None")
     tokens = torch.as_tensor(own, device=weight.device)
     if bool((tokens != tokens.long()).any()):
@@ -141,6 +170,8 @@ def of_part(spec: Any, root: Network, part: str) -> Any:
         If it names inputs that there are not, or has not one for each.
     """
     names = root.structure.names
+    if baselines.is_made(spec) and not {*spec} <= {*names}:
+        return spec
     if isinstance(spec, dict):
         unknown = set(spec) - set(names)
         if unknown and len(names) > 1:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from explainers import kept, reference
+from explainers import baselines, kept, reference
 from explainers.base import Samples
 from explainers.cut import Cut, begun, ended
 from explainers.rules.gradient import gradient as gradient_table
@@ -87,7 +87,7 @@ class Trace(RandomRows):
         self._forward: dict[str, Any] = {}
         self._walked: dict[Hashable, Walked] = {}
         self._weights: dict[Target, Tensor] = {}
-        self._references: list[tuple[Baseline, Trace]] = []
+        self._references: list[tuple[Baseline, str, Trace]] = []
         self._parts_of: dict[Hashable, Trace] = {}
 
     @property
@@ -367,7 +367,7 @@ class Trace(RandomRows):
         Parameters
         ----------
         baseline
-            None (zero), a number, one number a channel or a tensor: see `baselines`. For several
+            None (zero), a number, a word, a tensor and more: see `baselines.resolve`. For several
             inputs a tuple or dict of these; for tokens the index of one; for a layer what it is
             for the inputs, or a tensor shaped as the layer's value. See `explainers.reference`.
         """
@@ -379,8 +379,9 @@ class Trace(RandomRows):
 
     def reference(self, baseline: Any) -> Trace:
         """Return the trace at a baseline: of one row where all rows share it; made once."""
-        for known, trace in self._references:
-            if reference.is_same(known, baseline):
+        whose = self.namespace if baselines.is_drawn(baseline) else ""
+        for known, namespace, trace in self._references:
+            if namespace == whose and reference.is_same(known, baseline):
                 return trace
         inputs = self.baseline(baseline).to(self.inputs)
         rows = None
@@ -389,7 +390,7 @@ class Trace(RandomRows):
         elif len(inputs) != self.n_rows:
             rows = torch.zeros(len(inputs), dtype=torch.int64)
         made = self.at(inputs, rows)
-        self._references.append((baseline, made))
+        self._references.append((baseline, whose, made))
         return made
 
     def _recorded(self) -> tuple[Tensor, Tensor]:

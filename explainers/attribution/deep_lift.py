@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, get_args
 
 import torch
@@ -35,9 +35,9 @@ class DeepLift(Attribution):
     ``maxpool="gradient"`` and roundings make it differ from zero.
     """
 
-    baseline: float | tuple[float, ...] | baselines.Extreme | None = None
-    """None (zero), a number, one a channel, or `min` or `max`, that of the sample itself; in the
-    library also a tensor: `baselines.resolve`."""
+    baseline: baselines.Baseline = None
+    """None (zero), a number, one a channel; `min`, `max` or `mean` of the sample itself;
+    `data_mean`; `{blur: sigma}` or `{noise: stdev}`; in the library also a tensor."""
     maxpool: MaxPoolRule = "rescale"
     """`rescale` hands on what the maxima differ by, as Captum, which drops the rule where a ReLU
     stands directly before the max-pool; `gradient` is DeepExplain's."""
@@ -45,12 +45,20 @@ class DeepLift(Attribution):
     """Differences up to this size have the slope of the function between the two values."""
     multiply_by_inputs: bool = True
     """Whether multipliers are multiplied by the difference to the baseline."""
+    statistics: baselines.Statistics = field(default=None, kw_only=True)
+    """For the baseline `data_mean`: the result of the scan `moments`."""
 
     cost = Cost(forward=2, backward=1)
     requires = frozenset({"rescale"})
+    needs: ClassVar[Mapping[str, str]] = {"statistics": "moments"}
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "deepexplain": {"maxpool": "gradient", "eps": 1e-5}
     }
+
+    @classmethod
+    def needs_of(cls, parameters: Mapping[str, Any]) -> Mapping[str, str]:
+        """Return statistics where the baseline is the mean of the data set."""
+        return baselines.needs_of(parameters)
 
     def __post_init__(self) -> None:
         check_parameters(self.maxpool, self.eps)
@@ -58,11 +66,11 @@ class DeepLift(Attribution):
     def check(self, network: Network) -> None:
         """Refuse operators that have no rule, and a baseline that does not fit the inputs."""
         rescale.check(network)
-        check_baseline(self.baseline, network)
+        check_baseline(self.baseline, network, self.statistics)
 
     def relevance(self, trace: Trace, target: Target) -> Explained:
         """Return the map and its ``convergence_delta``, ``(batch,)``."""
-        reference = trace.reference(self.baseline)
+        reference = trace.reference(baselines.settled(self.baseline, self.statistics))
         rules = rules_between(trace, reference, maxpool=self.maxpool, eps=self.eps)
         # traces are equal only to themselves, so other references cannot be mistaken for this one
         key = ("rescale", self.maxpool, self.eps, reference)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import InitVar, dataclass
+from dataclasses import InitVar, dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -41,13 +41,15 @@ class IntegratedGradients(Attribution):
     """Gradients per sample."""
     quadrature: Quadrature = "gausslegendre"
     """How the integral is approximated; in the library also ``method``, which is Captum's word."""
-    baseline: float | tuple[float, ...] | baselines.Extreme | None = None
-    """None (zero), a number, one a channel, or `min` or `max`, that of the sample itself; in the
-    library also a tensor: `baselines.resolve`."""
+    baseline: baselines.Baseline = None
+    """None (zero), a number, one a channel; `min`, `max` or `mean` of the sample itself;
+    `data_mean`; `{blur: sigma}` or `{noise: stdev}`; in the library also a tensor."""
     multiply_by_inputs: bool = True
     """Whether the mean gradient is multiplied by the difference to the baseline."""
     postprocess: Postprocess = "none"
     """What is done to the map; the convergence delta is of the map before it."""
+    statistics: baselines.Statistics = field(default=None, kw_only=True)
+    """For the baseline `data_mean`: the result of the scan `moments`."""
     # a run file cannot say it: there, `method` is the explainer's
     method: InitVar[Quadrature | None] = None
 
@@ -58,6 +60,12 @@ class IntegratedGradients(Attribution):
         "rde": {"n_steps": 64, "quadrature": "riemann_inclusive", "baseline": "min"},
     }
     requires = frozenset({"gradient"})
+    needs: ClassVar[Mapping[str, str]] = {"statistics": "moments"}
+
+    @classmethod
+    def needs_of(cls, parameters: Mapping[str, Any]) -> Mapping[str, str]:
+        """Return statistics where the baseline is the mean of the data set."""
+        return baselines.needs_of(parameters)
 
     def __post_init__(self, method: Quadrature | None) -> None:
         if method is not None:
@@ -73,11 +81,11 @@ class IntegratedGradients(Attribution):
 
     def check(self, network: Network) -> None:
         """Refuse a baseline that does not fit the inputs, unless it has rows of its own."""
-        check_baseline(self.baseline, network)
+        check_baseline(self.baseline, network, self.statistics)
 
     def relevance(self, trace: Trace, target: Target) -> Explained:
         """Return the map and its ``convergence_delta``, ``(batch,)``."""
-        reference = trace.reference(self.baseline)
+        reference = trace.reference(baselines.settled(self.baseline, self.statistics))
         weights = trace.cotangent(target)
         mean_gradient = self._mean_gradient(trace, reference, weights)
         relevance = mean_gradient * (trace.inputs - reference.inputs)

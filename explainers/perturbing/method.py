@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, get_args
 
 import torch
 
@@ -17,7 +17,7 @@ from explainers.perturbing.game import Space, games
 from explainers.reading.user_model import normalised
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping
 
     from torch import Tensor
 
@@ -45,10 +45,19 @@ class Perturbation(Attribution):
     """What absent features are replaced by: see `baselines`."""
     background: backgrounds.Background = None
     """Samples ``(n, ...)`` whose values absent features take instead, drawn for each sample."""
-    statistics: Any = None
+    statistics: baselines.Statistics = None
     """Result of the scan `moments`; what the baseline ``data_mean`` is taken from."""
     output: Space = "logit"
     """Whether outputs are explained as they are, or as probabilities."""
+
+    needs: ClassVar[Mapping[str, str]] = {"background": "background", "statistics": "moments"}
+
+    @classmethod
+    def needs_of(cls, parameters: Mapping[str, Any]) -> Mapping[str, str]:
+        """Return a background where one is named, statistics where the baseline is their mean."""
+        named = parameters.get("background") is not None
+        wanted = {"background": "background"} if named else {}
+        return {**wanted, **baselines.needs_of(parameters)}
 
     @property
     def cost(self) -> Cost:
@@ -72,12 +81,12 @@ class Perturbation(Attribution):
         ValueError
             If they do not, or probabilities are asked for where there are none.
         """
-        check(self.features, network)
+        check(self.features, network, layer=self.source_layer)
         self._check_fill(network)
         self._check_output(network)
 
     def _check_fill(self, network: Network) -> None:
-        reference.check(self.baseline, network)
+        reference.check(self.baseline, network, self.statistics)
         if self.background is None:
             return
         if self.baseline is not None:
@@ -107,17 +116,17 @@ class Perturbation(Attribution):
 
     def n_features(self, network: Network) -> int | None:
         """Return the features of one sample; None where they depend on the sample."""
-        return check(self.features, network)
+        return check(self.features, network, layer=self.source_layer)
 
     def partition(self, trace: Trace) -> Partition:
         """Return the features of a batch."""
-        return resolve(self.features, trace)
+        return resolve(self.features, trace, layer=self.source_layer)
 
     def fill(self, trace: Trace) -> Fill:
         """Return what stands for absent features."""
         if self.background is not None:
             return Drawn(self.background, trace)
-        return Fixed(trace.baseline(self.baseline))
+        return Fixed(trace.baseline(baselines.settled(self.baseline, self.statistics)))
 
     def games(self, trace: Trace, target: Target) -> Iterator[Game]:
         """Return the games of a batch, one for each number of features."""
