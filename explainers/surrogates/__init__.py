@@ -1,0 +1,1 @@
+"""Linear models of how a network depends on its features, fitted to many samples at once."""
