@@ -11,14 +11,20 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from explainers.features.axes import axes
 from explainers.features.labels import Labels
 from explainers.sampling.chunks import pieces
 
 if TYPE_CHECKING:
+    from typing import NoReturn
+
     from explainers.features.labels import Rows
 
 _VALUES_AT_ONCE = 2**24
 """Of masks of a whole data set, when they are looked through: 128 MB."""
+
+_NAMED = 10
+"""Missing numbers that a message lists."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,22 +39,23 @@ class Masks:
 
         Raises
         ------
-        FileNotFoundError
-            If there is no such file.
         TypeError
             If they are no integers.
         ValueError
-            If they do not fit the values or the samples, or leave numbers out.
+            If there is no such file; or masks do not fit the values or the samples, or leave
+            numbers out.
         """
         masks = _fitted(read(self.given), shape)
         if len(masks) == 1:
             return _numbered(masks)
         if rows is not None:
-            return _numbered(masks[_chosen(len(masks), rows)])
+            chosen = _chosen(len(masks), rows)
+            return _numbered(masks[chosen], chosen)
         at_once = max(1, _VALUES_AT_ONCE // max(1, masks[0].numel()))
-        found = [_numbered(masks[piece], piece.start) for piece in pieces(len(masks), at_once)]
-        counts = tuple(count for labels in found for count in labels.counts)
-        return None if len(set(counts)) > 1 else Labels(found[0].cells[:1], counts[:1])
+        every = torch.arange(len(masks))
+        parts = [every[piece] for piece in pieces(len(masks), at_once)]
+        counts = tuple(count for part in parts for count in _numbered(masks[part], part).counts)
+        return None if len(set(counts)) > 1 else Labels(_numbered(masks[:1]).cells, counts[:1])
 
     def suits(self, shape: tuple[int, ...], are_tokens: bool) -> bool:
         """Only where it is named: masks are of one input."""
@@ -84,7 +91,7 @@ def _of_file(given: str | os.PathLike[str]) -> Tensor:
             "numpy.save(path, masks)"
         )
     if not path.is_file():
-        raise FileNotFoundError(
+        raise ValueError(
             f"there is no file of masks {str(path)!r} (looked in {str(Path.cwd())!r}); give the "
             "path of a .npy file"
         )
@@ -116,26 +123,22 @@ def _fitted(masks: Tensor, shape: tuple[int, ...]) -> Tensor:
         If they are of another shape.
     """
     given = tuple(masks.shape)
-    channel = 1 if len(shape) == 2 else 0
-    of_places = shape[:channel] + shape[channel + 1 :]
-    if _is_like(given, shape):
-        return masks[None]
-    if len(shape) > 1 and given == of_places:
-        return masks.unsqueeze(channel)[None]
-    if _is_like(given[1:], shape) and given[:1] != (0,):
-        return masks
-    if len(shape) > 1 and given[1:] == of_places and given[:1] != (0,):
-        return masks.unsqueeze(1 + channel)
-    known = [shape, ("batch", *shape)]
-    if len(shape) > 1:
-        known = [of_places, shape, ("batch", *of_places), ("batch", *shape)]
-    named = " or ".join(f"({', '.join(map(str, one))})" for one in known)
-    raise ValueError(f"got masks of shape {given} for inputs {shape}, expected {named}")
-
-
-def _is_like(given: tuple[int, ...], shape: tuple[int, ...]) -> bool:
-    fits = all(own in (1, size) for own, size in zip(given, shape, strict=False))
-    return len(given) == len(shape) and fits and (not shape or given != (1,) * len(shape))
+    channel = axes(shape).channel if 1 < len(shape) < 5 else None
+    forms = [shape]
+    if channel is not None:
+        of_places = shape[:channel] + shape[channel + 1 :]
+        forms = [shape, (*shape[:channel], 1, *shape[channel + 1 :]), of_places]
+    for form in forms:
+        is_shared = given == form
+        if is_shared or (given[1:] == form and given[0] > 0):
+            masks = masks[None] if is_shared else masks
+            is_complete = channel is None or len(form) == len(shape)
+            return masks if is_complete else masks.unsqueeze(1 + (channel or 0))
+    named = [f"({', '.join(map(str, form))}{',' * (len(form) == 1)})" for form in forms]
+    raise ValueError(
+        f"got masks of shape {given} for values of shape {shape}, expected {' or '.join(named)}, "
+        "for all samples, or such for each, with an axis of samples in front"
+    )
 
 
 def _chosen(n_masks: int, rows: Rows) -> Tensor:
@@ -154,8 +157,15 @@ def _chosen(n_masks: int, rows: Rows) -> Tensor:
     return rows.index
 
 
-def _numbered(masks: Tensor, first: int = 0) -> Labels:
+def _numbered(masks: Tensor, samples: Tensor | None = None) -> Labels:
     """Return masks as cells.
+
+    Parameters
+    ----------
+    masks
+        ``(rows, ...)``.
+    samples
+        Number of each row's sample, for messages; None where one mask is for all.
 
     Raises
     ------
@@ -163,32 +173,33 @@ def _numbered(masks: Tensor, first: int = 0) -> Labels:
         If a number is negative, or left out.
     """
     flat = masks.long().flatten(1)
-    where = f" of sample {first}" if len(masks) > 1 else ""
-    if bool((flat < 0).any()):
-        raise ValueError(
-            f"got masks with the number {int(flat.min())}, expected 0 and above: every value is "
-            "in a cell; number what is left over too"
-        )
     counts = flat.amax(1) + 1
-    if int(counts.max()) > flat.shape[1]:
-        ordered = torch.unique(flat[counts.argmax()])
-        _refuse_gaps(ordered, where)
-    is_present = torch.zeros(len(flat), int(counts.max()), dtype=torch.bool, device=flat.device)
-    is_present.scatter_(1, flat, torch.ones_like(flat, dtype=torch.bool))
-    incomplete = (is_present.sum(1) < counts).nonzero().flatten()
-    if len(incomplete):
-        row = int(incomplete[0])
-        where = f" of sample {first + row}" if len(masks) > 1 else ""
-        _refuse_gaps(torch.unique(flat[row]), where)
+    is_wrong = (flat.amin(1) < 0) | (counts > flat.shape[1])
+    if not bool(is_wrong.any()):
+        is_present = torch.zeros(len(flat), int(counts.max()), dtype=torch.bool)
+        is_present.scatter_(1, flat, torch.ones_like(flat, dtype=torch.bool))
+        is_wrong = is_present.sum(1) < counts
+    wrong = is_wrong.nonzero().flatten().tolist()
+    if wrong:
+        row = wrong[0]
+        of = "" if samples is None else f" of sample {int(samples[row])}"
+        _refuse(torch.unique(flat[row]), of)
     return Labels(flat.view(masks.shape), tuple(counts.tolist()))
 
 
-def _refuse_gaps(present: Tensor, where: str) -> None:
+def _refuse(present: Tensor, of: str) -> NoReturn:
     """Refuse the numbers that are there, sorted, for those that are not."""
-    last, known = int(present[-1]), set(present.tolist())
-    missing = [number for number in range(min(last, 2 * len(known) + 20)) if number not in known]
-    named = ", ".join(map(str, missing[:10])) + (", ..." if len(missing) > 10 else "")
+    first, last, known = int(present[0]), int(present[-1]), set(present.tolist())
+    if first < 0:
+        raise ValueError(
+            f"got masks{of} with the number {first}, expected 0 and above: every value is in a "
+            "feature; number what is left over too"
+        )
+    missing = [
+        number for number in range(min(last, len(known) + _NAMED + 1)) if number not in known
+    ]
+    named = ", ".join(map(str, missing[:_NAMED])) + (", ..." if len(missing) > _NAMED else "")
     raise ValueError(
-        f"got masks{where} with numbers up to {last} but without {named}: an empty feature; number "
+        f"got masks{of} with numbers up to {last} but without {named}: an empty feature; number "
         "them from 0 without gaps, for example by torch.unique(masks, return_inverse=True)[1]"
     )

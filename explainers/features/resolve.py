@@ -46,8 +46,6 @@ def resolve(spec: FeatureSpec, trace: Trace, *, layer: str | None = None) -> Par
 
     Raises
     ------
-    FileNotFoundError
-        If there is no file of masks.
     ImportError
         If a library is not installed.
     LookupError
@@ -55,7 +53,7 @@ def resolve(spec: FeatureSpec, trace: Trace, *, layer: str | None = None) -> Par
     TypeError
         If something is of the wrong type.
     ValueError
-        If features do not fit the inputs, or one is empty.
+        If features do not fit the inputs, one is empty, or there is no file of masks.
     """
     trace = at_inputs(trace)
     found = _partition(spec, trace.network, layer, trace)
@@ -83,7 +81,7 @@ def check(spec: FeatureSpec, network: Network, *, layer: str | None = None) -> i
     int or None
         Features of one sample; None where they depend on the sample.
     """
-    found = _partition(spec, network_of(network), layer, None)
+    found = _partition(spec, network_of(network, layer), layer, None)
     return None if found is None else found.n_features
 
 
@@ -123,7 +121,10 @@ def _divisions(found: Sequence[Subject], spec: FeatureSpec) -> list[Division]:
     if isinstance(spec, Mapping) and _is_by_name(spec, names):
         for name in spec:
             if str(name) not in names:
-                raise LookupError(f"got features of {name!r}; {suggest(str(name), names)}")
+                raise LookupError(
+                    f"got features of {name!r}, which is no input that is explained; "
+                    f"{suggest(str(name), names)}"
+                )
         by_name = {str(name): parsed(own) for name, own in spec.items()}
         return [by_name.get(name, Division()) for name in names]
     division = parsed(spec)
@@ -143,7 +144,9 @@ def _divisions(found: Sequence[Subject], spec: FeatureSpec) -> list[Division]:
 
 def _is_by_name(spec: Mapping[str, Any], names: Sequence[str]) -> bool:
     keys = {str(key) for key in spec}
-    return bool(keys) and not keys <= set(KEYS) and (bool(keys & set(names)) or len(names) > 1)
+    if keys <= set(KEYS):
+        return False
+    return bool(keys & set(names)) or (len(names) > 1 and not keys & set(KEYS))
 
 
 def _labels(division: Division, subject: Subject, rows: Rows | None) -> Labels | None:

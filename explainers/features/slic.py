@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +12,8 @@ from explainers.features.axes import axes
 from explainers.features.labels import Labels
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from torch import Tensor
 
     from explainers.features.labels import Rows
@@ -57,7 +58,7 @@ class Slic:
         ValueError
             If the values are no picture or volume.
         """
-        segment = _segmentation()
+        slic = _slic()
         places = axes(shape).places
         if len(places) < 2:
             raise ValueError(
@@ -71,21 +72,21 @@ class Slic:
         found: dict[tuple[str, Slic], Labels] = _known[rows.whole]
         key = (rows.name, self)
         if key not in found:
-            found[key] = self._divided(rows.values, segment)
+            found[key] = self._divided(rows.values, slic)
         return found[key]
 
     def suits(self, shape: tuple[int, ...], are_tokens: bool) -> bool:
         """Whether it is a picture or a volume."""
         return len(shape) > 2 and not are_tokens
 
-    def _divided(self, values: Tensor, segment: Any) -> Labels:
+    def _divided(self, values: Tensor, slic: Callable[..., Any]) -> Labels:
         cells, counts = [], []
         for sample in values.detach().double().cpu():
             low, high = sample.min(), sample.max()
             scaled = (sample - low) / (high - low if high > low else 1.0)
             # Lab's lightness goes to 100, scikit-image compares other channels as they are
             is_colour = len(sample) == 3
-            found = segment.slic(
+            found = slic(
                 scaled.numpy(),
                 n_segments=self.n_segments,
                 compactness=self.compactness / (1 if is_colour else 100),
@@ -107,11 +108,13 @@ def _refuse_unless_number(name: str, value: Any, kind: type) -> None:
         raise TypeError(f"got {name} {value!r} for slic, expected {expected}")
 
 
-def _segmentation() -> Any:
+def _slic() -> Callable[..., Any]:
     try:
-        return importlib.import_module("skimage.segmentation")
+        from skimage.segmentation import slic
     except ImportError as error:
         raise ImportError(
             "features 'slic' need scikit-image, which is not installed; "
-            "pip install 'xpipe-xai[superpixels]'"
+            "run: pip install 'xpipe-xai[superpixels]'"
         ) from error
+    found: Callable[..., Any] = slic
+    return found

@@ -47,10 +47,16 @@ class Subject:
         return tuple(Subject(name, shape, {name: shape}) for name, shape in self.values.items())
 
 
-def network_of(network: Network) -> Network:
-    """Return a network of one floating-point tensor: where tokens are looked up, inputs packed."""
-    is_begun = isinstance(network, Cut) and network.is_begun
-    return network if is_begun or is_one_tensor(network) else begun(network, start_points(network))
+def network_of(network: Network, layer: str | None) -> Network:
+    """Return a network whose input is one floating-point tensor: of a layer, or of its inputs.
+
+    Tokens are replaced by what is looked up for them, and several inputs packed.
+    """
+    if isinstance(network, Cut) and network.is_begun:
+        return network
+    if layer is not None:
+        return begun(network, (layer,))
+    return network if is_one_tensor(network) else begun(network, start_points(network))
 
 
 def subjects(network: Network, layer: str | None) -> tuple[Subject, ...]:
