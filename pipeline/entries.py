@@ -10,6 +10,7 @@ import explainers
 from explainers import Explainer
 from explainers.catalogue import preset_of
 from pipeline import parameters
+from pipeline.complaints import told_of
 from pipeline.errors import ConfigError
 from pipeline.metrics import Metric, metrics
 
@@ -84,21 +85,31 @@ def needs_of(config: RunConfig) -> dict[str, dict[str, str]]:
     found: dict[str, dict[str, str]] = {}
     for name, values in config.explainers.items():
         cls = _class(explainers.methods, ("explainers", name), values, config)
+        where = functools.partial(config.where, "explainers", name)
         wanted = {
             ".".join(keys): _scan_entry(config, (name, *keys), method)
-            for keys, method in _needs(cls, values).items()
+            for keys, method in _needs(cls, values, where).items()
         }
         if wanted:
             found[name] = wanted
     return found
 
 
-def _needs(cls: type[Explainer], values: Mapping[str, Any]) -> dict[tuple[str, ...], str]:
+def _needs(
+    cls: type[Explainer], values: Mapping[str, Any], where: Callable[..., str]
+) -> dict[tuple[str, ...], str]:
     """Return the path of each parameter that takes the result of a scan, with the scan's method."""
-    found: dict[tuple[str, ...], str] = {(name,): method for name, method in cls.needs.items()}
-    inner, own = _inner(cls, values)
+    given = _given(cls, values, where)
+    try:
+        wanted = cls.needs_of(given)
+    except (ValueError, TypeError) as error:
+        message = str(error.args[0] if error.args else error)
+        place = where(*told_of(message, values))
+        raise ConfigError(f"{place}: {message}", fix="correct the parameter") from error
+    found: dict[tuple[str, ...], str] = {(name,): method for name, method in wanted.items()}
+    inner, own = _inner(cls, given)
     if inner is not None and inner in explainers.methods:
-        below = _needs(explainers.methods.get(inner), own)
+        below = _needs(explainers.methods.get(inner), own, functools.partial(where, INNER[1]))
         found |= {(INNER[1], *keys): method for keys, method in below.items()}
     return found
 
@@ -125,6 +136,8 @@ def _scan_entry(config: RunConfig, keys: tuple[str, ...], method: str) -> str:
         )
     if given is None:
         return fitting[0] if fitting else method
+    if given == method and method not in methods:
+        return method
     if not isinstance(given, str) or given not in fitting:
         raise ConfigError(
             f"{place}: got {given!r}, expected an entry of `explainers` with the method {method!r}",
@@ -147,8 +160,7 @@ def _explainer(
     cls: type[Explainer], values: Mapping[str, Any], where: Callable[..., str]
 ) -> Explainer:
     """Return an explainer with the parameters of its entry, those of its preset below them."""
-    own = {key: value for key, value in values.items() if key not in RESERVED}
-    given = _preset(cls, values.get("preset"), where) | own
+    given = _given(cls, values, where)
     inner, of_inner = _inner(cls, given)
     if inner is None:
         return parameters.build(cls, given, where)
@@ -164,6 +176,14 @@ def _explainer(
     # with the types that its fields have: a list of a run file is a tuple, and so on
     checked = {name: getattr(built, name) for name in names}
     return parameters.build(cls, given, where, {INNER[1]: checked})
+
+
+def _given(
+    cls: type[Explainer], values: Mapping[str, Any], where: Callable[..., str]
+) -> dict[str, Any]:
+    """Return the parameters of an entry, those of its preset below them."""
+    own = {key: value for key, value in values.items() if key not in RESERVED}
+    return _preset(cls, values.get("preset"), where) | own
 
 
 def _preset(cls: type[Explainer], preset: Any, where: Callable[..., str]) -> dict[str, Any]:

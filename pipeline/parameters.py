@@ -141,7 +141,8 @@ def _hints(cls: type) -> dict[str, Any]:
 def _evaluate(annotation: Any, names: dict[str, Any]) -> Any:
     while isinstance(annotation, str):
         try:
-            return eval(annotation, names)
+            # an alias may be text in its turn
+            annotation = eval(annotation, names)
         except NameError as error:
             if error.name is None or error.name in names:
                 return Any

@@ -54,10 +54,17 @@ class Perturbation(Attribution):
 
     @classmethod
     def needs_of(cls, parameters: Mapping[str, Any]) -> Mapping[str, str]:
-        """Return a background where one is named, statistics where the baseline is their mean."""
-        named = parameters.get("background") is not None
-        wanted = {"background": "background"} if named else {}
-        return {**wanted, **baselines.needs_of(parameters)}
+        """Return a background where one is named, statistics where the baseline is their mean.
+
+        Raises
+        ------
+        ValueError
+            If a baseline is given beside a background.
+        """
+        if parameters.get("background") is None:
+            return baselines.needs_of(parameters)
+        _refuse_both(cls.name, parameters.get("baseline"))
+        return {"background": "background"}
 
     @property
     def cost(self) -> Cost:
@@ -89,11 +96,7 @@ class Perturbation(Attribution):
         reference.check(self.baseline, network, self.statistics)
         if self.background is None:
             return
-        if self.baseline is not None:
-            raise ValueError(
-                f"{self.name} got a baseline and a background, expected one of them: absent "
-                "features are replaced by the one or by draws from the other; leave one out"
-            )
+        _refuse_both(self.name, self.baseline)
         backgrounds.check(self.background, network, f"{self.name} {ASKED}")
 
     def _check_output(self, network: Network) -> None:
@@ -148,6 +151,14 @@ class Perturbation(Attribution):
                     arrays[name] = values.new_full((trace.n_rows, *values.shape[1:]), gap)
                 arrays[name][game.rows] = values
         return Explained(relevance, arrays)
+
+
+def _refuse_both(name: str, baseline: Any) -> None:
+    if baseline is not None:
+        raise ValueError(
+            f"{name} got a baseline and a background, expected one of them: absent features are "
+            "replaced by the one or by draws from the other; leave one out"
+        )
 
 
 def _beside(game: Game, estimate: Estimate) -> Iterator[tuple[str, Tensor]]:

@@ -11,6 +11,8 @@ import torch
 import explainers
 from explainers import Samples, Target, Trace, explaining
 from pipeline.data import open_source, read_batch
+from pipeline.entries import build_explainers, needs_of
+from pipeline.errors import ConfigError
 from pipeline.networks import network_of
 from pipeline.planner import make_plan
 from pipeline.run import resume
@@ -68,6 +70,50 @@ def expected(run: Run) -> dict[str, torch.Tensor]:
         target = Target.parse("predicted")
         found[name] = explaining.explained(built, trace.named(name), target).relevance
     return found
+
+
+def needed(folder: Path, **entries: dict[str, Any]) -> dict[str, dict[str, str]]:
+    return needs_of(config_of(folder, explainers=entries))
+
+
+def test_a_scan_is_needed_only_where_parameters_ask_for_its_result(tmp_path: Path) -> None:
+    for method in ("feature_ablation", "integrated_gradients", "deep_lift"):
+        assert needed(tmp_path, a={"method": method}) == {}
+        wanted = {"a": {"statistics": "moments"}}
+        assert needed(tmp_path, a={"method": method, "baseline": "data_mean"}) == wanted
+    asked = {"a": {"method": "feature_ablation", "background": "background"}}
+    assert needed(tmp_path, **asked) == {"a": {"background": "background"}}
+    assert list(build_explainers(config_of(tmp_path, explainers=asked))) == ["a", "background"]
+    named = {"a": {"method": "feature_ablation", "background": "few"}}
+    few = {"method": "background", "n_samples": 3}
+    assert needed(tmp_path, **named, few=few) == {"a": {"background": "few"}}
+    stated = {"a": {"method": "deep_lift", "baseline": "data_mean", "statistics": "s"}}
+    scans = {"s": {"method": "moments"}, "moments": {}}
+    assert needed(tmp_path, **stated, **scans) == {"a": {"statistics": "s"}}
+
+
+def test_a_method_around_another_needs_what_that_one_does(tmp_path: Path) -> None:
+    inner = {"attribution": "integrated_gradients", "parameters": {"baseline": "data_mean"}}
+    found = needed(tmp_path, smooth_grad=inner)
+    assert found == {"smooth_grad": {"parameters.statistics": "moments"}}
+    assert needed(tmp_path, smooth_grad={"attribution": "integrated_gradients"}) == {}
+
+
+@pytest.mark.parametrize(
+    ("entry", "said"),
+    [
+        ({"background": "few"}, "explainers.a.background: got 'few', expected an entry"),
+        ({"background": "background", "baseline": 0.0}, "explainers.a.background: feature_abl"),
+        ({"baseline": {"blurr": 1}}, "explainers.a.baseline"),
+        ({"baseline": "data_meen"}, "explainers.a.baseline: got 'data_meen'.*'data_mean'"),
+    ],
+)
+def test_what_stands_for_absence_is_refused_at_its_line(
+    tmp_path: Path, entry: dict[str, Any], said: str
+) -> None:
+    config = config_of(tmp_path, explainers={"a": {"method": "feature_ablation", **entry}})
+    with pytest.raises(ConfigError, match=said):
+        build_explainers(config)
 
 
 def test_scans_that_are_needed_are_added_and_run_first(tmp_path: Path) -> None:
