@@ -1,0 +1,191 @@
+"""A prior over odd functions of sets, and what it makes of pairs of sets that were seen."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+import torch
+
+from explainers.shapley.staged import Found
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from explainers.shapley.design import Design
+
+_HELD_OUT = 512
+"""Pairs that are held out, one at a time: enough to know their mean square to six percent."""
+
+
+@dataclass(frozen=True)
+class Prior:
+    """Independent coefficients of odd monomials, and a rest of its own for every pair of sets.
+
+    With ``t = <z, z'>``, the covariance of ``d(z)`` and ``d(z')`` is ``sum_k s_k e_k(z z')``, the
+    elementary symmetric polynomial being one of t alone (Krawtchouk's), and `lam` more where they
+    are the same pair, unless that is all features.
+    """
+
+    n_features: int
+    g3: float
+    g5: float
+    lam: float
+
+    @property
+    def variances(self) -> dict[int, float]:
+        """Prior variance of each coefficient, by its order; orders beyond n do not exist."""
+        n = self.n_features
+        of_order = {1: 100.0, 3: self.g3, 5: self.g5}
+        return {k: g / math.comb(n, k) for k, g in of_order.items() if k <= n}
+
+    def covariance(self, signs: Tensor) -> Tensor:
+        """Return that of smooth parts, ``(sets, sets)``, of sets as signs ``(sets, features)``."""
+        n = self.n_features
+        sums = torch.arange(-n, n + 1, dtype=torch.float64)
+        symmetric = _symmetric(sums, n, max(self.variances))
+        table = sum((s * symmetric[k] for k, s in self.variances.items()), torch.zeros_like(sums))
+        return table[(signs @ signs.T + n).long()]
+
+    def with_values(self, signs: Tensor) -> Tensor:
+        """Return the covariance of Shapley values and smooth parts, ``(features, sets)``.
+
+        ``sum_k 2 s_k / k z_i e_{k-1}(z without i)``.
+        """
+        others = signs.sum(1, keepdim=True) - signs
+        symmetric = _symmetric(others, self.n_features - 1, max(self.variances) - 1)
+        terms = (2 * s / k * symmetric[k - 1] for k, s in self.variances.items())
+        return (signs * sum(terms, torch.zeros_like(others))).T
+
+    @property
+    def of_values(self) -> float:
+        """Variance of a Shapley value's smooth part."""
+        n = self.n_features
+        return math.fsum(
+            (2 / k) ** 2 * math.comb(n - 1, k - 1) * s for k, s in self.variances.items()
+        )
+
+    @property
+    def of_rests(self) -> float:
+        """Variance of what the rests of all pairs are worth to a feature."""
+        n = self.n_features
+        weights = _weights(n)[1:n]
+        return self.lam * math.fsum(
+            math.comb(n - 1, size - 1) * inside**2 / 2 + math.comb(n - 1, size) * outside**2 / 2
+            for size, (inside, outside) in enumerate(weights.tolist(), 1)
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Posterior:
+    """What pairs of sets say about Shapley values, the same for all rows."""
+
+    matrix: Tensor
+    """From what was observed, all features last, to values, ``(features, pairs + 1)``."""
+    held_out: Tensor
+    """To errors of pairs that are held out, ``(some pairs, pairs + 1)``."""
+    precision: Tensor
+    """Of each such prediction, ``(some pairs,)``, in units of the prior."""
+    variance: Tensor
+    """Of each value, ``(features,)``, in units of the prior."""
+
+    def found(self, observed: Tensor, rise: Tensor) -> Found:
+        """Return posterior means; the prior's unit is what predictions of held-out pairs say.
+
+        ``error_i^2 = variance_i mean_p(precision_p off_p^2)``; the residual is the root mean square
+        of ``off_p``, pair p minus what all others say of it (Rasmussen and Williams 2006, 5.4.2).
+        """
+        observed = torch.cat([observed, rise[:, None] / 2], 1)
+        squares = (observed @ self.held_out.T).square()
+        n_pairs = max(1, squares.shape[1])
+        unit = (squares @ self.precision / n_pairs)[:, None]
+        residual = (squares.sum(1) / n_pairs).sqrt()
+        return Found(observed @ self.matrix.T, (unit * self.variance).sqrt(), residual)
+
+
+@lru_cache(maxsize=8)
+def solved(
+    design: Design,
+    prior: Prior,
+    n_first: int,
+    device: torch.device,
+    *,
+    is_random: bool = False,
+) -> Posterior:
+    """Return the posterior given the first pairs of a design, and all features.
+
+    With K the covariance of pairs, R the diagonal of their rests (0 for all features, where there
+    is none, so that efficiency holds), C the covariance of values and pairs, and W what a pair
+    alone is worth by Shapley's formula, ``L = (C + W R) (K + R)^-1``.
+
+    Parameters
+    ----------
+    design
+        Paired.
+    prior
+        For as many features.
+    n_first
+        Pairs.
+    device
+        Of the result; it is solved on the CPU, in float64.
+    is_random
+        Whether a pair would be worth something else if it were seen again: its rest then counts
+        in full as error.
+    """
+    n = prior.n_features
+    members = torch.cat([design.members[:n_first], torch.ones(1, n, dtype=torch.bool)])
+    signs = 2 * members.double() - 1
+    smooth = prior.with_values(signs)
+    rests = torch.full((n_first + 1,), prior.lam, dtype=torch.float64)
+    rests[-1] = 0
+    both = smooth + rests * _alone(members)
+    covariance = prior.covariance(signs)
+    covariance.diagonal().add_(rests)
+    inverse = torch.cholesky_inverse(torch.linalg.cholesky(covariance))
+    matrix = both @ inverse
+    if is_random:
+        variance = prior.of_values + (matrix * (both - 2 * smooth)).sum(1)
+    elif design.is_complete(n_first):
+        variance = torch.zeros(n, dtype=torch.float64)
+    else:
+        variance = prior.of_values + prior.of_rests - (matrix * both).sum(1)
+    some = torch.arange(0, n_first, max(1, -(-n_first // _HELD_OUT)))
+    precision = inverse.diagonal()[some]
+    held_out = inverse[some] / precision[:, None]
+    found = matrix, held_out, precision, variance.clamp(min=0)
+    return Posterior(*(tensor.to(device) for tensor in found))
+
+
+def _symmetric(sums: Tensor, n: int, order: int) -> list[Tensor]:
+    """Return elementary symmetric polynomials of n signs with given sums, of order 0 on."""
+    found = [torch.ones_like(sums), sums]
+    for k in range(2, order + 1):
+        found.append((sums * found[-1] - (n - k + 2) * found[-2]) / k)
+    return found
+
+
+@lru_cache(maxsize=16)
+def _weights(n: int) -> Tensor:
+    """Return what ``d = 1`` for one pair alone is worth to features in and out of its member.
+
+    Float64 ``(features + 1, 2)``, by size: ``2 / (n C(n - 1, s - 1))`` and
+    ``-2 / (n C(n - 1, s))``.
+    """
+    return torch.tensor(
+        [
+            (
+                2 / (n * math.comb(n - 1, size - 1)) if size else 0.0,
+                -2 / (n * math.comb(n - 1, size)) if size < n else 0.0,
+            )
+            for size in range(n + 1)
+        ],
+        dtype=torch.float64,
+    )
+
+
+def _alone(members: Tensor) -> Tensor:
+    """Return what each pair alone is worth to each feature, ``(features, pairs)``."""
+    inside, outside = _weights(members.shape[1])[members.sum(1)].unbind(1)
+    return torch.where(members, inside[:, None], outside[:, None]).T
