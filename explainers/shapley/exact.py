@@ -55,8 +55,9 @@ class Exact(Estimator):
         """Return the values; neither seed nor tolerance matter."""
         n_coalitions = self.least(game.n_features)
         counts = torch.full_like(game.full, n_coalitions, dtype=torch.int64)
+        dtype = torch.promote_types(game.full.dtype, torch.float32)
         if not game.is_random:
-            values = _shapley(game, 1, 0) + _of_ends(game, game.empty)
+            values = (_shapley(game, 1, 0) + _of_ends(game, game.empty)).to(dtype)
             return Estimate(values, counts, torch.zeros_like(values))
         # that of all features is the same in all draws
         n_draws = max(1, (n_evaluations - 1) // (n_coalitions - 1))
@@ -64,7 +65,7 @@ class Exact(Estimator):
         each = (_shapley(game, 0, draw) + _of_ends(game, nothing) for draw in range(n_draws))
         moments = MapMoments.over(values[None] for values in each)
         counts = counts * n_draws - (n_draws - 1)
-        return Estimate(moments.mean, counts, moments.standard_error)
+        return Estimate(moments.mean.to(dtype), counts, moments.standard_error.to(dtype))
 
 
 def _of_ends(game: GameLike, empty: Tensor) -> Tensor:

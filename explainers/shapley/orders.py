@@ -61,8 +61,8 @@ class Walks:
         """Of all units."""
         return len(self.ranks) * self.length
 
-    def coalitions(self, some: slice) -> tuple[Tensor, Tensor]:
-        """Return some of the coalitions ``(some, features)`` and the unit of each.
+    def coalitions(self, some: slice) -> Tensor:
+        """Return some of the coalitions, bool ``(some, features)``.
 
         Those of a unit follow each other: none if that is looked at, then walk after walk.
         """
@@ -74,7 +74,7 @@ class Walks:
         is_reverse = places >= n_features - 1
         ranks = self.ranks[units]
         ranks = torch.where(is_reverse[:, None], n_features - 1 - ranks, ranks)
-        return ranks < sizes[:, None], units
+        return ranks < sizes[:, None]
 
     def contributions(self, values: Tensor, empty: Tensor, full: Tensor) -> Tensor:
         """Return what the features add when they join, ``(units, rows, features)``.

@@ -144,9 +144,8 @@ def _evaluated(game: GameLike, walks: Walks, rows: Tensor, first_unit: int) -> T
     dtype = torch.promote_types(game.full.dtype, torch.float32)
     values = game.full.new_empty(len(rows), walks.n_coalitions, dtype=dtype)
     for some in pieces(walks.n_coalitions, max(1, _MEMBERS // game.n_features)):
-        coalitions, units = walks.coalitions(some)
-        replicates = units.cpu() + first_unit
-        values[:, some] = game.values(coalitions, which, replicates).to(dtype)
+        replicates = torch.arange(some.start, some.stop) // walks.length + first_unit
+        values[:, some] = game.values(walks.coalitions(some), which, replicates).to(dtype)
     return values
 
 
