@@ -99,7 +99,7 @@ def _partition(
             name = next(iter(subject.values))
             own = values.get(name, trace.inputs)
             rows = Rows(own, trace.inputs, name, trace.who().index, trace.samples is not None)
-        labels = _labels(division, subject, rows)
+        labels = labels_of(division, subject, rows)
         pieces.append(None if labels is None else Piece(subject, division, labels))
     known = [piece for piece in pieces if piece is not None]
     return joined(known, packing) if len(known) == len(pieces) else None
@@ -149,7 +149,8 @@ def _is_by_name(spec: Mapping[str, Any], names: Sequence[str]) -> bool:
     return bool(keys & set(names)) or (len(names) > 1 and not keys & set(KEYS))
 
 
-def _labels(division: Division, subject: Subject, rows: Rows | None) -> Labels | None:
+def labels_of(division: Division, subject: Subject, rows: Rows | None) -> Labels | None:
+    """Return the cells of one input; None where they depend on samples and there are none."""
     kind = division.kind or Values()
     if subject.lookups and isinstance(kind, Tokens):
         kind = Values()
