@@ -234,7 +234,7 @@ def _check_explainer(
 ) -> None:
     try:
         explaining.check(explainer, network, target)
-    except (NotImplementedError, LookupError, ValueError, TypeError) as error:
+    except (NotImplementedError, LookupError, ValueError, TypeError, ImportError) as error:
         raise refusal(config, name, error, network) from error
 
 
