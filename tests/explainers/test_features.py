@@ -103,7 +103,7 @@ def test_numbers_of_features(spec: Any, shape: tuple[int, ...], n_features: int)
 
 
 @given(n_cells=st.integers(1, 9), size=st.integers(9, 30))
-@settings(max_examples=30, deadline=None, database=None)
+@settings(max_examples=15, deadline=None, database=None)
 def test_stretches_of_a_grid_differ_by_one_at_most(n_cells: int, size: int) -> None:
     found = divided({"grid": n_cells}, (size,))
     sizes = found.sizes()[0]
@@ -136,7 +136,7 @@ def test_channels_apart_are_features_of_their_own() -> None:
     cells=st.lists(st.lists(st.integers(0, 5), min_size=4, max_size=4), min_size=1, max_size=3),
     seed=st.integers(0, 99),
 )
-@settings(max_examples=30, deadline=None, database=None)
+@settings(max_examples=15, deadline=None, database=None)
 def test_maps_of_numbers(cells: list[list[int]], seed: int) -> None:
     labels = compacted(torch.tensor(cells)[..., None], 6)
     n_most = max(labels.counts)
