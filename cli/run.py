@@ -132,10 +132,12 @@ def _show_plan(plan: "Plan") -> None:
         | {"digest": plan.digest[:16]}
     )
     output.line("")
-    spent = [name for cost in plan.costs.values() for name, number in cost.items() if number]
+    spent = [name for cost in plan.costs.values() for name, number in cost.items() if number != 0]
     columns = tuple(dict.fromkeys(spent))
     rows: list[dict[str, Any]] = [
-        {"explainer": name, "map": _map_of(plan, name), **cost} for name, cost in plan.costs.items()
+        {"explainer": name, "map": _map_of(plan, name)}
+        | {key: "by the sample" if number is None else number for key, number in cost.items()}
+        for name, cost in plan.costs.items()
     ]
     output.table(rows, ("explainer", "map", *columns), right=columns)
     for text in plan.notes:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     from torch import Tensor
 
@@ -21,6 +21,10 @@ State = dict[str, "Tensor"]
 
 Result = dict[str, Any]
 """What a scan finalises to: names to tensors, or to further such mappings."""
+
+
+_COUNTS = ("n_steps", "n_samples")
+"""Fields that multiply passes; two of each find the same mistakes as fifty."""
 
 
 @dataclass(frozen=True)
@@ -144,6 +148,16 @@ class Attribution(Explainer):
         if len(input_shape) == 3:
             return ("channel", "height", "width")
         return tuple(f"feature_{axis}" for axis in range(len(input_shape)))
+
+    def briefer(self, network: Network) -> Iterator[Mapping[str, Any]]:
+        """Yield changes of parameters with which fewer passes are taken, for trials.
+
+        What is found then means nothing, but mistakes in the other parameters still show. A change
+        may be one that this method refuses.
+        """
+        few = {each.name: 2 for each in fields(self) if each.init and each.name in _COUNTS}
+        if few:
+            yield few
 
     @abstractmethod
     def relevance(self, trace: Trace, target: Target) -> Tensor | Explained:

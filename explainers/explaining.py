@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from explainers.base import Explainer
+    from explainers.base import Cost, Explainer
     from explainers.network import Network
     from explainers.targets import Target
     from explainers.trace import Trace
@@ -123,10 +123,17 @@ def check(explainer: Explainer, network: Network, target: Target | None = None) 
         return
     if target is not None:
         target.check(network)
-    explainer.check(_seen_by(explainer, network, target))
+    explainer.check(seen_by(explainer, network, target))
 
 
-def _seen_by(attribution: Attribution, network: Network, target: Target | None = None) -> Network:
+def cost(explainer: Explainer, network: Network) -> Cost:
+    """Return the passes per sample of an explainer; NaN where they depend on the sample."""
+    if isinstance(explainer, Attribution):
+        network = seen_by(explainer, network)
+    return explainer.cost_on(network)
+
+
+def seen_by(attribution: Attribution, network: Network, target: Target | None = None) -> Network:
     """Return the network that a method gets to see."""
     if target is not None and target.layer is not None:
         network = ended(network, target.layer)
@@ -142,7 +149,7 @@ def form(attribution: Attribution, network: Network) -> Mapping[str, Form]:
     several inputs each that is explained has one.
     """
     if attribution.source_layer is not None:
-        return {"": _form(attribution, _seen_by(attribution, network).input_shape)}
+        return {"": _form(attribution, seen_by(attribution, network).input_shape)}
     found: dict[str, Form] = {}
     for source in sources(network):
         shape = network.input_shapes[source.part]

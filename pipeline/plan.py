@@ -69,8 +69,9 @@ class Plan:
     """Known passes in order; scans may add rounds when their first is done."""
     maps: dict[str, MapSpec]
     """Form of the maps by explainer; where there are several inputs, by ``<explainer>.<input>``."""
-    costs: dict[str, dict[str, float]]
-    """Forwards, backwards and steps, per sample and in all, by explainer."""
+    costs: dict[str, dict[str, float | None]]
+    """Forwards, backwards and steps, per sample and in all, by explainer; None where they depend
+    on the sample."""
     bytes: dict[str, int]
     """What will be stored: maps, states, and their total before compression."""
     manifest_digest: str

@@ -12,7 +12,7 @@ import torch
 
 from explainers import Attribution, Samples, Scan, Trace
 from explainers.inputs.sources import is_one_tensor
-from pipeline import fit, models, scorable, sizing, trial
+from pipeline import fit, models, scorable, sizing, timing, trial
 from pipeline.data import open_source, select_records
 from pipeline.entries import build_explainers, build_metrics, needs_of
 from pipeline.errors import PlanError, written_at
@@ -147,7 +147,7 @@ def _decide(parts: _Parts, *, measure: bool) -> Plan:
         has_target_dimension=config.has_target_dimension,
         passes=_passes(parts.explainers, needs),
         maps=maps,
-        costs=sizing.costs(parts.explainers, n_samples, n_targets),
+        costs=sizing.costs(parts.explainers, parts.network, n_samples, n_targets),
         bytes=sizing.stored_bytes(
             maps,
             states,
@@ -186,7 +186,7 @@ def _where_it_will_run(parts: _Parts) -> Network:
 
 
 def _seconds(parts: _Parts, batch: int) -> float:
-    return sizing.seconds_for(
+    return timing.seconds_for(
         parts.explainers,
         _where_it_will_run(parts),
         parts.example,

@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING
 import psutil
 import torch
 
-from explainers import Attribution, Samples, Scan, Target, Trace, explaining
+from explainers import Attribution, Target, Trace, explaining
 from pipeline.inputs import mapped, n_rows, to_model
 from pipeline.plan import MapSpec, map_name
 from pipeline.threads import computing_threads
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
+    from collections.abc import Mapping
 
-    from explainers import Explainer, Network
+    from explainers import Explainer, Network, Samples, Scan
     from pipeline.inputs import Inputs
 
 MAX_SHARD = 256
@@ -53,20 +53,24 @@ def map_specs(
 
 
 def costs(
-    found: Mapping[str, Explainer], n_samples: int, n_targets: int
-) -> dict[str, dict[str, float]]:
-    """Return passes per sample and in all; a scan sees each sample once, whatever the targets."""
+    found: Mapping[str, Explainer], network: Network, n_samples: int, n_targets: int
+) -> dict[str, dict[str, float | None]]:
+    """Return passes per sample and in all; a scan sees each sample once, whatever the targets.
+
+    None where they depend on the sample.
+    """
     table = {}
     for name, explainer in found.items():
         times = n_targets if explainer.kind == "attribution" else 1
-        cost = explainer.cost
-        table[name] = {
+        cost = explaining.cost(explainer, network)
+        passes = {
             "forward": cost.forward * times,
             "backward": cost.backward * times,
             "steps": cost.steps * times,
             "forwards": cost.forward * times * n_samples,
             "backwards": cost.backward * times * n_samples,
         }
+        table[name] = {key: None if math.isnan(n) else n for key, n in passes.items()}
     return table
 
 
@@ -106,14 +110,14 @@ def batch_size(network: Network, example: Inputs, n_samples: int, threads: int) 
     seconds: dict[int, float] = {}
     with computing_threads(threads):
         started = time.perf_counter()
-        _pass(network, example)
-        row = _pass(network, example) / n_rows(example)
+        one_pass(network, example)
+        row = one_pass(network, example) / n_rows(example)
         for size in sizes:
             left = _SECONDS - (time.perf_counter() - started)
             if _REPEATS * size * row > left:
                 break
-            inputs = _repeated(example, size)
-            seconds[size] = min(_pass(network, inputs) for _ in range(_REPEATS)) / size
+            inputs = repeated(example, size)
+            seconds[size] = min(one_pass(network, inputs) for _ in range(_REPEATS)) / size
             if seconds[size] > _SLACK * min(seconds.values()):
                 break
             row = seconds[size]
@@ -134,67 +138,17 @@ def shard_size(maps: Mapping[str, MapSpec], n_samples: int, n_targets: int, batc
     return min(size, max(n_samples, 1))
 
 
-def seconds_for(
-    found: Mapping[str, Explainer],
-    network: Network,
-    example: Inputs,
-    targets: Sequence[Target],
-    *,
-    waiting: Collection[str] = (),
-    n_samples: int,
-    batch: int,
-    threads: int,
-) -> float:
-    """Return the seconds that one worker takes for all samples, by explaining one batch.
-
-    Explainers in `waiting` cannot be tried before their scan is done: theirs are estimated by
-    their passes.
-    """
-    inputs = to_model(_repeated(example, batch), network.device, network.dtype)
-    samples = Samples(torch.arange(batch), torch.zeros(batch, dtype=torch.int64))
-    with computing_threads(threads):
-        _pass(network, example)
-        started = time.perf_counter()
-        trace = Trace(network, inputs, samples=samples)
-        for name, explainer in found.items():
-            if isinstance(explainer, Scan):
-                explainer.fold([(trace, samples)])
-            elif isinstance(explainer, Attribution) and name not in waiting:
-                for target in targets:
-                    explaining.explained(explainer, trace, target)
-        _wait(network)
-        seconds = time.perf_counter() - started
-    seconds *= _passes(found) / max(_passes(found, waiting), 1.0)
-    return seconds * n_samples / batch
-
-
-def _passes(found: Mapping[str, Explainer], without: Collection[str] = ()) -> float:
-    """Return the passes per sample of explainers together; the forward that they share is one."""
-    costs = (each.cost for name, each in found.items() if name not in without)
-    return 1.0 + sum(cost.forward + cost.backward for cost in costs)
-
-
 def worker_memory() -> int:
     """Return the bytes of memory per processor: what a worker can count on."""
     return int(psutil.virtual_memory().total) // max(os.cpu_count() or 1, 1)
 
 
-def _map_spec(form: tuple[tuple[str, ...], tuple[int, ...]], channels: str, layer: str) -> MapSpec:
-    dims, shape = form
-    sizes = {
-        name: size
-        for name, size in zip(dims, shape, strict=True)
-        if not (channels == "sum" and name == "channel")
-    }
-    return MapSpec(tuple(sizes), tuple(sizes.values()), layer)
-
-
-def _repeated(example: Inputs, size: int) -> Inputs:
-    """Return so many rows."""
+def repeated(example: Inputs, size: int) -> Inputs:
+    """Return so many rows of an example."""
     return mapped(operator.itemgetter(torch.arange(size) % n_rows(example)), example)
 
 
-def _pass(network: Network, inputs: Inputs) -> float:
+def one_pass(network: Network, inputs: Inputs) -> float:
     """Return the seconds of a forward pass, and of a backward pass where inputs are numbers."""
     inputs = to_model(inputs, network.device, network.dtype)
     # processor time does not see the neighbours on a shared machine; a GPU has no such clock
@@ -205,13 +159,24 @@ def _pass(network: Network, inputs: Inputs) -> float:
         trace.gradient(Target.parse("predicted"))
     else:
         trace.output  # noqa: B018 - a lazy value
-    _wait(network)
+    wait(network)
     return clock() - started
 
 
-def _wait(network: Network) -> None:
+def wait(network: Network) -> None:
+    """Return when the device is done."""
     if network.device.type == "cuda":
         torch.cuda.synchronize()
+
+
+def _map_spec(form: tuple[tuple[str, ...], tuple[int, ...]], channels: str, layer: str) -> MapSpec:
+    dims, shape = form
+    sizes = {
+        name: size
+        for name, size in zip(dims, shape, strict=True)
+        if not (channels == "sum" and name == "channel")
+    }
+    return MapSpec(tuple(sizes), tuple(sizes.values()), layer)
 
 
 def _rows_in_memory(network: Network, example: Inputs) -> int:

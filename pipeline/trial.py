@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
 from explainers import Attribution, Scan, explaining
 from pipeline import sizing
+from pipeline.brief import brief
 from pipeline.errors import PlanError
 from pipeline.fit import refusal
 
@@ -18,12 +18,6 @@ if TYPE_CHECKING:
 
     from explainers import Explainer, Network, Samples, Target, Trace
     from pipeline.config import RunConfig
-
-MOST_PASSES = 8.0
-"""Passes per sample of what is tried: with two rows, less than finding the batch size takes."""
-
-_COUNTS = ("n_steps", "n_samples")
-"""Fields that multiply passes; two of each find the same mistakes as fifty."""
 
 
 def check_attributions(
@@ -36,7 +30,7 @@ def check_attributions(
     """Refuse attributions that cannot explain the example, each at its entry in the run file.
 
     Those in `waiting` need the result of a scan and are not tried, nor is what takes more than
-    `MOST_PASSES` even in few steps.
+    `brief.MOST_PASSES` in any form.
 
     Raises
     ------
@@ -44,8 +38,10 @@ def check_attributions(
         If one raises anything, or gives maps of another form than it says.
     """
     for name, explainer in found.items():
-        tried = _small(explainer) if isinstance(explainer, Attribution) else None
-        if tried is None or name in waiting:
+        if name in waiting or not isinstance(explainer, Attribution):
+            continue
+        tried = brief(explainer, trace.network)
+        if tried is None:
             continue
         with _refusing(config, name, trace.network):
             for target in targets:
@@ -81,23 +77,6 @@ def _refusing(config: RunConfig, name: str, network: Network) -> Iterator[None]:
         raise
     except Exception as error:  # explainers are anybody's code
         raise refusal(config, name, error, network) from error
-
-
-def _small(attribution: Attribution) -> Attribution | None:
-    """Return an attribution with few steps; None if it takes many passes all the same."""
-    fields = {field.name for field in dataclasses.fields(attribution)}
-    few: dict[str, Any] = {name: 2 for name in _COUNTS if name in fields}
-    if _passes(attribution) > MOST_PASSES and few:
-        try:
-            attribution = dataclasses.replace(attribution, **few)
-        except (ValueError, TypeError):
-            return None
-    return attribution if _passes(attribution) <= MOST_PASSES else None
-
-
-def _passes(attribution: Attribution) -> float:
-    cost = attribution.cost
-    return cost.forward + cost.backward + cost.steps
 
 
 def _try(attribution: Attribution, trace: Trace, target: Target) -> None:

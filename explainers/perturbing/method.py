@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, ClassVar, get_args
 
 import torch
@@ -28,6 +28,11 @@ if TYPE_CHECKING:
     from explainers.perturbing.game import Game
     from explainers.targets import Target
     from explainers.trace import Trace
+
+
+_COUNTS = ("n_evaluations", "n_samples")
+_FEW = (4, 8, 16)
+"""Evaluations that are tried: twice, and four times, as many as features, and less than that."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +66,8 @@ class Perturbation(Attribution):
         ValueError
             If a baseline is given beside a background.
         """
-        if parameters.get("background") is None:
+        is_field = any(each.name == "background" and each.init for each in fields(cls))
+        if parameters.get("background") is None or not is_field:
             return baselines.needs_of(parameters)
         _refuse_both(cls.name, parameters.get("baseline"))
         return {"background": "background"}
@@ -91,6 +97,18 @@ class Perturbation(Attribution):
         check(self.features, network, layer=self.source_layer)
         self._check_fill(network)
         self._check_output(network)
+
+    def briefer(self, network: Network) -> Iterator[Mapping[str, Any]]:
+        """Yield few features, with several budgets: what is least depends on the method."""
+        named = [each.name for each in fields(self) if each.init]
+        counted = [name for name in _COUNTS if name in named]
+        # of two that exclude each other, the one that is used
+        given = [name for name in counted if getattr(self, name) is not None] or counted[:1]
+        budgets = [dict.fromkeys(given, count) for count in _FEW] if given else []
+        if "features" in named:
+            few = _few_features(network)
+            yield from ({**few, **budget} for budget in [*budgets, {}])
+        yield from budgets
 
     def _check_fill(self, network: Network) -> None:
         reference.check(self.baseline, network, self.statistics)
@@ -151,6 +169,16 @@ class Perturbation(Attribution):
                     arrays[name] = values.new_full((trace.n_rows, *values.shape[1:]), gap)
                 arrays[name][game.rows] = values
         return Explained(relevance, arrays)
+
+
+def _few_features(network: Network) -> dict[str, Any]:
+    """Return features of which there are four, as far as the inputs are known to have them."""
+    shape = tuple(network.input_shape)
+    is_packed = isinstance(network, Cut) and len(network.points) > 1
+    n_values = math.prod(shape)
+    if is_packed or n_values < 4:
+        return {}
+    return {"features": {"masks": (torch.arange(n_values) * 4 // n_values).view(shape)}}
 
 
 def _refuse_both(name: str, baseline: Any) -> None:

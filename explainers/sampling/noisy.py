@@ -91,7 +91,13 @@ class Noisy(Attribution):
     @property
     def cost(self) -> Cost:
         """That of the method inside, for each copy, and a forward for the class."""
-        one = self.inner.cost
+        return self._times(self.inner.cost)
+
+    def cost_on(self, network: Network) -> Cost:
+        """Return that of the method inside, for each copy, and a forward for the class."""
+        return self._times(self.inner.cost_on(network))
+
+    def _times(self, one: Cost) -> Cost:
         return Cost(
             1 + self.n_samples * one.forward,
             self.n_samples * one.backward,

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 import explainers
-from explainers import Attribution, Cost, Target
+from explainers import Attribution, Cost, Target, explaining
+from pipeline.brief import brief
 from pipeline.config import RunConfig, load
 from pipeline.errors import ConfigError, PlanError
 from pipeline.metrics import Metric, metrics
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from explainers import Network, Trace
+    from explainers import Explained, Network, Trace
 
 CODE = """
 import torch
@@ -159,6 +160,25 @@ def test_costs_are_per_sample_and_in_all(folder: Path) -> None:
     assert costs["ig"]["backward"] == 2 * ig.backward
     assert costs["ig"]["backwards"] == 2 * ig.backward * 20
     assert costs["moments"]["backwards"] == 0
+
+
+def test_costs_are_those_on_the_network_that_is_explained(folder: Path) -> None:
+    entries = (
+        "{grid: {method: feature_ablation, features: {grid: 4}}, "
+        "hidden: {method: feature_ablation, features: channels, layer: '0'}, "
+        "around: {method: smooth_grad, attribution: feature_ablation, n_samples: 2, "
+        "parameters: {features: {grid: 4}}}, "
+        "unknown: {method: feature_ablation, features: {slic: {n_segments: 4}}}}"
+    )
+    found = plan(folder, f"explainers={entries}")
+    assert found.costs["grid"]["forward"] == 17
+    assert found.costs["grid"]["forwards"] == 17 * 20
+    assert found.costs["hidden"]["forward"] == 5
+    assert found.costs["around"]["forward"] == 1 + 2 * 17
+    assert found.costs["unknown"]["forward"] is None
+    assert found.costs["unknown"]["backward"] == 0
+    assert "NaN" not in found.to_json()
+    assert Plan.from_json(found.to_json()) == found
 
 
 def test_bytes_are_maps_and_states(folder: Path) -> None:
@@ -459,6 +479,66 @@ def test_measuring_estimates_the_time_and_keeps_the_threads(folder: Path) -> Non
     assert found.seconds > 0
     assert torch.get_num_threads() == before
     assert plan(folder).seconds is None
+
+
+def test_what_takes_many_passes_is_tried_in_a_brief_form(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried: list[float] = []
+
+    def explained(attribution: Attribution, trace: Trace, target: Target) -> Explained:
+        tried.append(explaining.cost(attribution, trace.network).forward)
+        return whole(attribution, trace, target)
+
+    whole = explaining.explained
+    monkeypatch.setattr(explaining, "explained", explained)
+    entries = "{a: {method: shapley_value_sampling, n_evaluations: 100000}}"
+    found = make_plan(configured(folder, f"explainers={entries}"), measure=True).plan
+    assert len(tried) == 2  # by the trial, and by what measures
+    assert 0 < max(tried) <= 16
+    assert found.costs["a"]["forward"] > 1000  # type: ignore[operator]
+    assert found.seconds is not None
+
+
+def test_what_is_brief_already_is_tried_as_it_is(folder: Path) -> None:
+    few = explainers.build("integrated_gradients", n_steps=2)
+    many = explainers.build("integrated_gradients", n_steps=50)
+    unbounded = explainers.build(
+        "smooth_grad", attribution="integrated_gradients", parameters={"n_steps": 50}
+    )
+    network = make_plan(configured(folder)).network
+    for explainer, expected in ((few, few), (many, few), (unbounded, None)):
+        assert isinstance(explainer, Attribution)
+        assert brief(explainer, network) == expected
+
+
+@pytest.mark.parametrize(
+    ("entry", "said"),
+    [
+        (
+            "{method: shapley_value_sampling, features: {grid: 4}, n_evaluations: 5}",
+            "explainers.bad.n_evaluations: ",
+        ),
+        (
+            "{method: shapley_value_sampling, features: {grid: 5}, estimator: exact}",
+            "explainers.bad.",
+        ),
+        ("{method: feature_ablation, features: {grid: 9}}", "explainers.bad.features"),
+        (
+            "{method: feature_ablation, features: {masks: [[0, 1], [1, 0]]}}",
+            "explainers.bad.features.masks: ",
+        ),
+        (
+            "{method: feature_ablation, features: {masks: %s}}"
+            % [[2 * (row > 3)] * 8 for row in range(8)],
+            "explainers.bad.features.masks: ",
+        ),
+    ],
+)
+def test_features_and_budgets_that_do_not_fit_are_refused(
+    folder: Path, entry: str, said: str
+) -> None:
+    assert said in refused(folder, f"explainers={{saliency: {{}}, bad: {entry}}}")
 
 
 @pytest.mark.parametrize(
