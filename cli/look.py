@@ -116,7 +116,7 @@ def _show_entry(find: Callable[[str], Mapping[str, Any]], name: str, *, as_json:
         return
     output.line(entry["documentation"])
     output.line("")
-    left_out = ("documentation", "parameters", "summary")
+    left_out = ("documentation", "parameters", "summary", "cost")
     output.fields({key: value for key, value in entry.items() if key not in left_out})
     if entry["parameters"]:
         output.line("")

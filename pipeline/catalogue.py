@@ -6,6 +6,7 @@ import ast
 import dataclasses
 import inspect
 import itertools
+import math
 import re
 import textwrap
 from typing import TYPE_CHECKING, Any
@@ -61,7 +62,8 @@ def explainer(name: str) -> dict[str, Any]:
     entry = next(entry for entry in available() if entry["name"] == name)
     cost = entry["cost"]
     return entry | {
-        "cost": None if cost is None else dataclasses.asdict(cost),
+        "cost": None if cost is None else _known(dataclasses.asdict(cost)),
+        "passes": passes(cost),
         "parameters": parameters(kind, entry["parameters"]),
         "documentation": inspect.getdoc(kind) or "",
     }
@@ -126,8 +128,18 @@ def passes(cost: Any) -> str:
     if cost is None:
         return "by its parameters"
     words = (("forward", cost.forward), ("backward", cost.backward), ("step", cost.steps))
-    said = [f"{number:g} {word}{'s' * (number != 1)}" for word, number in words if number]
+    said = [_counted(word, number) for word, number in words if number]
     return ", ".join(said) or "none of its own"
+
+
+def _counted(word: str, number: float) -> str:
+    if math.isnan(number):
+        return f"{word}s by the input"
+    return f"{number:g} {word}{'s' * (number != 1)}"
+
+
+def _known(cost: Mapping[str, float]) -> dict[str, float | None]:
+    return {name: None if math.isnan(number) else number for name, number in cost.items()}
 
 
 def markdown(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> str:

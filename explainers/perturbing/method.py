@@ -47,9 +47,12 @@ class Perturbation(Attribution):
     """What is switched off together: ``{grid: 7}``, ``{patches: 16}``, ``pixels``, ``tokens``,
     ``{slic: {n_segments: 50}}``; None for every value (every token) by itself."""
     baseline: baselines.Baseline = None
-    """What absent features are replaced by: see `baselines`."""
+    """What absent features are replaced by: None (zero), a number, one a channel; `min`, `max` or
+    `mean` of the sample itself; `data_mean`; `{blur: sigma}` or `{noise: stdev}`; in the library
+    also a tensor. See `baselines.resolve`."""
     background: backgrounds.Background = None
-    """Samples ``(n, ...)`` whose values absent features take instead, drawn for each sample."""
+    """Samples ``(n, ...)`` whose values absent features take instead, drawn for each sample; in a
+    run file the name of an entry with the scan `background`."""
     statistics: baselines.Statistics = None
     """Result of the scan `moments`; what the baseline ``data_mean`` is taken from."""
     output: Space = "logit"

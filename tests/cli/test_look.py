@@ -68,8 +68,20 @@ def test_a_field_is_documented_by_the_string_below_it_also_in_a_parent() -> None
     assert "return" not in documented
 
 
+def test_a_cost_that_depends_on_the_input_is_null_in_json() -> None:
+    text = runner.invoke(app, ["explainers", "feature_ablation", "--json"]).stdout
+    assert json.loads(text)["cost"] == {"forward": None, "backward": 0.0, "steps": 0}
+    assert json.loads(text)["passes"] == "forwards by the input"
+    assert "passes      forwards by the input" in (
+        runner.invoke(app, ["explainers", "feature_ablation"]).stdout
+    )
+
+
 def test_costs_are_said_in_words() -> None:
     cost = explainers.Cost
     assert catalogue.passes(cost(forward=1, backward=2)) == "1 forward, 2 backwards"
     assert catalogue.passes(cost()) == "none of its own"
+    assert catalogue.passes(cost(forward=float("nan"), backward=1)) == (
+        "forwards by the input, 1 backward"
+    )
     assert catalogue.passes(None) == "by its parameters"
