@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor
@@ -23,6 +23,9 @@ ASKED = (
 class Fill(Protocol):
     """Values of absent features."""
 
+    is_random: ClassVar[bool]
+    """Whether they are drawn, the same for coalitions of one replicate."""
+
     def at(self, rows: Tensor, replicates: Tensor) -> Tensor:
         """Return what is filled in, ``(1 | replicates, 1 | rows, ...)``, for rows of the batch.
 
@@ -36,6 +39,8 @@ class Fill(Protocol):
 @dataclass(frozen=True, eq=False)
 class Fixed:
     """One baseline for each sample."""
+
+    is_random: ClassVar[bool] = False
 
     baseline: Tensor
     """``(1 | batch, ...)``."""
@@ -70,6 +75,8 @@ class Drawn:
         If there is no background, or it does not fit the inputs.
     """
 
+    is_random: ClassVar[bool] = True
+
     def __init__(self, background: Any, trace: Trace, purpose: str = "background") -> None:
         self.background = rows_of(background, trace)
         """``(m, 1 | batch, ...)``."""
@@ -78,10 +85,12 @@ class Drawn:
 
     def at(self, rows: Tensor, replicates: Tensor) -> Tensor:
         """Return the background that rows see in replicates, ``(replicates, rows, ...)``."""
-        chosen = self.chosen(replicates).to(rows.device)[rows].T
-        if self.background.shape[1] == 1:
-            return self.background[:, 0][chosen]
-        return self.background[chosen, rows]
+        chosen = self.chosen(replicates).to(rows.device).index_select(0, rows).T
+        if self.background.shape[1] > 1:
+            return self.background[chosen, rows]
+        # a third of the time of indexing
+        drawn = self.background[:, 0].index_select(0, chosen.flatten())
+        return drawn.view(*chosen.shape, *drawn.shape[1:])
 
     def chosen(self, replicates: Tensor) -> Tensor:
         """Return which row of the background each sample sees, ``(batch, replicates)``."""

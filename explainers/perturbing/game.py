@@ -69,6 +69,11 @@ class Game:
         return len(self.rows)
 
     @property
+    def is_random(self) -> bool:
+        """Whether what stands for absent features is drawn, the same for those of a replicate."""
+        return self._fill.is_random
+
+    @property
     def full(self) -> Tensor:
         """Value of all features together: of the sample itself, ``(rows,)``; costs nothing new."""
         return self.valuation.full
@@ -114,7 +119,8 @@ class Game:
     def _members(self, coalitions: Tensor, which: Which) -> Tensor:
         """Return which values of rows belong to coalitions, ``(coalitions, 1 | rows, ...)``."""
         cells = self._cells if self.partition.is_shared else self._cells[which]
-        there = coalitions.index_select(1, cells.flatten())
+        # a third of the time of index_select, which is made for few columns
+        there = coalitions.gather(1, cells.flatten().expand(len(coalitions), -1))
         return there.view(len(coalitions), *cells.shape)
 
 

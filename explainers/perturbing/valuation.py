@@ -9,6 +9,7 @@ import torch
 from explainers.inference import ordinary, outside_inference_mode
 from explainers.perturbing.forward import outputs_at
 from explainers.sampling import chunks
+from explainers.sampling.forward_chunks import forward_rows, halve
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -91,7 +92,7 @@ class Valuation:
             try:
                 return self._values(n_variants, make, rows)
             except torch.OutOfMemoryError:
-                if not chunks.halve(self.trace.network, self.inputs):
+                if not halve(self.trace.network):
                     raise
 
     @outside_inference_mode
@@ -102,7 +103,7 @@ class Valuation:
         """
         nobody = torch.zeros(len(points), dtype=torch.int64)
         with torch.inference_mode():
-            limit = chunks.forward_rows(self.trace.network, points)
+            limit = self._limit()
             outputs = torch.cat(
                 [
                     outputs_at(self.trace, points[some], nobody[some])
@@ -128,8 +129,16 @@ class Valuation:
         return found
 
     def _pieces(self, n_rows: int, n_variants: int) -> Iterator[tuple[slice, slice]]:
-        limit = chunks.forward_rows(self.trace.network, self.inputs)
+        limit = self._limit()
         for rows in chunks.pieces(n_rows, limit):
             at_once = max(1, limit // max(1, rows.stop - rows.start))
             for some in chunks.pieces(n_variants, at_once):
                 yield rows, some
+
+    def _limit(self) -> int:
+        return forward_rows(self.trace.network, self.inputs, self._probe)
+
+    def _probe(self, n_rows: int) -> None:
+        rows = torch.zeros(n_rows, dtype=torch.int64, device=self.rows.device)
+        with torch.inference_mode():
+            outputs_at(self.trace, self.inputs[rows], self.rows[rows])

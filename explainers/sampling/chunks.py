@@ -10,8 +10,6 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from explainers.network import Network
-
 CPU_ELEMENTS = 2**19
 """Input values per pass: some 670 digits or 3 photographs. LeNet and ResNet18 were fastest between
 2**18 and 2**20; far smaller chunks cost a fifth more, all steps in one batch twice as much."""
@@ -24,16 +22,6 @@ def rows_at_once(inputs: Tensor) -> int:
     """Return how many rows like these one pass should take, at least one."""
     elements = CPU_ELEMENTS if inputs.device.type == "cpu" else ACCELERATOR_ELEMENTS
     return max(1, elements // max(1, math.prod(inputs.shape[1:])))
-
-
-def forward_rows(network: Network, inputs: Tensor) -> int:
-    """Return how many rows like these one pass should take that keeps no values."""
-    return rows_at_once(inputs)
-
-
-def halve(network: Network, inputs: Tensor) -> bool:
-    """Remember that memory ran out; return whether fewer rows can be tried."""
-    return False
 
 
 def pieces(n_rows: int, limit: int) -> Iterator[slice]:

@@ -1,0 +1,159 @@
+"""How many rows one forward pass takes that keeps no values: found once for each network.
+
+On the CPU, what lies in the cache is not fetched again, neither values nor weights. How many rows
+that allows follows from the program alone, so that the bits of a result do not depend on who
+computes it. On an accelerator memory decides, which is measured.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import TYPE_CHECKING, Protocol
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor
+
+from explainers.sampling import chunks
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from explainers.network import Network
+    from explainers.operators import Operator
+
+    Probe = Callable[[int], object]
+
+CACHE_BYTES = 2**23
+"""What the inputs and the value of one operator may take. LeNet is fastest with 5 to 13 MiB, takes
+a fifth more with 20 to 45, and two thirds more from 64 on, where every value is new memory."""
+
+WEIGHT_SHARE = 2.0
+"""Values that a pass should make for each weight that it has to fetch: ResNet18 takes a third more
+time for each of two rows than for each of four, on 32 pixels twice the time for 16 than for 256."""
+
+MOST_BYTES = 2**26
+"""That inputs and value of one operator may take for the sake of many weights."""
+
+MOST_ROWS = 2**11
+"""Whatever the network: passes of narrow networks are slower again with more."""
+
+MEMORY_SHARE = 0.5
+"""Of an accelerator's free memory; the rest is for what libraries take beside, and fragments."""
+
+PROBE_ROWS = 4
+"""By which memory is measured."""
+
+
+class Memory(Protocol):
+    """What can be known about a device's memory, in bytes."""
+
+    def free(self) -> int:
+        """Return what can be allocated."""
+
+    def taken(self, run: Callable[[], object]) -> int:
+        """Return what `run` has allocated at most at any time, beyond what there was."""
+
+    def release(self) -> None:
+        """Give back what is kept for later."""
+
+
+@dataclasses.dataclass(frozen=True)
+class CudaMemory:
+    """Memory of a CUDA device, of which torch keeps a part."""
+
+    device: torch.device
+
+    def free(self) -> int:
+        """Return what the device has and what torch keeps unused."""
+        unused = torch.cuda.memory_reserved(self.device) - torch.cuda.memory_allocated(self.device)
+        return torch.cuda.mem_get_info(self.device)[0] + unused
+
+    def taken(self, run: Callable[[], object]) -> int:
+        """Return the peak of torch's allocations."""
+        before = torch.cuda.memory_allocated(self.device)
+        torch.cuda.reset_peak_memory_stats(self.device)
+        run()
+        return torch.cuda.max_memory_allocated(self.device) - before
+
+    def release(self) -> None:
+        """Give back torch's unused part."""
+        torch.cuda.empty_cache()
+
+
+def memory_of(device: torch.device) -> Memory | None:
+    """Return the memory of an accelerator; None where it cannot be measured."""
+    return CudaMemory(device) if device.type == "cuda" else None
+
+
+_limits: WeakKeyDictionary[Network, int] = WeakKeyDictionary()
+
+
+def forward_rows(network: Network, inputs: Tensor, probe: Probe) -> int:
+    """Return how many rows one pass should take, at least one.
+
+    Parameters
+    ----------
+    network
+        Which has inputs of one shape on one device.
+    inputs
+        ``(batch, ...)``.
+    probe
+        Runs a pass of so many rows; called only where memory is to be measured.
+    """
+    if network not in _limits:
+        memory = memory_of(inputs.device)
+        if memory is not None:
+            _limits[network] = _fitting(memory, probe)
+        elif inputs.device.type == "cpu" and network.is_program:
+            _limits[network] = _cached(network)
+        else:
+            _limits[network] = chunks.rows_at_once(inputs)
+    return _limits[network]
+
+
+def halve(network: Network) -> bool:
+    """Remember that a pass ran out of memory; return whether fewer rows can be tried."""
+    limit = _limits.get(network, 1)
+    if limit <= 1:
+        return False
+    _limits[network] = limit // 2
+    memory = memory_of(network.device)
+    if memory is not None:
+        memory.release()
+    return True
+
+
+def _fitting(memory: Memory, probe: Probe) -> int:
+    """Return the rows that fit, a power of two: much the same memory gives the same bits."""
+    probe(1)  # what is allocated once for all is no need of rows
+    each = max(1, memory.taken(lambda: probe(PROBE_ROWS)) // PROBE_ROWS)
+    rows = max(1, int(memory.free() * MEMORY_SHARE) // each)
+    return 1 << (rows.bit_length() - 1)
+
+
+def _cached(network: Network) -> int:
+    """Return the rows by which cache and weights are used best."""
+    sizes = {op.name: _row_bytes(network, op.name) for op in network.operators}
+    widest = max(sum(sizes[name] for name in (op.name, *op.inputs)) for op in network.operators)
+    weights = sum(one.numel() * one.element_size() for op in network.operators for one in _held(op))
+    by_weights = WEIGHT_SHARE * weights / max(1, sum(sizes.values()))
+    rows = max(CACHE_BYTES / max(1, widest), min(by_weights, MOST_BYTES / max(1, widest)))
+    return min(max(1, round(rows)), MOST_ROWS)
+
+
+def _row_bytes(network: Network, name: str) -> int:
+    """Return the bytes of an operator's value for one sample; 0 where it has no rows."""
+    layout = network.layout(name)
+    if layout is None:
+        return 0
+    return math.prod(layout.shape) * layout.n_places * layout.dtype.itemsize
+
+
+def _held(op: Operator) -> Iterator[Tensor]:
+    for field in dataclasses.fields(op):
+        value = getattr(op, field.name)
+        for one in value if isinstance(value, tuple | list) else (value,):
+            if isinstance(one, Tensor):
+                yield one
