@@ -12,7 +12,7 @@ from explainers.perturbing.estimate import Estimate
 from explainers.sampling.chunks import pieces
 from explainers.sampling.map_moments import MapMoments
 from explainers.shapley.estimator import Estimator, register
-from explainers.shapley.orders import Walks, length, orders
+from explainers.shapley.orders import Plan, Walks, orders
 from explainers.shapley.stopping import is_precise, looks
 
 if TYPE_CHECKING:
@@ -21,11 +21,15 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from explainers.shapley.estimator import GameLike
+    from explainers.shapley.orders import Unit
 
 Order = Literal["insertion", "removal"]
 
 N_PAIRS = 10
 """By default, as many as the shap library takes."""
+
+FOURS = 8
+"""Units of four orders that a budget has to allow for: the error of fewer is hard to tell."""
 
 _VALUES = 2**20
 """Values of coalitions held at once: 8 MB, and a few times that on the way."""
@@ -42,45 +46,47 @@ class Permutation(Estimator):
     ``phi_i = mean over orders of v(those before i, and i) - v(those before i)``,
     doi:10.1016/j.cor.2008.04.004. The sum over the features is ``v(all) - v(none)`` to rounding.
     With `antithetic`, each order comes with its reverse (Mitchell et al. 2022, arXiv:2104.12199):
-    one pair is exact for games whose features interact in pairs at most. The standard error is
-    that of independent orders, or pairs: their deviation over the root of their number; NaN of
-    one.
+    one pair is exact for games whose features interact in pairs at most. Where the budget allows
+    for eight of them, units are two such pairs, the second of which has the halves of the first
+    reversed: see `orders.Plan`. The standard error is that of independent units: their deviation
+    over the root of their number; NaN of one.
 
     Of ``n`` features an order takes ``n - 1`` evaluations, since all of them and none are shared
-    by all orders; where absent features are drawn, an order and its reverse see the same draw and
-    begin at their own value of none, which is one more. What of the budget does not suffice for
-    another order, or pair, is not used.
+    by all orders, and a unit of four orders two less. Where absent features are drawn, an order
+    and its reverse see the same draw and begin at their own value of none, which is one more; then
+    there are no units of four, since draws matter more. What of the budget does not suffice for
+    another unit is not used.
     """
 
     antithetic: bool = True
     order: Order = "insertion"
     n_samples: int | None = None
-    """Orders, in place of a budget; rounded up to pairs."""
+    """Orders, in place of a budget; rounded up to whole units."""
 
     has_standard_error: ClassVar[bool] = True
 
     def least(self, n_features: int) -> int:
         """Return what one order, or pair, takes."""
-        return 2 + self._length(n_features)
+        return 2 + Plan(n_features, self._smallest).length
 
     def default(self, n_features: int) -> int:
         """Return what `n_samples` take, else some more than ten pairs."""
         if self.n_samples is not None:
-            return 2 + self._n_asked * self._length(n_features)
+            plan, n_units = self._planned(n_features, 0, is_random=False)
+            return 2 + n_units * plan.length
         return 2 + 2 * N_PAIRS * n_features
 
     def used(self, n_features: int, n_evaluations: int) -> int:
-        """Return what whole orders, or pairs, take, where nothing is drawn."""
-        n_units = self._n_units(n_features, n_evaluations, is_random=False)
-        return 2 + n_units * self._length(n_features)
+        """Return what whole units take, where nothing is drawn."""
+        plan, n_units = self._planned(n_features, n_evaluations, is_random=False)
+        return 2 + n_units * plan.length
 
     def estimate(
         self, game: GameLike, n_evaluations: int, seed: int, tolerance: float | None = None
     ) -> Estimate:
         """Return the mean contributions and their standard errors."""
-        n_units = self._n_units(game.n_features, n_evaluations, game.is_random)
-        n_each = self._length(game.n_features, game.is_random)
-        if not n_each:
+        plan, n_units = self._planned(game.n_features, n_evaluations, game.is_random)
+        if not plan.length:
             whole = (game.full - game.empty)[:, None]
             return Estimate(whole, _counts(game.full, 2), torch.zeros_like(whole))
         generator = torch.Generator().manual_seed(seed)
@@ -90,7 +96,7 @@ class Permutation(Estimator):
         error, counts = torch.empty_like(values), _counts(game.full, 0)
         so_far = None
         for first, last in pairwise([0, *looks(n_units, tolerance)]):
-            new = self._moments(game, here, range(first, last), generator)
+            new = self._moments(game, here, plan, range(first, last), generator)
             so_far = new if so_far is None else so_far.merged(new)
             is_done = torch.ones_like(here, dtype=torch.bool)
             if last < n_units and tolerance is not None:
@@ -98,7 +104,7 @@ class Permutation(Estimator):
             done, still = here[is_done], ~is_done
             values[done] = so_far.mean[is_done]
             error[done] = so_far.standard_error[is_done]
-            counts[done] = last * n_each + (1 if game.is_random else 2)
+            counts[done] = last * plan.length + (1 if game.is_random else 2)
             here = here[still]
             so_far = MapMoments(last, so_far.mean[still], so_far.squares[still])
             if not len(here):
@@ -106,36 +112,40 @@ class Permutation(Estimator):
         return Estimate(values, counts, error)
 
     def _moments(
-        self, game: GameLike, rows: Tensor, units: range, generator: torch.Generator
+        self, game: GameLike, rows: Tensor, plan: Plan, units: range, generator: torch.Generator
     ) -> MapMoments:
         """Return moments of the contributions in some units, of some rows."""
 
         def blocks() -> Iterator[Tensor]:
-            n_values = len(rows) * max(1, self._length(game.n_features, game.is_random))
-            for block in pieces(len(units), max(1, _VALUES // n_values)):
+            at_once = max(1, _VALUES // (len(rows) * plan.length))
+            for block in pieces(len(units), at_once):
                 chosen = units[block]
-                drawn = orders(len(chosen), game.n_features, generator).to(rows.device)
-                walks = Walks.along(drawn, self.antithetic, game.is_random, self.order == "removal")
+                drawn = orders(len(chosen), plan.n_features, generator).to(rows.device)
+                walks = Walks.along(plan, drawn, self.order == "removal")
                 values = _evaluated(game, walks, rows, chosen.start)
                 empty = values[:, 0] if game.is_random else game.empty[rows]
                 yield walks.contributions(values, empty, game.full[rows])
 
         return MapMoments.over(blocks())
 
-    def _length(self, n_features: int, is_random: bool = False) -> int:
-        return length(n_features, self.antithetic, is_random)
-
     @property
-    def _n_asked(self) -> int:
-        """Units that `n_samples` make."""
-        asked = self.n_samples or 0
-        return -(-asked // 2) if self.antithetic else asked
+    def _smallest(self) -> Unit:
+        return "pair" if self.antithetic else "order"
 
-    def _n_units(self, n_features: int, n_evaluations: int, is_random: bool) -> int:
+    def _planned(self, n_features: int, n_evaluations: int, is_random: bool) -> tuple[Plan, int]:
+        """Return what a unit is, and how many there are."""
+        single = Plan(n_features, self._smallest, is_random)
+        four = Plan(n_features, "four")
+        # of three features, halves have nothing to reverse
+        are_fours = self.antithetic and not is_random and n_features > 3
+        if are_fours and self._n_units(four, n_evaluations) >= FOURS:
+            return four, self._n_units(four, n_evaluations)
+        return single, self._n_units(single, n_evaluations)
+
+    def _n_units(self, plan: Plan, n_evaluations: int) -> int:
         if self.n_samples is not None:
-            return self._n_asked
-        shared = 1 if is_random else 2
-        return (n_evaluations - shared) // max(1, self._length(n_features, is_random))
+            return -(-self.n_samples // plan.n_orders)
+        return (n_evaluations - 2 + int(plan.is_from_empty)) // max(1, plan.length)
 
 
 def _evaluated(game: GameLike, walks: Walks, rows: Tensor, first_unit: int) -> Tensor:
@@ -144,7 +154,7 @@ def _evaluated(game: GameLike, walks: Walks, rows: Tensor, first_unit: int) -> T
     dtype = torch.promote_types(game.full.dtype, torch.float32)
     values = game.full.new_empty(len(rows), walks.n_coalitions, dtype=dtype)
     for some in pieces(walks.n_coalitions, max(1, _MEMBERS // game.n_features)):
-        replicates = torch.arange(some.start, some.stop) // walks.length + first_unit
+        replicates = torch.arange(some.start, some.stop) // walks.plan.length + first_unit
         values[:, some] = game.values(walks.coalitions(some), which, replicates).to(dtype)
     return values
 
