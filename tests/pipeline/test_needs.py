@@ -36,6 +36,8 @@ ENTRIES: dict[str, dict[str, Any]] = {
         "parameters": {"background": "few", "n_samples": 2},
     },
     "few": {"method": "background", "n_samples": 3},
+    "without": {"method": "feature_ablation", "features": {"grid": 4}, "baseline": "data_mean"},
+    "drawn": {"method": "feature_ablation", "features": {"grid": 4}, "background": "few"},
     "saliency": {},
 }
 
@@ -51,6 +53,8 @@ def expected(run: Run) -> dict[str, torch.Tensor]:
     loader = [(part, None) for part in inputs.split(4)]
     patterns = explainers.scan(network, "patterns", loader)
     few = explainers.scan(network, "background", loader, n_samples=3)
+    moments = explainers.scan(network, "moments", loader)
+    grid = {"grid": 4}
     given: dict[str, dict[str, Any]] = {
         "expected_gradients": {"background": few},
         "deep_lift_shap": {"background": few},
@@ -61,11 +65,14 @@ def expected(run: Run) -> dict[str, torch.Tensor]:
             "n_samples": 2,
             "parameters": {"background": few, "n_samples": 2},
         },
+        "without": {"features": grid, "baseline": "data_mean", "statistics": moments},
+        "drawn": {"features": grid, "background": few},
     }
+    methods = {name: entry["method"] for name, entry in ENTRIES.items() if "method" in entry}
     trace = Trace(network, inputs, samples=samples, seed=config.seed)
     found = {}
     for name, parameters in given.items():
-        built = explainers.build("smooth_grad" if name == "smooth" else name, **parameters)
+        built = explainers.build(methods.get(name, name), **parameters)
         assert isinstance(built, explainers.Attribution)
         target = Target.parse("predicted")
         found[name] = explaining.explained(built, trace.named(name), target).relevance
@@ -120,9 +127,10 @@ def test_scans_that_are_needed_are_added_and_run_first(tmp_path: Path) -> None:
     planned = make_plan(config_of(tmp_path, explainers=ENTRIES), measure=True)
     first, *later = planned.plan.passes
     assert first.attributions == ("saliency",)
-    assert set(first.scans) == {"few", "patterns"}
+    assert set(first.scans) == {"few", "moments", "patterns"}
     assert {each.name: set(each.attributions) for each in later} == {
-        "explain.few": {"expected_gradients", "deep_lift_shap", "smooth"},
+        "explain.few": {"expected_gradients", "deep_lift_shap", "smooth", "drawn"},
+        "explain.moments": {"without"},
         "explain.patterns": {"pattern_net", "pattern_attribution"},
     }
     assert planned.plan.needs["smooth"] == {"parameters.background": "few"}

@@ -154,6 +154,21 @@ def test_the_users_code_is_in_the_digest(folder: Path) -> None:
     assert plan(folder).digest != before
 
 
+def test_a_file_of_masks_is_beside_the_run_file_and_in_the_digest(folder: Path) -> None:
+    np = pytest.importorskip("numpy")
+    masks = np.arange(64).reshape(8, 8) // 32
+    np.save(folder / "masks.npy", masks)
+    features = "features: {masks: masks.npy}"
+    entries = (
+        f"explainers={{a: {{method: feature_ablation, {features}}}, "
+        f"smooth_grad: {{attribution: feature_ablation, parameters: {{{features}}}}}}}"
+    )
+    before = plan(folder, entries)
+    assert before.costs["a"]["forward"] == 3
+    np.save(folder / "masks.npy", masks.T)
+    assert plan(folder, entries).digest != before.digest
+
+
 def test_costs_are_per_sample_and_in_all(folder: Path) -> None:
     costs = plan(folder, "target=[label, predicted]").costs
     ig = explainers.method("integrated_gradients")(n_steps=8).cost  # type: ignore[call-arg]
