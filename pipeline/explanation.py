@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import torch
 
 from explainers import Samples, Trace, explaining
+from pipeline import precision
 from pipeline.folds import Fold
 from pipeline.inputs import to_model
 from pipeline.plan import suffix
@@ -140,6 +141,11 @@ class Explanation:
                 self._enter_fact(products, f"{name}.{array}", rows, values)
             else:
                 products.put_array(name, array, rows, values)
+        attribution = self._attributions[name]
+        errors = [precision.relative_error(attribution, each, self.network) for each in found]
+        known = [each for each in errors if each is not None]
+        if len(known) == len(found):
+            self._enter_fact(products, f"{name}.{precision.RELATIVE}", rows, self._joined(known))
         for target, each in enumerate(found):
             for table, entries in each.tables.items():
                 place = products.rows.setdefault(f"{name}.{table}", [])

@@ -4,22 +4,16 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from pipeline.entries import build_explainers
 from pipeline.errors import XpipeError
-from pipeline.plan import split_name
-from pipeline.report import naming, page
-from pipeline.sinks.columns import arrays
-from pipeline.sinks.samples import STATUS
+from pipeline.report import columns, naming, page
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from numpy.typing import NDArray
-
+    from pipeline.report.columns import Columns
     from pipeline.store import Run
 
 logger = logging.getLogger(__name__)
@@ -40,8 +34,6 @@ UNABLE = "cannot conserve"
 CLOSED = 1e-3
 """Share of the output's relevance up to which an account counts as closed: float32 sums of a
 photograph's 150,528 values are right to about 1e-4."""
-
-Columns = dict[str, "NDArray[np.float64]"]
 
 TEMPLATE = """
 {% if accounts %}
@@ -148,15 +140,13 @@ def render(run: Run) -> str | None:
 
 def _render(run: Run) -> str | None:
     changed = _changed(run)
-    names = dict.fromkeys(split_name(of_map)[0] for of_map in run.maps)
-    tables = {each: _facts(run, each) for each in {run.pass_of(name) for name in names}}
-    columns = {name: _columns(tables[run.pass_of(name)], name) for name in names}
+    every = columns.by_explainer(run)
     accounts = [
-        _account(name, found) for name, found in columns.items() if {OUTPUT, "sum"} <= found.keys()
+        _account(name, found) for name, found in every.items() if {OUTPUT, "sum"} <= found.keys()
     ]
     deltas = [
         _delta(name, found, is_sum=name not in changed)
-        for name, found in columns.items()
+        for name, found in every.items()
         if DELTA in found
     ]
     if not accounts and not deltas:
@@ -166,7 +156,7 @@ def _render(run: Run) -> str | None:
         accounts=accounts,
         deltas=deltas,
         headings=list(KEPT_BACK.values()),
-        n=max((len(found[OUTPUT]) for found in columns.values() if OUTPUT in found), default=0),
+        n=max((len(found[OUTPUT]) for found in every.values() if OUTPUT in found), default=0),
         open_ones=[row.name for row in accounts if not row.is_closed],
         closed=CLOSED,
         notes=[note for note in run.plan.notes if UNABLE in note],
@@ -175,22 +165,9 @@ def _render(run: Run) -> str | None:
     )
 
 
-def _facts(run: Run, pass_name: str) -> dict[str, NDArray[Any]]:
-    """Return the facts of the samples that were explained in a pass."""
-    stored = arrays(run.samples(pass_name))
-    good = stored[STATUS] == "" if STATUS in stored else slice(None)
-    return {name: values[good] for name, values in stored.items()}
-
-
-def _columns(facts: Mapping[str, NDArray[Any]], name: str) -> Columns:
-    """Return the columns of an explainer for the first target, without its name."""
-    own = (column for column in facts if column.startswith(f"{name}.") and len(facts[column]))
-    return {column.partition(".")[2]: facts[column].astype(np.float64) for column in own}
-
-
-def _account(name: str, columns: Columns) -> Account:
-    output = columns[OUTPUT]
-    parts = [columns["sum"], *(columns.get(each, np.zeros_like(output)) for each in KEPT_BACK)]
+def _account(name: str, found: Columns) -> Account:
+    output = found[OUTPUT]
+    parts = [found["sum"], *(found.get(each, np.zeros_like(output)) for each in KEPT_BACK)]
     remainder = output - np.sum(parts, axis=0)
     return Account(
         name,
@@ -201,9 +178,9 @@ def _account(name: str, columns: Columns) -> Account:
     )
 
 
-def _delta(name: str, columns: Columns, *, is_sum: bool) -> Delta:
-    delta = columns[DELTA]
-    difference = columns["sum"] - delta
+def _delta(name: str, found: Columns, *, is_sum: bool) -> Delta:
+    delta = found[DELTA]
+    difference = found["sum"] - delta
     return Delta(
         name,
         float(np.abs(difference).mean()) if is_sum else float("nan"),
