@@ -22,10 +22,10 @@ def outputs_at(trace: Trace, inputs: Tensor, rows: Tensor) -> Tensor:
     inputs
         ``(new batch, ...)``.
     rows
-        For each new row, the row of the trace that it belongs to: a part of a network takes values
-        of the whole over, row by row.
+        For each new row, the row of the trace that it belongs to, in any shape: a part of a network
+        takes values of the whole over, row by row.
     """
     network = trace.network
     if not trace.carried or not isinstance(network, Cut):
         return network(inputs)
-    return network(inputs, network.gathered(trace.carried, rows))
+    return network(inputs, network.gathered(trace.carried, rows.flatten()))

@@ -83,11 +83,11 @@ class Perturbation(Attribution):
     def cost_on(self, network: Network) -> Cost:
         """Return the forward passes that samples of this network take."""
         n_features = self.n_features(network)
-        return Cost(forward=math.nan if n_features is None else self.n_passes(n_features))
+        return self.cost if n_features is None else Cost(forward=self.n_passes(n_features))
 
     def n_passes(self, n_features: int) -> float:
         """Return the forward passes of a sample with so many features, that of its own included."""
-        return math.nan
+        return self.cost.forward
 
     def check(self, network: Network) -> None:
         """Refuse features, baselines and backgrounds that do not fit the inputs.

@@ -78,8 +78,8 @@ class Valuation:
         n_variants
             Of each row.
         make
-            Called in inference mode with positions among these rows (int64, or a slice) and a
-            slice of variants; returns the inputs ``(variants, rows, ...)``.
+            Called with positions among these rows (int64, or a slice) and a slice of variants;
+            returns the inputs ``(variants, rows, ...)``.
         rows
             Positions among these rows, int64; None for all.
 
@@ -120,9 +120,11 @@ class Valuation:
         found = self.inputs.new_empty(n_rows, n_variants, dtype=self.full.dtype)
         for some_rows, some in self._pieces(n_rows, n_variants):
             which = some_rows if rows is None else rows[some_rows]
-            with torch.inference_mode():
+            # a network copies tensors that were made in inference mode
+            with torch.no_grad():
                 points = make(which, some)
-                every = self.rows[which].repeat(len(points))
+            with torch.inference_mode():
+                every = self.rows[which].expand(len(points), -1)
                 outputs = outputs_at(self.trace, points.flatten(0, 1), every)
                 outputs = outputs.view(*points.shape[:2], -1)
                 found[some_rows, some] = self.of(outputs, self.weights[which]).T

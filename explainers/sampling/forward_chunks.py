@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     Probe = Callable[[int], object]
 
-CACHE_BYTES = 2**23
+CACHE_BYTES = 10 * 2**20
 """What the inputs and the value of one operator may take. LeNet is fastest with 5 to 13 MiB, takes
 a fifth more with 20 to 45, and two thirds more from 64 on, where every value is new memory."""
 
