@@ -12,6 +12,7 @@ import torch
 from explainers import numeric
 from explainers.base import Cost, Explained
 from explainers.catalogue import register
+from explainers.cut import Cut
 from explainers.features import Partition
 from explainers.perturbing.method import Perturbation
 from explainers.shapley.estimator import estimators, made
@@ -34,36 +35,40 @@ class ShapleyValueSampling(Perturbation):
     """Mean of what a feature adds to the output when features join in random orders.
 
     ``phi_i = mean over orders of f(x with those before i, and i) - f(x with those before i)``
-    (Shapley 1953; sampled by Castro et al. 2009, doi:10.1016/j.cor.2008.04.004, and Strumbelj and
-    Kononenko 2010). Values of all features sum to ``f(x) - f(baseline)``. Orders, or coalitions,
-    are the same for all samples of a run. The array ``n_evaluations`` says how many forward
-    passes each sample took; ``standard_error``, shaped and spread like the map, is there from the
-    estimators `permutation` and `exact`, and NaN where it cannot be known.
+    (Shapley 1953; sampled by Castro et al. 2009, doi:10.1016/j.cor.2008.04.004, and by Strumbelj
+    and Kononenko 2014, doi:10.1007/s10115-013-0679-x). Values of all features sum to
+    ``f(x) - f(baseline)``. Orders, or coalitions, are the same for all samples of a run.
+
+    Arrays beside the map: ``standard_error``, shaped and spread like it, NaN where it cannot be
+    known; ``n_evaluations``, ``(batch,)``, the forward passes that a sample took; from `odd` and
+    `kernel` also ``residual``, ``(batch,)``, their root mean square error in predicting
+    evaluations that were held out, in units of the output.
 
     With a background, each order or pair of orders sees one of its rows, drawn for the sample,
-    and the values sum to ``f(x) - mean f(b)`` over the rows that were drawn.
+    and values sum to ``f(x) - mean f(b)`` over the rows that were drawn.
     """
 
     estimator: str = "auto"
-    """``permutation``: unbiased, with standard errors. ``odd`` and ``kernel``: least squares over
-    coalitions and their complements. ``exact``: all coalitions, of at most 16 features. ``auto``
-    takes `exact` where the budget allows for it, or there is none and at most 12 features;
-    `permutation` below four evaluations a feature, with a background, with `n_samples`, and where
-    features or evaluations are too many for `odd`; else `odd`."""
+    """``permutation``: random orders; unbiased. ``odd`` and ``kernel``: regressions on coalitions
+    and their complements; biased, less with each evaluation, and `odd` mostly closest. ``exact``:
+    all coalitions, of at most 16 features. ``auto``: `exact` where the budget allows for it, or
+    there is none and at most 12 features; `permutation` below four evaluations a feature, above
+    200 features, with a background, and with `n_samples`; else `odd`."""
     n_evaluations: int | None = None
     """Forward passes per sample at most, those of all and of no features among them. None for the
     estimator's default: all coalitions of `exact`, about ten pairs of orders of `permutation`."""
     n_samples: int | None = None
-    """Orders, in place of `n_evaluations`: Captum's n_samples and DeepExplain's samples. One more
-    if their number is odd and they are antithetic."""
+    """Orders, in place of `n_evaluations`: Captum's n_samples and DeepExplain's samples. Antithetic
+    ones come in pairs, from 29 on in fours, and are as many more as that takes."""
     tolerance: float | None = None
     """If set, a sample is done when the root mean square of its standard errors is at most this
     times that of its values; the budget is then the most that it takes."""
     antithetic: bool = True
-    """Whether `permutation` takes each order with its reverse, which has less variance."""
+    """Whether `permutation` takes each order with its reverse, where that pays also with both of
+    their halves reversed, which has less variance."""
     order: Order = "insertion"
     """Whether features join the baseline one after the other, as in Captum, or leave the sample,
-    as in DeepExplain. It is the same in law, and with `antithetic` in everything."""
+    as in DeepExplain; the law of the result is the same."""
     sampling_dims: tuple[int, ...] | None = None
     """DeepExplain's form of `features`: axes, 1 being the first of a sample, whose indices are
     features; values along the others belong together, and get the same number in the map."""
@@ -146,9 +151,23 @@ class ShapleyValueSampling(Perturbation):
     def check(self, network: Network) -> None:
         """Refuse a budget that the estimator cannot work with, or too many features for it."""
         super().check(network)
+        if self.sampling_dims is not None and self.layer is None and isinstance(network, Cut):
+            self._check_tensor(network)
         n_features = self.n_features(network)
         if n_features is not None:
             self._estimator.check(n_features, self.n_evaluations, self.tolerance)
+
+    def _check_tensor(self, network: Cut) -> None:
+        if network.is_begun:
+            raise ValueError(
+                f"got sampling_dims={self.sampling_dims!r} for tokens or several inputs, expected "
+                "one tensor of numbers; say by features what belongs together"
+            )
+
+    def briefer(self, network: Network) -> Iterator[Mapping[str, Any]]:
+        """Yield few features, in place of axes too, with several budgets."""
+        for change in super().briefer(network):
+            yield {**change, "sampling_dims": None} if "features" in change else change
 
     def partition(self, trace: Trace) -> Partition:
         """Return the features of a batch."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from explainers.shapley.estimator import Estimator, made, register
+from explainers.shapley.estimator import Estimator, estimators, made, register
 from explainers.shapley.exact import MOST
 
 if TYPE_CHECKING:
@@ -19,9 +20,6 @@ EXACT = 12
 ODD_FEATURES = 200
 """Features up to which a fit of odd functions was tried."""
 
-ODD_EVALUATIONS = 8192
-"""Budget up to which its matrix, of half that size squared, takes at most 128 MB."""
-
 
 @register("auto")
 @dataclass(frozen=True)
@@ -30,8 +28,7 @@ class Auto(Estimator):
 
     `exact` where the budget allows for all coalitions, or where none is given and there are at
     most 12 features; `permutation` below four evaluations a feature, where a regression has too
-    little to go by, above 200 features, above 8192 evaluations, and where a tolerance asks for a
-    standard error that `odd` does not have; else `odd`.
+    little to go by, above 200 features, and above the budget that `odd` can take; else `odd`.
     """
 
     antithetic: bool = True
@@ -39,12 +36,10 @@ class Auto(Estimator):
 
     has_standard_error: ClassVar[bool] = True
 
-    def chosen(
-        self, n_features: int, n_evaluations: int | None, tolerance: float | None = None
-    ) -> Estimator:
+    def chosen(self, n_features: int, n_evaluations: int | None) -> Estimator:
         """Return the estimator for a game of this size."""
-        name = _chosen(n_features, n_evaluations, tolerance)
-        return made(name, {"antithetic": self.antithetic, "order": self.order})
+        parameters = {"antithetic": self.antithetic, "order": self.order}
+        return made(_chosen(n_features, n_evaluations), parameters)
 
     def least(self, n_features: int) -> int:
         """Return the smallest budget of any."""
@@ -63,30 +58,28 @@ class Auto(Estimator):
         self, n_features: int, n_evaluations: int | None, tolerance: float | None = None
     ) -> None:
         """Refuse what the one that is chosen refuses."""
-        self.chosen(n_features, n_evaluations, tolerance).check(
-            n_features, n_evaluations, tolerance
-        )
+        self.chosen(n_features, n_evaluations).check(n_features, n_evaluations, tolerance)
 
     def estimate(
         self, game: GameLike, n_evaluations: int, seed: int, tolerance: float | None = None
     ) -> Estimate:
         """Return what the one that is chosen finds."""
-        chosen = self.chosen(game.n_features, n_evaluations, tolerance)
+        chosen = self.chosen(game.n_features, n_evaluations)
         return chosen.estimate(game, n_evaluations, seed, tolerance)
 
 
-def _chosen(n_features: int, n_evaluations: int | None, tolerance: float | None) -> str:
+def _chosen(n_features: int, n_evaluations: int | None) -> str:
     if n_evaluations is None:
         if n_features <= EXACT:
             return "exact"
     elif n_features <= MOST and 2**n_features <= n_evaluations:
         return "exact"
-    elif n_evaluations < 4 * n_features or n_evaluations > ODD_EVALUATIONS:
+    elif n_evaluations < 4 * n_features or n_evaluations > _most():
         return "permutation"
-    if n_features > ODD_FEATURES or (tolerance is not None and not _has_error("odd")):
-        return "permutation"
-    return "odd"
+    return "odd" if n_features <= ODD_FEATURES else "permutation"
 
 
-def _has_error(name: str) -> bool:
-    return made(name, {}).has_standard_error
+def _most() -> float:
+    """Return the largest budget for a fit, whose time and memory grow faster than the budget."""
+    most = estimators.get("odd").most_evaluations
+    return math.inf if most is None else most
