@@ -151,10 +151,9 @@ class Lime(Perturbation):
     def _weights(self, trace: Trace, game: Game, coalitions: Tensor) -> Tensor:
         """Return the weights of coalitions, ``(1 | rows, coalitions)``."""
         if distance.is_between_inputs(self.distance):
-            baseline = trace.baseline(self.baseline)
             distances = distance.of_inputs(
                 trace.inputs[game.rows],
-                baseline if len(baseline) == 1 else baseline[game.rows],
+                self.fill(trace).at(game.rows, torch.zeros(1, dtype=torch.int64))[0],
                 game.partition,
                 coalitions,
                 self.distance,

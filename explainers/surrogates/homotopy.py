@@ -2,140 +2,113 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
+from torch import Tensor
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from explainers.surrogates.regression import Regression
-
-# Below this a feature is a combination of those in the model, to the rounding of float64.
 DEPENDENT = 1e-10
+"""A feature with less than this of its own, beside those in the model, does not enter it."""
 
-# Rows are looked at whether all are done after so many steps: each look waits for the device.
 STEPS_PER_LOOK = 8
+"""Steps between two looks at whether rows are done: each look waits for the device."""
 
 
-class Homotopy:
-    """Solutions of the lasso, piecewise linear in its penalty (Osborne, Presnell, Turlach 2000).
+def end_of_path(gram: Tensor, correlations: Tensor, penalty: float) -> Tensor:
+    """Return the minimisers a of ``a G a / 2 - c a + penalty |a|_1``, ``(rows, features)``.
 
-    From the penalty at which the first feature enters (doi:10.1093/imanum/20.3.389; Efron et al.
-    2004, doi:10.1214/009053604000000067), every step goes to where a feature enters or leaves, for
-    each row its own. The inverse of the Gram matrix of a row's features in the model is kept, in
-    as many slots as can be filled, and changes by rank one.
+    They are linear in the penalty between those at which a feature enters or leaves; the path is
+    followed from the first that enters (Osborne, Presnell and Turlach 2000,
+    doi:10.1093/imanum/20.3.389; Efron et al. 2004, doi:10.1214/009053604000000067), for each row
+    its own. Rows that have not arrived after as many steps as paths have in practice are where
+    they are: whoever asks has to look.
 
     Parameters
     ----------
-    problem
-        Rows of values, features that all share.
+    gram
+        G, symmetric and positive semidefinite, ``(rows, features, features)``.
+    correlations
+        c, ``(rows, features)``.
     penalty
-        Where the path ends, in units of the correlation of feature and value.
+        Positive.
+    """
+    found = torch.zeros_like(correlations)
+    here = torch.arange(len(found), device=found.device)
+    path = Path(gram, correlations)
+    for _ in range(1 + path.n_features):
+        for _ in range(STEPS_PER_LOOK):
+            path.step(penalty)
+        found[here] = path.coefficients
+        live = path.levels > penalty
+        here, path = here[live], path.of(live)
+        if not len(here):
+            break
+    return found
+
+
+class Path:
+    """Where rows are on their paths, as a table that is pivoted.
+
+    With A the features in the model and G the Gram matrix, the table holds ``G_AA^-1`` at ``[A,
+    A]``, ``G_AA^-1 G_AA'`` at ``[A, A']``, its negative transposed at ``[A', A]`` and what the
+    others A' have of their own, ``G_A'A' - G_A'A G_AA^-1 G_AA'``, at ``[A', A']``. A last column
+    starts as the correlations. A feature enters or leaves by a pivot, an update of rank one.
     """
 
-    def __init__(self, problem: Regression, penalty: float) -> None:
-        self.problem, self.penalty = problem, penalty
-        features, values = problem.features, problem.values
-        (n_points, self.n_features), n_rows = features.shape, len(values)
-        n_slots = min(n_points, self.n_features)
-        self.own = problem.shares @ features.square() - problem.feature_means.square()
-        """Diagonal of the Gram matrix, ``(1 | rows, features)``."""
-        self.correlations = self._correlated(problem.centred_values)
-        """With what is not explained yet, ``(rows, features)``."""
-        self.levels = self.correlations.abs().amax(1)
-        """Penalty that each row has come to, ``(rows,)``."""
-        self.inverse = values.new_zeros(n_rows, n_slots, n_slots)
-        self.chosen = torch.zeros(n_rows, n_slots, dtype=torch.int64, device=values.device)
-        """Feature of each slot, ``(rows, slots)``."""
-        self.signs = values.new_zeros(n_rows, n_slots)
-        """Of the feature in each slot, zero where it is free."""
-        self.held = values.new_zeros(n_rows, n_slots)
-        """Coefficient of the feature in each slot."""
-        self.shut = self.own.expand(n_rows, -1) <= DEPENDENT
-        """Features in the model, and those that cannot enter, ``(rows, features)``."""
-        self._rows = torch.arange(n_rows, device=values.device)
+    def __init__(self, gram: Tensor, correlations: Tensor) -> None:
+        self.n_features = gram.shape[1]
+        self.table = torch.cat([gram, correlations[..., None]], 2)
+        self.signs = torch.zeros_like(correlations)
+        """Of the features in the model, zero for others, ``(rows, features)``."""
+        self.coefficients = torch.zeros_like(correlations)
+        """At the penalty, if it has been passed."""
+        self.levels = torch.full_like(correlations[:, 0], torch.inf)
+        """Penalty at which the last feature entered or left, ``(rows,)``."""
+        self.least = DEPENDENT * gram.diagonal(dim1=1, dim2=2).clamp(min=DEPENDENT)
+        self._count()
 
-    def run(self) -> Tensor:
-        """Return the coefficients at the end of the path, ``(rows, features)``.
+    def of(self, rows: Tensor) -> Path:
+        """Return the paths of some rows."""
+        chosen = object.__new__(Path)
+        chosen.n_features = self.n_features
+        for name in ("table", "signs", "coefficients", "levels", "least"):
+            setattr(chosen, name, getattr(self, name)[rows])
+        chosen._count()
+        return chosen
 
-        Rows that have not come there after as many steps as paths have in practice are where they
-        are: whoever asks has to look.
-        """
-        n_slots = self.signs.shape[1]
-        live = self.levels > self.penalty
-        entering = self.correlations.abs().masked_fill(self.shut, -1).argmax(1)
-        leaving = torch.full_like(entering, -1)
-        for step in range(8 * n_slots + STEPS_PER_LOOK):
-            if step % STEPS_PER_LOOK == 0 and not bool(live.any()):
-                break
-            self._change(live, entering, leaving)
-            live, entering, leaving = self._advance(live)
-        return self._spread(self.held)
+    def _count(self) -> None:
+        self._rows = torch.arange(len(self.signs), device=self.signs.device)
 
-    def _change(self, live: Tensor, entering: Tensor, leaving: Tensor) -> None:
-        """Let a feature in, or take the one in slot `leaving` out, unless that is -1."""
+    def step(self, penalty: float) -> None:
+        """Go to the next event of each row, and let its feature in or out."""
+        signs, n_features = self.signs, self.n_features
+        start = self.table[..., n_features]
+        slopes = (self.table[..., :n_features] @ signs[..., None])[..., 0]
+        is_in = signs.abs()
+        here = (start - penalty * slopes) * is_in
+        self.coefficients = torch.where((self.levels > penalty)[:, None], here, self.coefficients)
+        is_own = self.table.diagonal(dim1=1, dim2=2) > self.least
+        is_out = is_own.to(signs) - is_in
+        # events are at penalties numerator / denominator, if they are approached: a coefficient
+        # comes to zero, or what is not explained of a feature to the penalty or its negative
+        numerators = torch.cat([(is_out - signs) * start, -start], 1)
+        towards = torch.addcmul(is_out, is_out - signs, slopes)
+        away = torch.addcmul(is_out, is_out, slopes, value=-1)
+        denominators = torch.cat([towards, away], 1)
+        events = torch.where(denominators > DEPENDENT, numerators / denominators, 0)
+        levels, event = events.max(1)
+        self.levels = torch.minimum(levels, self.levels)
+        feature = event % n_features
+        is_leaving = is_in[self._rows, feature]
+        entering = torch.where(event < n_features, 1.0, -1.0).to(signs)
+        self._pivot(feature)
+        signs[self._rows, feature] = entering * (1 - is_leaving)
+
+    def _pivot(self, feature: Tensor) -> None:
         rows = self._rows
-        enters = leaving < 0
-        used = self.signs != 0
-        slots = torch.where(enters, (~used).int().argmax(1), leaving)
-        column = self._column(entering).gather(1, self.chosen) * used
-        change = (self.inverse @ column[..., None])[..., 0]
-        own = self.own.expand(len(rows), -1)[rows, entering]
-        rest = own - (column * change).sum(1)
-        change[rows, slots] = -1
-        change = torch.where(enters[:, None], change, self.inverse[rows, :, slots])
-        scale = torch.where(enters, 1 / rest, -1 / change[rows, slots])
-        is_dependent = enters & (rest <= DEPENDENT * own)
-        scale = torch.where(live & ~is_dependent, scale, 0)
-        self.inverse.baddbmm_((scale[:, None] * change)[..., None], change[:, None])
-        # one that leaves is free to come back, one that depends on others is not
-        feature = torch.where(enters, entering, self.chosen[rows, slots])
-        self.shut[rows, feature] = torch.where(live, enters, self.shut[rows, feature])
-        joins = live & enters & ~is_dependent
-        sign = torch.where(joins, self.correlations[rows, feature].sign(), 0)
-        keeps = ~live | is_dependent
-        self.signs[rows, slots] = torch.where(keeps, self.signs[rows, slots], sign)
-        self.held[rows, slots] = torch.where(keeps, self.held[rows, slots], 0)
-        self.chosen[rows, slots] = torch.where(keeps, self.chosen[rows, slots], feature)
-
-    def _advance(self, live: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Go on to the next event of each row; return who lives, what enters and what leaves."""
-        used = self.signs != 0
-        direction = (self.inverse @ self.signs[..., None])[..., 0] * used
-        slopes = self._correlated(self.problem.predicted(self._spread(direction)))
-        levels = self.levels[:, None]
-        reach_up = _ratio(levels - self.correlations, 1 - slopes, ~self.shut)
-        reach_down = _ratio(levels + self.correlations, 1 + slopes, ~self.shut)
-        reach, entering = torch.minimum(reach_up, reach_down).min(1)
-        shrink = -direction * self.signs
-        vanish, leaving = _ratio(self.held * self.signs, shrink, used).min(1)
-        remaining = self.levels - self.penalty
-        step = torch.minimum(torch.minimum(reach, vanish), remaining)
-        ends = remaining <= torch.minimum(reach, vanish)
-        step = torch.where(live, step, 0)
-        self.held += step[:, None] * direction
-        self.correlations -= step[:, None] * slopes
-        self.levels -= step
-        return live & ~ends, entering, torch.where(vanish < reach, leaving, -1)
-
-    def _column(self, features: Tensor) -> Tensor:
-        """Return the Gram matrix's column of a feature of each row, ``(rows, features)``."""
-        problem = self.problem
-        means = problem.feature_means.expand(len(features), -1).gather(1, features[:, None])
-        return self._correlated(problem.features.T[features] - means)
-
-    def _correlated(self, centred: Tensor) -> Tensor:
-        """Return weighted products of the features with centred ``(rows, points)``."""
-        return (self.problem.shares * centred) @ self.problem.features
-
-    def _spread(self, of_slots: Tensor) -> Tensor:
-        used = self.signs != 0
-        found = of_slots.new_zeros(len(of_slots), self.n_features)
-        return found.scatter_add_(1, self.chosen, of_slots * used)
-
-
-def _ratio(distance: Tensor, speed: Tensor, counts: Tensor) -> Tensor:
-    """Return how far it is to an event that is approached, infinity for others."""
-    approaches = counts & (speed > DEPENDENT)
-    return torch.where(approaches, distance.clamp(min=0) / speed, torch.inf)
+        across, down = self.table[rows, feature], self.table[rows, :, feature]
+        inverse = 1 / down[rows, feature]
+        share = down * inverse[:, None]
+        share[rows, feature] = 1 - inverse
+        self.table.baddbmm_(share[..., None], across[:, None], alpha=-1)
+        share = -share
+        share[rows, feature] = inverse
+        self.table[rows, :, feature] = share

@@ -7,20 +7,23 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from explainers.surrogates.homotopy import Homotopy
+from explainers.surrogates.homotopy import end_of_path
 from explainers.surrogates.regression import Fitted, Regression
 from explainers.surrogates.ridge import solver
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-# Of the duality gap, as a part of what there is to explain. Paths end at some 1e-15, unless ties
-# among features have led them astray.
 GAP = 1e-10
+"""Of primal and dual, as a part of what there is to explain, at which a solution is one: paths end
+at some 1e-13."""
 
-# Sweeps over the features before descent gives up; the gap is looked at after every few of them.
-MOST_SWEEPS = 2000
-SWEEPS_PER_LOOK = 10
+LOST = 1e-6
+"""A gap of more than this is no rounding: scikit-learn stops at 1e-4."""
+
+MOST_SETS = 50
+"""Of features that are looked at together, where there are too many for all at once: far more than
+were ever needed."""
 
 
 def lasso(problem: Regression, alpha: float) -> Fitted:
@@ -31,8 +34,7 @@ def lasso(problem: Regression, alpha: float) -> Fitted:
     model, with their signs, without the point (Rad and Maleki 2020, arXiv:1801.10243): exact as
     long as leaving it out changes neither; NaN where there are as many features as points.
     """
-    n_slots = min(problem.features.shape)
-    parts = problem.pieces(n_slots * max(problem.features.shape))
+    parts = problem.pieces(_n_numbers(problem))
     return Fitted.joined([_fitted(part, alpha) for part in parts])
 
 
@@ -51,10 +53,17 @@ def left_out(problem: Regression, alpha: float, n_groups: int = 10) -> Tensor:
     weights = (problem.weights[:, None] * stays).expand(n_rows, -1, -1).flatten(0, 1)
     values = problem.values.repeat_interleave(n_groups, 0)
     again = Regression(problem.features, values, weights, problem.fit_intercept)
-    n_numbers = min(problem.features.shape) * max(problem.features.shape)
-    found = torch.cat([_coefficients(part, alpha) for part in again.pieces(n_numbers)])
+    parts = again.pieces(_n_numbers(problem))
+    found = torch.cat([_coefficients(part, alpha) for part in parts])
     fits = found.view(n_rows, n_groups, -1)
     return fits.std(1, correction=0) * math.sqrt(n_groups - 1)
+
+
+def _n_numbers(problem: Regression) -> int:
+    """Return the numbers that the path of one row takes."""
+    n_points, n_features = problem.features.shape
+    n_chosen = min(n_features, 2 * n_points)
+    return n_chosen * (n_chosen + n_points)
 
 
 def _fitted(problem: Regression, alpha: float) -> Fitted:
@@ -66,16 +75,33 @@ def _fitted(problem: Regression, alpha: float) -> Fitted:
 
 
 def _coefficients(problem: Regression, alpha: float) -> Tensor:
-    coefficients = Homotopy(problem, alpha).run()
-    for _ in range(MOST_SWEEPS // SWEEPS_PER_LOOK):
-        astray = _gap(problem, coefficients, alpha) > GAP
-        if not bool(astray.any()):
+    """Return the coefficients, ``(rows, features)``; NaN where the path did not arrive."""
+    n_points, n_features = problem.features.shape
+    found = problem.values.new_zeros(len(problem.values), n_features)
+    gap = _gap(problem, found, alpha)
+    for _ in range(MOST_SETS if n_features > 2 * n_points else 1):
+        rows = (gap > GAP).nonzero().flatten()
+        if not len(rows):
             break
-        rows = astray.nonzero().flatten()
-        weights = problem.weights if len(problem.weights) == 1 else problem.weights[rows]
-        part = Regression(problem.features, problem.values[rows], weights, problem.fit_intercept)
-        coefficients[rows] = _descended(part, coefficients[rows], alpha)
-    return coefficients
+        found[rows] = _followed(problem.of(rows), found[rows], alpha)
+        gap = _gap(problem, found, alpha)
+    return torch.where((gap <= LOST)[:, None], found, torch.nan)
+
+
+def _followed(problem: Regression, coefficients: Tensor, alpha: float) -> Tensor:
+    """Return the solutions among as many features as may be in the model, and as many again.
+
+    Those are the features in the model, and of the others those that would enter first.
+    """
+    n_points, n_features = problem.features.shape
+    missing = problem.centred_values - problem.predicted(coefficients)
+    pull = problem.correlated(missing).abs().masked_fill(coefficients != 0, torch.inf)
+    chosen = pull.topk(min(n_features, 2 * n_points), 1).indices
+    means = problem.feature_means.expand(len(chosen), -1).gather(1, chosen)
+    columns = (problem.features.T[chosen] - means[..., None]) * problem.shares.sqrt()[:, None]
+    correlations = problem.correlated(problem.centred_values).gather(1, chosen)
+    found = end_of_path(columns @ columns.mT, correlations, alpha)
+    return torch.zeros_like(coefficients).scatter_(1, chosen, found)
 
 
 def _gap(problem: Regression, coefficients: Tensor, alpha: float) -> Tensor:
@@ -88,23 +114,6 @@ def _gap(problem: Regression, coefficients: Tensor, alpha: float) -> Tensor:
     total = (shares * values.square()).sum(1) / 2
     dual = total - (shares * (values - scale * residuals).square()).sum(1) / 2
     return (primal - dual) / total.clamp(min=torch.finfo(total.dtype).tiny)
-
-
-def _descended(problem: Regression, coefficients: Tensor, alpha: float) -> Tensor:
-    """Return better coefficients by cyclic coordinate descent (Friedman et al. 2010)."""
-    own = problem.shares @ problem.features.square() - problem.feature_means.square()
-    residuals = problem.centred_values - problem.predicted(coefficients)
-    found = coefficients.clone()
-    for _ in range(SWEEPS_PER_LOOK):
-        for feature in range(found.shape[1]):
-            column = problem.features[:, feature] - problem.feature_means[:, feature, None]
-            curve = own[:, feature]
-            pull = (problem.shares * column * residuals).sum(1) + curve * found[:, feature]
-            shrunk = pull.sign() * (pull.abs() - alpha).clamp(min=0)
-            better = torch.where(curve > 0, shrunk / curve, 0)
-            residuals -= (better - found[:, feature])[:, None] * column
-            found[:, feature] = better
-    return found
 
 
 def _leverage(problem: Regression, coefficients: Tensor) -> Tensor:

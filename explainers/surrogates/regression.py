@@ -62,6 +62,10 @@ class Regression:
         """Return what coefficients ``(rows, features)`` say of centred features, by point."""
         return coefficients @ self.features.T - (self.feature_means * coefficients).sum(1)[:, None]
 
+    def correlated(self, centred: Tensor) -> Tensor:
+        """Return weighted mean products of features with centred ``(rows, points)``, by feature."""
+        return (self.shares * centred) @ self.features
+
     def intercepts(self, coefficients: Tensor) -> Tensor:
         """Return the intercepts that go with coefficients, ``(rows,)``."""
         return self.value_means[:, 0] - (self.feature_means * coefficients).sum(1)
@@ -74,9 +78,12 @@ class Regression:
             yield self
             return
         for first in range(0, n_rows, at_once):
-            rows = slice(first, first + at_once)
-            weights = self.weights if len(self.weights) == 1 else self.weights[rows]
-            yield Regression(self.features, self.values[rows], weights, self.fit_intercept)
+            yield self.of(slice(first, first + at_once))
+
+    def of(self, rows: Tensor | slice) -> Regression:
+        """Return the regressions of some rows."""
+        weights = self.weights if len(self.weights) == 1 else self.weights[rows]
+        return Regression(self.features, self.values[rows], weights, self.fit_intercept)
 
 
 @dataclass(frozen=True, eq=False)
