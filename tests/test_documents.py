@@ -8,8 +8,10 @@ import tomllib
 from pathlib import Path
 
 import pytest
+import torch
 import typer
 import yaml
+from torch import nn
 
 from cli.main import app
 from docs import generate
@@ -18,6 +20,7 @@ from pipeline.entries import build_explainers
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+EXTRAS = ("demo", "timm", "zennit", "superpixels")
 MAKEFILE = (ROOT / "Makefile").read_text()
 COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
 
@@ -75,15 +78,31 @@ def test_links_between_documents_lead_somewhere(path: Path) -> None:
             assert (path.parent / target).exists(), target
 
 
+def blocks_of(page: str, language: str) -> list[str]:
+    text = (ROOT / "docs" / page).read_text()
+    return re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
+
+
 def test_the_entries_that_are_shown_can_be_written(tmp_path: Path) -> None:
-    text = (ROOT / "docs" / "run-file.md").read_text()
-    blocks = [yaml.safe_load(block) for block in re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)]
-    whole, *parts = blocks
+    whole, *parts = [
+        yaml.safe_load(block)
+        for page in ("run-file.md", "perturbation.md")
+        for block in blocks_of(page, "yaml")
+    ]
     assert parts
     for block in (whole, *({**whole, **part} for part in parts)):
         path = tmp_path / "run.yaml"
         path.write_text(yaml.safe_dump(block))
         assert build_explainers(load(path)).keys() >= block["explainers"].keys()
+
+
+def test_what_is_shown_of_perturbation_in_python_runs() -> None:
+    torch.manual_seed(0)
+    layers = (nn.Conv2d(1, 2, 3), nn.ReLU(), nn.Flatten(), nn.Linear(2 * 12 * 12, 3))
+    images = torch.rand(4, 1, 14, 14)
+    given = {"model": nn.Sequential(*layers), "images": images, "loader": [(images, None)]}
+    (block,) = blocks_of("perturbation.md", "python")
+    exec(block, given)
 
 
 def test_the_quickstart_of_the_readme_is_that_of_the_template() -> None:
@@ -111,7 +130,7 @@ def test_ci_runs_the_command_of_the_readme() -> None:
 def test_every_dependency_has_its_reason() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
-    wanted = [*project["dependencies"], *extras["demo"], *extras["timm"], *extras["zennit"]]
+    wanted = [*project["dependencies"], *(one for name in EXTRAS for one in extras[name])]
     reasons = (ROOT / "docs" / "dependencies.md").read_text()
     for requirement in wanted:
         name = re.split(r"[\[<>=]", requirement)[0]
@@ -121,11 +140,12 @@ def test_every_dependency_has_its_reason() -> None:
 def test_everything_that_is_imported_is_a_dependency() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
-    wanted = [*project["dependencies"], *extras["demo"], *extras["timm"], *extras["zennit"]]
+    wanted = [*project["dependencies"], *(one for name in EXTRAS for one in extras[name])]
     names = {re.split(r"[\[<>=]", entry)[0].replace("-", "_").lower() for entry in wanted}
     # what a dependency is certain to bring, because its interface is made of it
     brought = {"markupsafe", "PIL", "pydantic_core", "tqdm", "yaml"}
-    known = names | brought | {"explainers", "pipeline", "cli"}
+    renamed = {"skimage"} if "scikit_image" in names else set()
+    known = names | brought | renamed | {"explainers", "pipeline", "cli"}
     foreign = {
         (alias.name if isinstance(node, ast.Import) else node.module or "").partition(".")[0]
         for package in ("explainers", "pipeline", "cli")
