@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from explainers import numeric
 from explainers.shapley import design, odd_process, staged
 from explainers.shapley.estimator import Estimator, register
+from explainers.shapley.neighbours import places
 
 if TYPE_CHECKING:
     from explainers.perturbing.estimate import Estimate
@@ -29,8 +30,13 @@ class Odd(Estimator):
     The posterior mean is linear, ``phi = L d``, with one matrix for all rows: see `odd_process`.
     What is left of a pair that was seen counts with the pair's own weight in Shapley's formula, so
     that efficiency holds always, and values are exact once all pairs are seen. It is biased before
-    that, toward functions of low order. Shrunken parity regressions: Fumagalli et al.
-    (OddSHAP); Gaussian processes on sets: Krawtchouk polynomials (MacWilliams and Sloane 1977).
+    that, toward functions of low order.
+
+    Where features are cells of a picture, terms of neighbours vary more, as they do in networks
+    that look at pictures piece by piece: with LeNet and 16 features that took two thirds off the
+    squared error at 30 evaluations a feature; with a network that has no convolutions, at least
+    some from there on, but added as much at four. Nothing else about features is taken into
+    account, so that in all other games they are exchangeable.
     """
 
     g3: float = 1.0
@@ -39,6 +45,9 @@ class Odd(Estimator):
     """Prior variance of all terms of five features together."""
     lam: float = 0.05
     """Prior variance of what else a pair of coalitions is worth."""
+    near: float = 5.0
+    """Prior variance, on top, of all terms of three neighbours together, and a tenth of it of
+    all of five, where the game is one of cells of a picture; 0 to treat all features alike."""
 
     has_standard_error = True
     most_evaluations = 12_002
@@ -48,6 +57,7 @@ class Odd(Estimator):
         numeric.check_finite("g3", self.g3)
         numeric.check_finite("g5", self.g5)
         numeric.check_finite("lam", self.lam, 1e-6)
+        numeric.check_finite("near", self.near)
 
     def least(self, n_features: int) -> int:
         """Return the evaluations of two pairs, of which one can be held out, and of the ends."""
@@ -61,13 +71,22 @@ class Odd(Estimator):
         """Return what is left when an odd one is dropped, and those beyond all coalitions."""
         return staged.used(_OPTIONS, n_features, n_evaluations)
 
+    def check(
+        self, n_features: int, n_evaluations: int | None, tolerance: float | None = None
+    ) -> None:
+        """Refuse a budget that does not do; there are never more coalitions than ``2^n``."""
+        if n_evaluations is not None:
+            n_evaluations = min(n_evaluations, 1 << n_features)
+        super().check(n_features, n_evaluations, tolerance)
+
     def estimate(
         self, game: GameLike, n_evaluations: int, seed: int, tolerance: float | None = None
     ) -> Estimate:
         """Return posterior means, posterior errors and the residual of pairs held out."""
         n_features = game.n_features
         drawn = design.drawn(n_features, staged.coalitions(_OPTIONS, n_evaluations), seed, _OPTIONS)
-        prior = odd_process.Prior(n_features, self.g3, self.g5, self.lam)
+        where = places(getattr(game, "partition", None)) if self.near else None
+        prior = odd_process.Prior(n_features, self.g3, self.g5, self.lam, self.near, where)
         solved = partial(
             odd_process.solved, drawn, prior, device=game.full.device, is_random=game.is_random
         )

@@ -9,12 +9,19 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from explainers.shapley.neighbours import groups
 from explainers.shapley.staged import Found
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from torch import Tensor
 
     from explainers.shapley.design import Design
+    from explainers.shapley.neighbours import Places
+
+_AT_ONCE = 2**22
+"""Products of signs that are held at once."""
 
 _HELD_OUT = 512
 """Pairs that are held out, one at a time: enough to know their mean square to six percent."""
@@ -26,13 +33,17 @@ class Prior:
 
     With ``t = <z, z'>``, the covariance of ``d(z)`` and ``d(z')`` is ``sum_k s_k e_k(z z')``, the
     elementary symmetric polynomial being one of t alone (Krawtchouk's), and `lam` more where they
-    are the same pair, unless that is all features.
+    are the same pair, unless that is all features. Where features have places, monomials of groups
+    of neighbours vary more: see `neighbours`.
     """
 
     n_features: int
     g3: float
     g5: float
     lam: float
+    near: float = 0.0
+    """Variance of all monomials of three neighbours together; a tenth for those of five."""
+    where: Places | None = None
 
     @property
     def variances(self) -> dict[int, float]:
@@ -41,31 +52,65 @@ class Prior:
         of_order = {1: 100.0, 3: self.g3, 5: self.g5}
         return {k: g / math.comb(n, k) for k, g in of_order.items() if k <= n}
 
-    def covariance(self, signs: Tensor) -> Tensor:
-        """Return that of smooth parts, ``(sets, sets)``, of sets as signs ``(sets, features)``."""
+    def groups(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield groups of neighbours, ``(groups, size)``, and what their variances gain."""
+        for size, share in ((3, 1.0), (5, 0.1)):
+            if self.where is not None and self.near and size <= self.n_features:
+                members, weights = groups(self.where, size)
+                yield members, self.near * share * weights
+
+    def joint(self, signs: Tensor) -> tuple[Tensor, Tensor]:
+        """Return covariances of smooth parts with each other, and with Shapley values.
+
+        Parameters
+        ----------
+        signs
+            Sets, float64 ``(sets, features)``.
+
+        Returns
+        -------
+        tuple of Tensor
+            ``(sets, sets)`` and ``(features, sets)``.
+        """
+        covariance, with_values = self._covariance(signs), self._with_values(signs)
+        for members, variances in self.groups():
+            at_once = max(1, _AT_ONCE // len(signs))
+            pieces = torch.split(members, at_once), torch.split(variances, at_once)
+            for some, gains in zip(*pieces, strict=True):
+                products = signs[:, some[:, 0]].clone()
+                for other in some.T[1:]:
+                    products *= signs[:, other]
+                varied = products * gains
+                covariance.addmm_(varied, products.T)
+                for member in some.T:
+                    with_values.index_add_(0, member, varied.T, alpha=2 / some.shape[1])
+        return covariance, with_values
+
+    def _covariance(self, signs: Tensor) -> Tensor:
         n = self.n_features
         sums = torch.arange(-n, n + 1, dtype=torch.float64)
         symmetric = _symmetric(sums, n, max(self.variances))
         table = sum((s * symmetric[k] for k, s in self.variances.items()), torch.zeros_like(sums))
         return table[(signs @ signs.T + n).long()]
 
-    def with_values(self, signs: Tensor) -> Tensor:
-        """Return the covariance of Shapley values and smooth parts, ``(features, sets)``.
-
-        ``sum_k 2 s_k / k z_i e_{k-1}(z without i)``.
-        """
+    def _with_values(self, signs: Tensor) -> Tensor:
+        # sum_k 2 s_k / k z_i e_{k-1}(z without i)
         others = signs.sum(1, keepdim=True) - signs
         symmetric = _symmetric(others, self.n_features - 1, max(self.variances) - 1)
         terms = (2 * s / k * symmetric[k - 1] for k, s in self.variances.items())
         return (signs * sum(terms, torch.zeros_like(others))).T
 
-    @property
-    def of_values(self) -> float:
-        """Variance of a Shapley value's smooth part."""
+    def of_values(self) -> Tensor:
+        """Return the variance of each Shapley value's smooth part, ``(features,)``."""
         n = self.n_features
-        return math.fsum(
+        everywhere = math.fsum(
             (2 / k) ** 2 * math.comb(n - 1, k - 1) * s for k, s in self.variances.items()
         )
+        found = torch.full((n,), everywhere, dtype=torch.float64)
+        for members, variances in self.groups():
+            for member in members.T:
+                found.index_add_(0, member, variances, alpha=(2 / members.shape[1]) ** 2)
+        return found
 
     @property
     def of_rests(self) -> float:
@@ -137,20 +182,19 @@ def solved(
     n = prior.n_features
     members = torch.cat([design.members[:n_first], torch.ones(1, n, dtype=torch.bool)])
     signs = 2 * members.double() - 1
-    smooth = prior.with_values(signs)
+    covariance, smooth = prior.joint(signs)
     rests = torch.full((n_first + 1,), prior.lam, dtype=torch.float64)
     rests[-1] = 0
     both = smooth + rests * _alone(members)
-    covariance = prior.covariance(signs)
     covariance.diagonal().add_(rests)
     inverse = torch.cholesky_inverse(torch.linalg.cholesky(covariance))
     matrix = both @ inverse
     if is_random:
-        variance = prior.of_values + (matrix * (both - 2 * smooth)).sum(1)
+        variance = prior.of_values() + (matrix * (both - 2 * smooth)).sum(1)
     elif design.is_complete(n_first):
         variance = torch.zeros(n, dtype=torch.float64)
     else:
-        variance = prior.of_values + prior.of_rests - (matrix * both).sum(1)
+        variance = prior.of_values() + prior.of_rests - (matrix * both).sum(1)
     some = torch.arange(0, n_first, max(1, -(-n_first // _HELD_OUT)))
     precision = inverse.diagonal()[some]
     held_out = inverse[some] / precision[:, None]
