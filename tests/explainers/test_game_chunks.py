@@ -1,0 +1,158 @@
+"""How many rows go through a network at once: by the cache, or by memory that is measured."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from explainers import Network, Target, Trace
+from explainers.features import resolve
+from explainers.perturbing import valuation
+from explainers.perturbing.fills import Fixed
+from explainers.perturbing.game import Game
+from explainers.sampling import chunks, forward_chunks
+from tests.explainers.twins import seeded
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+@dataclass
+class FakeMemory:
+    """A device on which a row takes `per_row` bytes, beside a constant of the first pass."""
+
+    available: int
+    per_row: int
+    n_measured: int = 0
+    n_released: int = 0
+    passes: list[int] = field(default_factory=list)
+
+    def free(self) -> int:
+        return self.available
+
+    def taken(self, run: Callable[[], object]) -> int:
+        before = len(self.passes)
+        run()
+        self.n_measured += 1
+        return self.per_row * max(self.passes[before:])
+
+    def release(self) -> None:
+        self.n_released += 1
+
+
+@functools.cache
+def tiny() -> tuple[Network, Tensor]:
+    inputs = torch.rand(3, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    return Network(opaque, inputs), inputs
+
+
+def opaque(inputs: Tensor) -> Tensor:
+    return torch.stack([inputs.prod(1), inputs.sum(1)], 1) * (1 if inputs.sum() < 1e9 else -1)
+
+
+def played(
+    memory: FakeMemory, monkeypatch: pytest.MonkeyPatch, largest: int = 10**9
+) -> tuple[Network, Game]:
+    """Return a game on a device with this memory, where passes of more than `largest` rows fail."""
+    network, inputs = tiny()
+    real = valuation.outputs_at
+
+    def outputs_at(trace: Trace, points: Tensor, rows: Tensor) -> Tensor:
+        if len(points) > largest:
+            raise torch.OutOfMemoryError("no memory left")
+        memory.passes.append(len(points))
+        return real(trace, points, rows)
+
+    monkeypatch.setattr(valuation, "outputs_at", outputs_at)
+    monkeypatch.setattr(forward_chunks, "memory_of", lambda device: memory)
+    monkeypatch.setattr(forward_chunks, "_limits", {})
+    trace = Trace(network, inputs)
+    game = Game(trace, Target.parse(0), resolve(None, trace), Fixed(trace.baseline(None)))
+    return network, game
+
+
+def coalitions(n: int) -> Tensor:
+    return torch.rand(n, 6, generator=torch.Generator().manual_seed(1)) < 0.5
+
+
+def test_memory_is_measured_once_and_half_of_it_filled(monkeypatch: pytest.MonkeyPatch) -> None:
+    memory = FakeMemory(available=10_000, per_row=100)
+    network, game = played(memory, monkeypatch)
+    game.values(coalitions(100))
+    # fifty rows fit into half of it; a power of two
+    assert forward_chunks._limits[network] == 32
+    assert memory.n_measured == 1
+    probes = [1, forward_chunks.PROBE_ROWS]
+    assert memory.passes[:2] == probes
+    assert memory.passes[2:] == [30] * 10
+    game.values(coalitions(100))
+    assert memory.n_measured == 1
+
+
+def test_a_pass_without_memory_halves_those_that_follow(monkeypatch: pytest.MonkeyPatch) -> None:
+    roomy = played(FakeMemory(available=10**6, per_row=1), monkeypatch)[1]
+    expected = roomy.values(coalitions(40))
+    memory = FakeMemory(available=10_000, per_row=100)
+    network, game = played(memory, monkeypatch, largest=10)
+    found = game.values(coalitions(40))
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
+    assert forward_chunks._limits[network] == 8
+    assert memory.n_released == 2
+
+
+def test_memory_for_no_row_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    _, game = played(FakeMemory(available=10, per_row=100), monkeypatch)
+    game.values(coalitions(2))
+
+    def outputs_at(trace: Trace, points: Tensor, rows: Tensor) -> Tensor:
+        raise torch.OutOfMemoryError("no memory left")
+
+    monkeypatch.setattr(valuation, "outputs_at", outputs_at)
+    with pytest.raises(torch.OutOfMemoryError, match="no memory left"):
+        game.values(coalitions(2))
+
+
+def limit_of(network: Network, rows: Tensor) -> int:
+    return forward_chunks.forward_rows(network, rows, _never)
+
+
+def _never(n_rows: int) -> None:
+    raise AssertionError("nothing is to be measured on the CPU")
+
+
+@functools.cache
+def perceptron() -> Network:
+    layers = [nn.Linear(300, 300) for _ in range(2)]
+    return Network(seeded(nn.Sequential(*layers)), torch.zeros(2, 300, dtype=torch.float64))
+
+
+@pytest.mark.parametrize(
+    ("cache", "most", "expected"),
+    [
+        # a layer reads 300 doubles and writes as many
+        (500 * 4800, 1, 500),
+        # weights and biases twice over the values of a row
+        (100 * 4800, 10**9, round(2 * 2 * (300 * 300 + 300) / (3 * 300))),
+        (100 * 4800, 200 * 4800, 200),
+        (10**8, 1, forward_chunks.MOST_ROWS),
+        (1, 1, 1),
+    ],
+)
+def test_on_the_cpu_cache_and_weights_decide(
+    cache: int, most: int, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(forward_chunks, "CACHE_BYTES", cache)
+    monkeypatch.setattr(forward_chunks, "MOST_BYTES", most)
+    monkeypatch.setattr(forward_chunks, "_limits", {})
+    assert limit_of(perceptron(), torch.zeros(1, 300)) == expected
+
+
+def test_an_opaque_network_is_judged_by_its_inputs() -> None:
+    network, inputs = tiny()
+    forward_chunks._limits.pop(network, None)
+    assert limit_of(network, inputs) == chunks.rows_at_once(inputs)
