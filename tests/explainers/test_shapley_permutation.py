@@ -357,6 +357,8 @@ def test_errors_at_480_evaluations_of_sixteen_cells_are_told() -> None:
     assert float(torch.stack(errors).mean() / values.square().mean()) <= 1.5e-3
 
 
+# 1.3 million passes
 @pytest.mark.long
+@pytest.mark.timeout(1200)
 def test_the_error_at_480_evaluations_of_sixteen_cells() -> None:
     assert relative_error(digits(20, 4), 100) <= 1.5e-3
