@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 from itertools import permutations
 from math import factorial
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from explainers import Network
+from tests.explainers.twins import seeded
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -57,3 +61,31 @@ def shapley_by_permutations(game: TableGame) -> Tensor:
             total[:, feature] += after - before
             before = after
     return total / factorial(n_features)
+
+
+class Several(nn.Module):
+    """A convolution that a skip goes past, beside a table and tokens, whose order counts."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.conv = nn.Conv2d(2, 3, 3, padding=1), nn.Conv2d(3, 3, 3, padding=1)
+        self.table, self.embedding = nn.Linear(3, 4), nn.Embedding(7, 4)
+        self.fc = nn.Linear(3 * 16 + 4, 3)
+
+    def forward(self, image: Tensor, table: Tensor, tokens: Tensor) -> Tensor:
+        stem = self.stem(image)
+        hidden = (self.conv(stem).relu() + stem).sigmoid().flatten(1)
+        order = torch.arange(1, tokens.shape[1] + 1).to(table)[:, None]
+        read = (self.embedding(tokens) * order).sum(1) * self.table(table).tanh()
+        return self.fc(torch.cat([hidden, read], 1))
+
+
+@functools.cache
+def several() -> tuple[nn.Module, Network, tuple[Tensor, Tensor, Tensor]]:
+    """Return a model of several inputs, its network and five rows; nobody may change them."""
+    generator = torch.Generator().manual_seed(3)
+    image = torch.rand(5, 2, 4, 4, generator=generator, dtype=torch.float64)
+    table = torch.rand(5, 3, generator=generator, dtype=torch.float64)
+    inputs = (image, table, torch.randint(7, (5, 3), generator=generator))
+    model = seeded(Several())
+    return model, Network(model, inputs), inputs

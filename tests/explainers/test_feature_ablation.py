@@ -16,58 +16,27 @@ from explainers.explaining import check
 from explainers.perturbing import ablated, valuation
 from explainers.perturbing.fills import Drawn
 from explainers.sampling import forward_chunks
-from tests.explainers.twins import pictures, seeded
+from tests.explainers.games import several
+from tests.explainers.twins import pictures
+from tests.explainers.zoo import small, small_network
 
 # both take the same differences of doubles, of values of about one
 TOLERANCE = {"rtol": 0, "atol": 1e-10}
-LABELS = torch.tensor([[0, 0, 1, 1], [2, 0, 1, 1], [2, 2, 2, 1], [2, 2, 2, 2]])
-
-
-class Pictures(nn.Module):
-    """A convolution that a skip goes past, and probabilities at the end."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.stem, self.conv = nn.Conv2d(2, 3, 3, padding=1), nn.Conv2d(3, 3, 3, padding=1)
-        self.fc, self.softmax = nn.Linear(3 * 16, 3), nn.Softmax(1)
-
-    def logits(self, image: Tensor) -> Tensor:
-        stem = self.stem(image)
-        return self.fc((self.conv(stem).relu() + stem).sigmoid().flatten(1))
-
-    def forward(self, image: Tensor) -> Tensor:
-        return self.softmax(self.logits(image))
-
-
-class Words(nn.Module):
-    """A table of tokens, and a number beside them."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.embedding, self.fc = nn.Embedding(7, 4), nn.Linear(4, 3)
-
-    def forward(self, tokens: Tensor, amount: Tensor) -> Tensor:
-        order = torch.arange(1, tokens.shape[1] + 1).to(amount)
-        read = (self.embedding(tokens) * order[:, None]).sum(1)
-        return self.fc((read * amount).tanh())
+LABELS = (
+    torch.tensor([[0, 0, 1, 1], [2, 0, 1, 1], [2, 2, 2, 1], [2, 2, 2, 2]])
+    .repeat_interleave(2, 0)
+    .repeat_interleave(2, 1)
+)
 
 
 @functools.cache
-def pictured() -> tuple[Pictures, Network, Tensor]:
-    model = Pictures()
-    seeded(model)
-    inputs = pictures(4, 12, 2)[:, :, ::3, ::3].contiguous()
-    return model, Network(model, inputs), inputs
+def pictured() -> tuple[nn.Module, Network, Tensor]:
+    """Return a network with a skip past a convolution, and four pictures."""
+    model, inputs = small()
+    return model, small_network(), inputs
 
 
-@functools.cache
-def worded() -> tuple[nn.Module, Network, tuple[Tensor, Tensor]]:
-    model = seeded(Words())
-    inputs = (torch.tensor([[1, 2, 3], [4, 4, 6]]), torch.tensor([[0.7], [1.5]]).double())
-    return model, Network(model, inputs), inputs
-
-
-BASELINES: list[Any] = [None, 0.5, torch.full((2, 4, 4), 0.3).double(), pictures(4, 4, 2, seed=3)]
+BASELINES: list[Any] = [None, 0.5, torch.full((3, 8, 8), 0.3).double(), pictures(4, 8, seed=3)]
 
 
 @pytest.mark.parametrize("baseline", BASELINES)
@@ -76,17 +45,17 @@ BASELINES: list[Any] = [None, 0.5, torch.full((2, 4, 4), 0.3).double(), pictures
     [
         (None, None),
         ({"masks": LABELS}, LABELS[None]),
-        ("channels", torch.tensor([0, 1]).view(2, 1, 1).expand(2, 4, 4)),
+        ("channels", torch.tensor([0, 1, 2]).view(3, 1, 1).expand(3, 8, 8)),
     ],
 )
 def test_maps_are_captums(features: Any, mask: Tensor | None, baseline: Any) -> None:
     model, network, inputs = pictured()
-    target = torch.tensor([2, 0, 1, 1])
+    target = torch.tensor([2, 0, 4, 1])
     found = explainers.explain(
         network, "feature_ablation", inputs, target, features=features, baseline=baseline
     )
     of_captum = baseline[None] if isinstance(baseline, Tensor) and baseline.ndim == 3 else baseline
-    expected = FeatureAblation(model.logits).attribute(
+    expected = FeatureAblation(model).attribute(
         inputs, of_captum, target, feature_mask=None if mask is None else mask[None]
     )
     torch.testing.assert_close(found, expected, **TOLERANCE)
@@ -97,38 +66,37 @@ def test_probabilities_are_those_of_the_whole_model() -> None:
     found = explainers.explain(
         network, "feature_ablation", inputs, features="pixels", output="probability"
     )
-    pixels = torch.arange(16).view(1, 1, 4, 4)
+    pixels = torch.arange(64).view(1, 1, 8, 8)
     target = network(inputs).argmax(1)
-    expected = FeatureAblation(model).attribute(inputs, target=target, feature_mask=pixels)
+    whole = nn.Sequential(model, nn.Softmax(1))
+    expected = FeatureAblation(whole).attribute(inputs, target=target, feature_mask=pixels)
     torch.testing.assert_close(found, expected, **TOLERANCE)
 
 
 @pytest.mark.parametrize("baseline", [None, 0.25])
 def test_layers_are_captums_with_what_goes_past_them(baseline: float | None) -> None:
-    model, network, inputs = pictured()
-    filled = torch.zeros_like(inputs) if baseline is None else torch.full_like(inputs, baseline)
+    model, network, inputs = several()
+    filled = torch.full_like(inputs[0], baseline or 0.0)
     with torch.no_grad():
         at_baseline = model.conv(model.stem(filled))
-    found = explainers.explain(
-        network, "feature_ablation", inputs, 2, layer="conv", baseline=baseline
+    bound = explainers.get("feature_ablation")(
+        network, layer="conv", baseline=(baseline, None, None)
     )
-    expected = LayerFeatureAblation(model.logits, model.conv).attribute(
-        inputs, layer_baselines=at_baseline, target=2
-    )
-    torch.testing.assert_close(found, expected, **TOLERANCE)
+    expected = LayerFeatureAblation(model, model.conv).attribute(inputs, at_baseline, 2)
+    torch.testing.assert_close(bound.explain(inputs, 2).relevance, expected, **TOLERANCE)
 
 
-def test_tokens_are_taken_out_whole() -> None:
-    model, network, inputs = worded()
-    found = explainers.explain(network, "feature_ablation", inputs, 1, baseline=(2, None))
-    expected = FeatureAblation(model).attribute(inputs, (2, 0.0), 1)
+def test_tokens_are_taken_out_whole_and_inputs_by_their_values() -> None:
+    model, network, inputs = several()
+    found = explainers.explain(network, "feature_ablation", inputs, 1, baseline=(0.1, 0.2, 2))
+    expected = FeatureAblation(model).attribute(inputs, (0.1, 0.2, 2), 1)
     for one, other in zip(found, expected, strict=True):
         torch.testing.assert_close(one, other.double(), **TOLERANCE)
 
 
 def test_every_sample_has_superpixels_of_its_own() -> None:
     _, network, inputs = pictured()
-    other = torch.tensor([[0, 1, 2, 3]] * 4)
+    other = (torch.arange(8) // 2).expand(8, 8)
     masks = torch.stack([LABELS, other, other, LABELS])
     together = explainers.get("feature_ablation")(network, features={"masks": masks})
     found = together.explain(inputs, 1)
@@ -176,7 +144,7 @@ def test_neither_passes_nor_tables_make_a_difference(
     elements: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _, network, inputs = pictured()
-    params = {"background": pictures(3, 4, 2, seed=5), "n_samples": 5, "features": "pixels"}
+    params = {"background": pictures(3, 8, seed=5), "n_samples": 5, "features": {"grid": 3}}
     bound = explainers.get("feature_ablation")(network, **params)
     expected = bound.explain(inputs)
     monkeypatch.setattr(ablated, "TABLE_ELEMENTS", elements)
@@ -189,7 +157,7 @@ def test_neither_passes_nor_tables_make_a_difference(
 
 def test_with_a_background_it_is_the_mean_over_draws() -> None:
     model, network, inputs = pictured()
-    samples = pictures(3, 4, 2, seed=5)
+    samples = pictures(3, 8, seed=5)
     bound = explainers.get("feature_ablation")(
         network, background=samples, n_samples=4, features={"masks": LABELS}
     )
@@ -200,7 +168,7 @@ def test_with_a_background_it_is_the_mean_over_draws() -> None:
     with torch.no_grad():
         for row, feature, draw in torch.cartesian_prod(*[torch.arange(n) for n in (4, 3, 4)]):
             without = torch.where(feature == LABELS, samples[chosen[row, draw]], inputs[row])
-            logits = model.logits(torch.stack([inputs[row], without]))[:, 0]
+            logits = model(torch.stack([inputs[row], without]))[:, 0]
             lost[draw, row] += (logits[0] - logits[1]) * (feature == LABELS)
     torch.testing.assert_close(found.relevance, lost.mean(0), **TOLERANCE)
     error = lost.std(0) / 2
@@ -210,10 +178,10 @@ def test_with_a_background_it_is_the_mean_over_draws() -> None:
 @pytest.mark.parametrize(
     ("params", "target", "message"),
     [
-        ({"baseline": 0.0, "background": torch.zeros(2, 2, 4, 4)}, None, "one of them"),
+        ({"baseline": 0.0, "background": torch.zeros(2, 3, 8, 8)}, None, "one of them"),
         ({"background": torch.zeros(2, 3, 4, 4)}, None, r"shape \(2, 3, 4, 4\)"),
         ({"features": {"masks": LABELS[:3]}}, None, "mask"),
-        ({"output": "probability"}, {"layer": "conv", "unit": 1}, "target in a layer"),
+        ({"output": "probability"}, {"layer": "conv2", "unit": 1}, "target in a layer"),
         ({"output": "softmax"}, None, "'logit' or 'probability'"),
         ({"n_samples": 0}, None, "at least 1"),
     ],

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from explainers import Network, Target, Trace
 from explainers.features import resolve
@@ -16,7 +16,7 @@ from explainers.perturbing import valuation
 from explainers.perturbing.fills import Fixed
 from explainers.perturbing.game import Game
 from explainers.sampling import chunks, forward_chunks
-from tests.explainers.twins import seeded
+from tests.explainers.zoo import small, small_network
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -125,31 +125,39 @@ def _never(n_rows: int) -> None:
     raise AssertionError("nothing is to be measured on the CPU")
 
 
-@functools.cache
-def perceptron() -> Network:
-    layers = [nn.Linear(300, 300) for _ in range(2)]
-    return Network(seeded(nn.Sequential(*layers)), torch.zeros(2, 300, dtype=torch.float64))
+def widest_and_share() -> tuple[int, float]:
+    """Return the bytes of the widest operator for a row, and rows with as many values as weights.
+
+    The widest adds two values of 6 x 8 x 8 doubles to a third.
+    """
+    network, inputs = small_network(), small()[1]
+    values = network.run(inputs)
+    n_values = sum(values[op.name].numel() for op in network.operators) / len(inputs)
+    # the second convolution is there with its norm taken in, and without
+    n_weights = 6 * 3 * 9 + 6 + 2 * (6 * 6 * 9 + 6) + 5 * 96 + 5
+    return 3 * 6 * 64 * 8, n_weights / n_values
 
 
 @pytest.mark.parametrize(
-    ("cache", "most", "expected"),
+    ("cache", "most", "share", "expected"),
     [
-        # a layer reads 300 doubles and writes as many
-        (500 * 4800, 1, 500),
-        # weights and biases twice over the values of a row
-        (100 * 4800, 10**9, round(2 * 2 * (300 * 300 + 300) / (3 * 300))),
-        (100 * 4800, 200 * 4800, 200),
-        (10**8, 1, forward_chunks.MOST_ROWS),
-        (1, 1, 1),
+        (50, 1, 2.0, 50),
+        (5, 999, 100.0, None),
+        (5, 30, 1e3, 30),
+        (10**6, 1, 2.0, 2048),
+        (0, 0, 0, 1),
     ],
 )
 def test_on_the_cpu_cache_and_weights_decide(
-    cache: int, most: int, expected: int, monkeypatch: pytest.MonkeyPatch
+    cache: int, most: int, share: float, expected: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(forward_chunks, "CACHE_BYTES", cache)
-    monkeypatch.setattr(forward_chunks, "MOST_BYTES", most)
+    widest, rows = widest_and_share()
+    monkeypatch.setattr(forward_chunks, "CACHE_BYTES", cache * widest)
+    monkeypatch.setattr(forward_chunks, "MOST_BYTES", most * widest)
+    monkeypatch.setattr(forward_chunks, "WEIGHT_SHARE", share)
     monkeypatch.setattr(forward_chunks, "_limits", {})
-    assert limit_of(perceptron(), torch.zeros(1, 300)) == expected
+    expected = round(share * rows) if expected is None else expected
+    assert limit_of(small_network(), small()[1]) == expected
 
 
 def test_an_opaque_network_is_judged_by_its_inputs() -> None:
