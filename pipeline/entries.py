@@ -15,12 +15,13 @@ from pipeline.errors import ConfigError
 from pipeline.metrics import Metric, metrics
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping
+    from collections.abc import Callable, Collection, Mapping, Sequence
 
     from explainers.registry import Registry
     from pipeline.config import RunConfig
 
 T = TypeVar("T")
+E = TypeVar("E", bound=Explainer)
 
 RESERVED = ("method", "preset")
 """What an explainer's entry can say beside parameters."""
@@ -93,6 +94,34 @@ def needs_of(config: RunConfig) -> dict[str, dict[str, str]]:
         if wanted:
             found[name] = wanted
     return found
+
+
+def with_results(explainer: E, needs: Mapping[str, str], results: Mapping[str, Any]) -> E:
+    """Return an explainer with the results of scans in their places.
+
+    Parameters
+    ----------
+    explainer
+        As `build_explainers` made it.
+    needs
+        Parameter to scan: see `needs_of`.
+    results
+        Of scans, by their names.
+    """
+    for parameter, scan in needs.items():
+        explainer = _with_result(explainer, parameter.split("."), results[scan])
+    return explainer
+
+
+def _with_result(found: Any, keys: Sequence[str], result: Any) -> Any:
+    """Return an explainer, or parameters of one inside it, with a result in its place."""
+    first, *rest = keys
+    is_mapping = isinstance(found, dict)
+    if rest:
+        below = found.get(first, {}) if is_mapping else getattr(found, first)
+        result = _with_result(below, rest, result)
+    # explainers are frozen dataclasses
+    return {**found, first: result} if is_mapping else dataclasses.replace(found, **{first: result})
 
 
 def _needs(

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from explainers import Scan
 from pipeline import reduce, trust
+from pipeline.entries import with_results
 from pipeline.events import NotFinite, ScanFinished
 from pipeline.products import coordinates, layouts
 from pipeline.sinks import results
@@ -16,7 +17,7 @@ from pipeline.threads import computing_threads
 from pipeline.worker import ExplainTask
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
     from explainers import Explainer, Result, Round
     from pipeline.config import RunConfig
@@ -146,22 +147,8 @@ class Passes:
 
     def _with_results(self, name: str) -> Explainer:
         """Return an explainer with the results that it needs in their places."""
-        found = self.explainers[name]
-        for parameter, scan in self.plan.needs.get(name, {}).items():
-            found = _with_result(found, parameter.split("."), self.scans[scan])
-        return found
+        return with_results(self.explainers[name], self.plan.needs.get(name, {}), self.scans)
 
     @property
     def _path(self) -> str:
         return str(self.session.path)
-
-
-def _with_result(found: Any, keys: Sequence[str], result: Result) -> Any:
-    """Return an explainer, or parameters of one inside it, with a result in its place."""
-    first, *rest = keys
-    is_mapping = isinstance(found, dict)
-    if rest:
-        below = found.get(first, {}) if is_mapping else getattr(found, first)
-        result = _with_result(below, rest, result)
-    # explainers are frozen dataclasses
-    return {**found, first: result} if is_mapping else replace(found, **{first: result})

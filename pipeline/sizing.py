@@ -19,7 +19,7 @@ from pipeline.threads import computing_threads
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from explainers import Explainer, Network, Samples, Scan
+    from explainers import Explainer, Network
     from pipeline.inputs import Inputs
 
 MAX_SHARD = 256
@@ -88,14 +88,6 @@ def stored_bytes(
     values = sum(math.prod(spec.shape) for spec in maps.values())
     of_maps = values * n_targets * n_samples * itemsize
     return {"maps": of_maps, "states": states * n_shards, "total": of_maps + states * n_shards}
-
-
-def state_bytes(scan: Scan, trace: Trace, samples: Samples) -> int:
-    """Return the size of the state of a scan's first round for the example; 0 if it has none."""
-    first = scan.rounds({})
-    if first is None:
-        return 0
-    return sum(value.nbytes for value in first.scan.fold([(trace, samples)]).values())
 
 
 def batch_size(network: Network, example: Inputs, n_samples: int, threads: int) -> int:

@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING
 import torch
 
 from explainers import Attribution, Scan, explaining
-from pipeline import sizing
 from pipeline.brief import brief
+from pipeline.entries import with_results
 from pipeline.errors import PlanError
 from pipeline.fit import refusal
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
-    from explainers import Explainer, Network, Samples, Target, Trace
+    from explainers import Explainer, Network, Result, Samples, State, Target, Trace
     from pipeline.config import RunConfig
 
 
@@ -25,45 +25,73 @@ def check_attributions(
     found: Mapping[str, Explainer],
     trace: Trace,
     targets: Sequence[Target],
-    waiting: Collection[str],
+    needs: Mapping[str, Mapping[str, str]],
+    folded: Mapping[str, State],
 ) -> None:
     """Refuse attributions that cannot explain the example, each at its entry in the run file.
 
-    Those in `waiting` need the result of a scan and are not tried, nor is what takes more than
-    `brief.MOST_PASSES` in any form.
+    Those that need the results of scans get what these make of the states in `folded`. What takes
+    more than `brief.MOST_PASSES` in any form is not tried.
 
     Raises
     ------
     PlanError
         If one raises anything, or gives maps of another form than it says.
     """
-    for name, explainer in found.items():
-        if name in waiting or not isinstance(explainer, Attribution):
-            continue
-        tried = brief(explainer, trace.network)
-        if tried is None:
-            continue
-        with _refusing(config, name, trace.network):
-            for target in targets:
-                _try(tried, trace.named(name), target)
+    results = _results(found, folded)
+    for name, each in found.items():
+        wanted = needs.get(name, {})
+        if isinstance(each, Attribution) and {*wanted.values()} <= results.keys():
+            with _refusing(config, name, trace.network):
+                explainer = with_results(each, wanted, results)
+                _check(explainer, trace.named(name), targets, is_new=bool(wanted))
 
 
-def state_bytes(
+def folded(
     config: RunConfig, found: Mapping[str, Explainer], trace: Trace, samples: Samples
-) -> int:
-    """Return the size of one shard's states, by folding the example.
+) -> dict[str, State]:
+    """Return the state of the example by scan, in its first round if it has any.
 
     Raises
     ------
     PlanError
-        If a scan cannot.
+        If a scan cannot fold it.
     """
-    total = 0
+    states: dict[str, State] = {}
     for name, explainer in found.items():
-        if isinstance(explainer, Scan):
+        first = explainer.rounds({}) if isinstance(explainer, Scan) else None
+        if first is not None:
             with _refusing(config, name, trace.network):
-                total += sizing.state_bytes(explainer, trace.named(name), samples)
-    return total
+                states[name] = first.scan.fold([(trace.named(name), samples)])
+    return states
+
+
+def _results(found: Mapping[str, Explainer], folded: Mapping[str, State]) -> dict[str, Result]:
+    """Return what scans find on the example; not of those that go on for several rounds."""
+    results: dict[str, Result] = {}
+    for name, state in folded.items():
+        scan = found[name]
+        first = scan.rounds({}) if isinstance(scan, Scan) else None
+        if not isinstance(scan, Scan) or first is None:
+            continue
+        # so few samples may have no such result; this says nothing of the data set
+        with contextlib.suppress(ArithmeticError, LookupError, RuntimeError, TypeError, ValueError):
+            found_here = {first.name: first.scan.finalise(state)}
+            if scan.rounds(found_here) is None:
+                results[name] = scan.conclude(found_here)
+    return results
+
+
+def _check(
+    attribution: Attribution, trace: Trace, targets: Sequence[Target], *, is_new: bool
+) -> None:
+    """Explain the example; what was not checked before, because results were missing, is here."""
+    for target in targets if is_new else ():
+        explaining.check(attribution, trace.network, target)
+    tried = brief(attribution, trace.network)
+    if tried is not None:
+        for target in targets:
+            _try(tried, trace, target)
 
 
 @contextlib.contextmanager

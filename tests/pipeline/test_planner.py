@@ -572,6 +572,15 @@ def test_what_only_shows_when_it_runs_is_refused(folder: Path, entry: str) -> No
     assert "(2,)" in said
 
 
+def test_what_only_shows_with_the_result_of_a_scan_is_refused(folder: Path) -> None:
+    entry = "{method: lime, features: {grid: 2}, background: background, distance: cosine}"
+    said = refused(folder, f"explainers={{saliency: {{}}, bad: {entry}}}")
+    assert " explainers.bad.background: lime got a background and distance" in said
+    entry = entry.replace("cosine", "hamming")
+    found = plan(folder, f"explainers={{good: {entry}}}")
+    assert found.needs == {"good": {"background": "background"}}
+
+
 def test_a_scan_that_cannot_fold_the_example_is_refused(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
