@@ -15,6 +15,7 @@ from explainers.catalogue import register
 from explainers.cut import Cut
 from explainers.inputs.sources import sources
 from explainers.perturbing.method import Perturbation
+from explainers.perturbing.valuation import Valuation
 from explainers.regions import Boxes, values_without
 from explainers.regions.boxes import Intervals
 
@@ -147,22 +148,14 @@ class Occlusion(Perturbation):
     def relevance(self, trace: Trace, target: Target) -> Explained:
         """Return the map, ``n_evaluations`` and, where there are any, ``uncovered``."""
         boxes = self.boxes(trace.network)
-        weights = trace.cotangent(target)
-
-        def weigh(outputs: Tensor, rows: Tensor) -> Tensor:
-            if self.output == "probability":
-                outputs = outputs.softmax(-1)
-            return (outputs * weights[rows]).sum(-1)
-
-        every = torch.arange(trace.n_rows, device=trace.inputs.device)
-        full = weigh(trace.output, every)
-        values = values_without(trace, boxes, self.fill(trace), weigh)
-        relevance = self._map(full[:, None] - values, boxes, trace.network)
-        arrays = {"n_evaluations": torch.full_like(every, 1 + len(boxes))}
+        valuation = Valuation(trace, target, space=self.output)
+        values = values_without(valuation, boxes, self.fill(trace))
+        relevance = self._map(valuation.full[:, None] - values, boxes, trace.network)
+        arrays = {"n_evaluations": torch.full_like(valuation.rows, 1 + len(boxes))}
         n_uncovered = boxes.n_uncovered
         if n_uncovered:
             warnings.warn(_told(n_uncovered, boxes.shape), UserWarning, stacklevel=2)
-            arrays["uncovered"] = torch.full_like(every, n_uncovered)
+            arrays["uncovered"] = torch.full_like(valuation.rows, n_uncovered)
         return Explained(relevance, arrays)
 
     def _map(self, lost: Tensor, boxes: Boxes, network: Network) -> Tensor:

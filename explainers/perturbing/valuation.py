@@ -103,7 +103,7 @@ class Valuation:
         """
         nobody = torch.zeros(len(points), dtype=torch.int64)
         with torch.inference_mode():
-            limit = self._limit()
+            limit = self.limit()
             outputs = torch.cat(
                 [
                     outputs_at(self.trace, points[some], nobody[some])
@@ -131,13 +131,14 @@ class Valuation:
         return found
 
     def _pieces(self, n_rows: int, n_variants: int) -> Iterator[tuple[slice, slice]]:
-        limit = self._limit()
+        limit = self.limit()
         for rows in chunks.pieces(n_rows, limit):
             at_once = max(1, limit // max(1, rows.stop - rows.start))
             for some in chunks.pieces(n_variants, at_once):
                 yield rows, some
 
-    def _limit(self) -> int:
+    def limit(self) -> int:
+        """Return how many rows one forward pass should take."""
         return forward_rows(self.trace.network, self.inputs, self._probe)
 
     def _probe(self, n_rows: int) -> None:

@@ -78,7 +78,10 @@ class Intervals:
 
     def inside(self, which: Tensor) -> Tensor:
         """Return the places that are in each of some intervals, bool ``(which, size)``."""
-        places = torch.arange(self.size, device=which.device)
+        return self.holds(which, torch.arange(self.size, device=which.device))
+
+    def holds(self, which: Tensor, places: Tensor) -> Tensor:
+        """Return which places, ``(places,)`` or ``(which, places)``, are in some intervals."""
         starts = torch.tensor(self.starts, device=which.device)[which, None]
         stops = torch.tensor(self.stops, device=which.device)[which, None]
         return (starts <= places) & (places < stops)

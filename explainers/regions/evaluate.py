@@ -6,57 +6,134 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from explainers.perturbing.forward import outputs_at
+from explainers.inference import outside_inference_mode
+from explainers.regions.draft import planned
+from explainers.regions.patches import table, taken
+from explainers.regions.running import Recomputation, Unperturbed
 from explainers.sampling import chunks
+from explainers.sampling.forward_chunks import halve
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from torch import Tensor
 
     from explainers.perturbing.fills import Fill
+    from explainers.perturbing.valuation import Valuation, Which
     from explainers.regions.boxes import Boxes
-    from explainers.trace import Trace
+    from explainers.regions.patches import Places
+    from explainers.regions.plan import Plan
 
-    Weigh = Callable[[Tensor, Tensor], Tensor]
+CPU_BYTES = 2**25
+"""What pieces and values that are read and made together may take."""
+
+MOST = 2**11
+"""Boxes and rows that are evaluated at once, however small."""
 
 
-def values_without(trace: Trace, boxes: Boxes, fill: Fill, weigh: Weigh) -> Tensor:
-    """Return what is explained where a box is filled in, ``(batch, boxes)``.
+def values_without(
+    valuation: Valuation, boxes: Boxes, fill: Fill, replicates: Tensor | None = None
+) -> Tensor:
+    """Return what is explained where a box is filled in, ``(rows, boxes)``.
 
     Parameters
     ----------
-    trace
+    valuation
         Of the samples.
     boxes
         Each is filled in alone.
     fill
-        What takes its place; each box is a replicate.
-    weigh
-        From outputs ``(boxes, rows, classes)`` and the rows they are of to what is explained,
-        ``(boxes, rows)``.
+        What takes its place.
+    replicates
+        Of each box, int64, on the CPU: those with the same number see the same draw of what is
+        random in the fill. Each its own by default.
     """
-    inputs = trace.inputs
-    found = inputs.new_empty(len(inputs), len(boxes))
-    every = torch.arange(max(len(boxes), len(inputs)), device=inputs.device)
-    for rows, which in _pieces(inputs, len(boxes)):
-        with torch.inference_mode():
-            outputs = _outputs(trace, boxes, fill, every[rows], every[which])
-            values = weigh(outputs, every[rows])
-        found[rows, which] = values.T
-    return found
+    draws = torch.arange(len(boxes)) if replicates is None else replicates
+    plan = planned(valuation.trace.network, boxes)
+    return Filled(valuation, boxes, fill, draws).values(plan)
 
 
-def _pieces(inputs: Tensor, n_boxes: int) -> Iterator[tuple[slice, slice]]:
-    limit = chunks.rows_at_once(inputs)
-    for rows in chunks.pieces(len(inputs), limit):
-        for which in chunks.pieces(n_boxes, max(1, limit // max(1, rows.stop - rows.start))):
-            yield rows, which
+class Filled:
+    """Rows of a batch with boxes filled in."""
 
+    def __init__(self, valuation: Valuation, boxes: Boxes, fill: Fill, draws: Tensor) -> None:
+        self.valuation, self.boxes, self.fill, self.draws = valuation, boxes, fill, draws
+        self.every = torch.arange(len(boxes), device=valuation.inputs.device)
 
-def _outputs(trace: Trace, boxes: Boxes, fill: Fill, rows: Tensor, which: Tensor) -> Tensor:
-    """Return outputs, ``(which, rows, classes)``, by one forward pass."""
-    inside = boxes.inside(which)[:, None]
-    points = torch.where(inside, fill.at(rows, which), trace.inputs[rows])
-    outputs = outputs_at(trace, points.flatten(0, 1), rows.repeat(len(which)))
-    return outputs.view(len(which), len(rows), -1)
+    def values(self, plan: Plan | None) -> Tensor:
+        """Return all values, ``(rows, boxes)``."""
+        if plan is None:
+            return self.valuation.values(len(self.boxes), self._inputs)
+        while True:
+            try:
+                return self._recomputed(plan)
+            except torch.OutOfMemoryError:
+                if not halve(self.valuation.trace.network):
+                    raise
+
+    def _inputs(self, which: Which, some: slice) -> Tensor:
+        """Return whole inputs, ``(boxes, rows, ...)``."""
+        inside = self.boxes.inside(self.every[some])[:, None]
+        absent = self.fill.at(self.valuation.rows[which], self.draws[some])
+        return torch.where(inside, absent, self.valuation.inputs[which])
+
+    @outside_inference_mode
+    def _recomputed(self, plan: Plan) -> Tensor:
+        valuation, trace = self.valuation, self.valuation.trace
+        needed = {name: trace.values[name] for name in plan.needed}
+        found = valuation.inputs.new_empty(
+            valuation.n_rows, len(self.boxes), dtype=valuation.full.dtype
+        )
+        for rows, pieces in self._pieces(plan):
+            with torch.inference_mode():
+                own = Unperturbed(trace.network, needed, valuation.rows[rows])
+                for some in pieces:
+                    run = Recomputation(plan, own, self.every[some])
+                    outputs = run.outputs(self._filled(run, rows, some))
+                    found[rows, some] = valuation.of(outputs, valuation.weights[rows]).T
+        return found
+
+    def _pieces(self, plan: Plan) -> Iterator[tuple[slice, list[slice]]]:
+        """Yield rows, and the boxes that are filled in in them together."""
+        limit = self.limit(plan)
+        at_once = min(limit, len(self.boxes))
+        for rows in chunks.pieces(self.valuation.n_rows, max(1, limit // at_once)):
+            yield rows, list(chunks.pieces(len(self.boxes), at_once))
+
+    def limit(self, plan: Plan) -> int:
+        """Return how many boxes and rows are evaluated at once."""
+        inputs = self.valuation.inputs
+        if inputs.device.type == "cpu":
+            return min(max(1, CPU_BYTES // (plan.n_values * inputs.element_size())), MOST)
+        return max(1, self.valuation.limit() * plan.n_values_before // plan.n_values)
+
+    def _filled(self, run: Recomputation, rows: slice, some: slice) -> Tensor:
+        """Return pieces of the input, ``(boxes * rows, channels, *sizes)``."""
+        region, places = run.plan.region, run.places(run.plan.region)
+        none = ((0, 0),) * len(region)
+        absent = self.fill.at(self.valuation.rows[rows], self.draws[some])
+        n_draws, n_rows = absent.shape[:2]
+        lead = torch.arange(n_draws * n_rows, device=self.every.device).view(n_draws, n_rows)
+        lead = lead.expand(run.lead.shape)
+        filled = taken(table(absent.flatten(0, 1), none, 0.0), lead, places)
+        inside = self._inside(run, some, places)
+        if inside is not None:
+            own = taken(run.own.table(run.plan.source, none, 0.0), run.lead, places)
+            filled = torch.where(inside, filled, own)
+        return filled.flatten(0, 1).movedim(-1, 1)
+
+    def _inside(self, run: Recomputation, some: slice, places: Places) -> Tensor | None:
+        """Return what of pieces is in the boxes, ``(boxes, 1, *sizes, channels)``; None if all."""
+        which = self.boxes.along(self.every[some])
+        found: Tensor | None = None
+        for axis, (intervals, one) in enumerate(zip(self.boxes.axes, which, strict=True)):
+            size = places.sizes[axis - 1] if axis else intervals.size
+            if all(b - a == size for a, b in zip(intervals.starts, intervals.stops, strict=True)):
+                continue
+            first = places.starts[axis - 1] if axis else torch.zeros_like(one)
+            along = first[:, None] + torch.arange(size, device=one.device)
+            ones = [1] * len(which)
+            ones[axis - 1] = size
+            is_in = intervals.holds(one, along).view(len(one), 1, *ones)
+            found = is_in if found is None else found & is_in
+        return found
