@@ -9,6 +9,10 @@ import torch
 from torch import Tensor
 
 from explainers import backgrounds
+from explainers.cut import Cut
+from explainers.inputs.sources import sources
+from explainers.reference import at_inputs
+from explainers.sampling import chunks
 
 if TYPE_CHECKING:
     from explainers.perturbing.valuation import Valuation, Which
@@ -140,6 +144,37 @@ def rows_of(background: Any, trace: Trace) -> Tensor:
     ValueError
         If there is none, or it does not fit.
     """
-    found = [trace.baseline(row) for row in backgrounds.rows(background, ASKED)]
+    given = backgrounds.rows(background, ASKED)
+    home = _home(trace, given[0])
+    if home is not None:
+        inputs = rows_of(background, home)[:, 0]
+        parts = [_layer_at(trace, home, inputs[some]) for some in chunks.row_pieces(inputs)]
+        return torch.cat(parts)[:, None]
+    found = [trace.baseline(row) for row in given]
     n_rows = max(len(row) for row in found)
     return torch.stack([row.expand(n_rows, *row.shape[1:]) for row in found]).to(trace.inputs)
+
+
+def _home(trace: Trace, first: Any) -> Trace | None:
+    """Return the trace whose inputs lead to the layer that a trace starts at.
+
+    None where the trace starts at inputs, or the background holds values of the layer, or what is
+    carried to the layer differs by row: rows are then looked at one by one.
+    """
+    network, parent = trace.network, trace.parent
+    if not isinstance(network, Cut) or parent is None or not network.points:
+        return None
+    if isinstance(first, Tensor) and tuple(first.shape[1:]) == tuple(network.input_shape):
+        return None
+    of_inputs = {name for source in sources(network.root) for name in source.points}
+    if any(point.layer in of_inputs for point in network.points):
+        return None
+    home = at_inputs(parent)
+    return None if home.carried else home
+
+
+def _layer_at(trace: Trace, home: Trace, inputs: Tensor) -> Tensor:
+    """Return what a trace starts at, where the inputs of another are these."""
+    nobody = torch.zeros(len(inputs), dtype=torch.int64)
+    layers = tuple(point.layer for point in trace.network.points)  # type: ignore[attr-defined]
+    return home.at(inputs, nobody).starting_at(layers).inputs

@@ -245,6 +245,16 @@ def test_each_draw_is_the_samples_own_and_rounds_are_complete() -> None:
     torch.testing.assert_close(again.chosen(torch.tensor([11, 0])), found[[4, 2]][:, [11, 0]])
 
 
+def test_a_background_of_inputs_is_looked_at_where_the_layer_is() -> None:
+    model, samples = several()[0], background("layer")
+    with torch.no_grad():
+        expected = model.conv(model.stem(samples[0]))
+    drawn = Drawn(samples, traced("layer"))
+    torch.testing.assert_close(drawn.background[:, 0], expected, **TOLERANCE)
+    given = Drawn(expected, traced("layer"))
+    torch.testing.assert_close(given.background, drawn.background, **TOLERANCE)
+
+
 def test_draws_are_uniform() -> None:
     trace = Trace(opaque_network(), several()[2][0][:1].expand(600, -1, -1, -1))
     first = Drawn(background("opaque"), trace).chosen(torch.arange(1))
