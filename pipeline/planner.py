@@ -133,7 +133,6 @@ def _decide(parts: _Parts, *, measure: bool) -> Plan:
     trace = _trace(parts)
     folded = trial.folded(config, parts.explainers, trace, parts.samples)
     trial.check_attributions(config, parts.explainers, trace, parts.targets, needs, folded)
-    states = sum(value.nbytes for state in folded.values() for value in state.values())
     form = form_of(mapped(operator.itemgetter(0), parts.example))
     maps = sizing.map_specs(parts.explainers, parts.network, config.output.channels)
     batch, shard = _sizes(parts, maps)
@@ -153,7 +152,7 @@ def _decide(parts: _Parts, *, measure: bool) -> Plan:
         costs=sizing.costs(parts.explainers, parts.network, n_samples, n_targets),
         bytes=sizing.stored_bytes(
             maps,
-            states,
+            folded,
             n_samples=n_samples,
             n_targets=n_targets,
             n_shards=len(cut(n_samples, shard)),

@@ -19,7 +19,7 @@ from pipeline.threads import computing_threads
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from explainers import Explainer, Network
+    from explainers import Explainer, Network, State
     from pipeline.inputs import Inputs
 
 MAX_SHARD = 256
@@ -76,14 +76,15 @@ def costs(
 
 def stored_bytes(
     maps: Mapping[str, MapSpec],
-    states: int,
+    folded: Mapping[str, State],
     *,
     n_samples: int,
     n_targets: int,
     n_shards: int,
     dtype: str,
 ) -> dict[str, int]:
-    """Return what is stored before compression; `states` is the size of one shard's."""
+    """Return what is stored before compression; `folded` is what scans make of a shard."""
+    states = sum(value.nbytes for state in folded.values() for value in state.values())
     itemsize = 2 if dtype == "float16" else 4
     values = sum(math.prod(spec.shape) for spec in maps.values())
     of_maps = values * n_targets * n_samples * itemsize
