@@ -111,7 +111,7 @@ def test_a_method_around_another_needs_what_that_one_does(tmp_path: Path) -> Non
     [
         ({"background": "few"}, "explainers.a.background: got 'few', expected an entry"),
         ({"background": "background", "baseline": 0.0}, "explainers.a.background: feature_abl"),
-        ({"baseline": {"blurr": 1}}, "explainers.a.baseline"),
+        ({"baseline": {"soft": 1}}, "explainers.a.baseline"),
         ({"baseline": "data_meen"}, "explainers.a.baseline: got 'data_meen'.*'data_mean'"),
     ],
 )
