@@ -121,7 +121,8 @@ class Linear(Operator):
 
     def linear(self, inputs: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         """Return the product with other weights of the same shape."""
-        return functional.linear(inputs, weight, bias)
+        # with turned axes it would be a product for each row: ViT-B/16 took 1.8 times as long
+        return functional.linear(inputs.contiguous() if inputs.ndim > 2 else inputs, weight, bias)
 
     def transpose(self, relevance: Tensor, inputs: Tensor, weight: Tensor | None = None) -> Tensor:
         """Return the product with the transposed matrix; see `Convolution.transpose`."""
