@@ -12,7 +12,7 @@ from explainers import numeric
 from explainers.base import Cost, Explained
 from explainers.catalogue import register
 from explainers.perturbing.method import Perturbation
-from explainers.perturbing.valuation import Valuation
+from explainers.perturbing.valuation import Space, Valuation
 from explainers.sampling import chunks
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from explainers.network import Network
-    from explainers.perturbing.valuation import Space, Which
+    from explainers.perturbing.valuation import Which
     from explainers.targets import Target
     from explainers.trace import Trace
 
@@ -80,10 +80,6 @@ class Rise(Perturbation):
         """A forward for each mask, and that of the sample."""
         return Cost(forward=1 + self.n_evaluations)
 
-    def cost_on(self, network: Network) -> Cost:
-        """Return the same: it does not depend on the input."""
-        return self.cost
-
     def dims(self, input_shape: tuple[int, ...]) -> tuple[str, ...]:
         """Return height and width: a mask covers all channels."""
         return ("height", "width")
@@ -112,7 +108,7 @@ class Rise(Perturbation):
         valuation = Valuation(trace, target, space=self.output)
         masks = Masks.of(self, trace)
         here = valuation.rows
-        sums = Sums.zero(trace.inputs)
+        sums = Sums.zero(trace.inputs, n_products=4 if self.centre else 2)
         maps = trace.inputs.new_zeros(2, trace.n_rows, *trace.inputs.shape[2:])
         n_evaluations = torch.zeros_like(here)
         step = self.n_evaluations if self.tolerance is None else LOOK
@@ -223,24 +219,24 @@ class Sums:
     of_values: Tensor
     """v and v^2, ``(2, rows)``."""
     of_products: Tensor
-    """v M, v^2 M, v M^2 and v^2 M^2, ``(4, rows, pixels)``."""
+    """v M and v^2 M^2, and v^2 M and v M^2 where they are wanted, ``(2 | 4, rows, pixels)``."""
 
     @classmethod
-    def zero(cls, inputs: Tensor) -> Sums:
+    def zero(cls, inputs: Tensor, n_products: int) -> Sums:
         """Return sums over nothing, for images ``(rows, channels, height, width)``."""
         n_rows, n_pixels = len(inputs), inputs[0, 0].numel()
-        nothing = torch.zeros(4, n_rows, n_pixels, dtype=torch.float64, device=inputs.device)
+        nothing = inputs.new_zeros(n_products, n_rows, n_pixels, dtype=torch.float64)
         return cls(0, nothing[:2, 0].clone(), nothing[:2, :, 0].clone(), nothing)
 
     def add(self, values: Tensor, masks: Tensor) -> None:
         """Add values ``(rows, masks)`` behind masks ``(masks, pixels)``."""
-        values = torch.stack([values, values.square()])
-        masks = torch.stack([masks, masks.square()])
+        values, masks = (torch.stack([one, one.square()]) for one in (values, masks))
         self.n_masks += masks.shape[1]
         self.of_masks += masks.sum(1)
         self.of_values += values.sum(2)
-        # every power of the one with every power of the other
-        self.of_products += torch.cat([values @ masks[0], values @ masks[1]])
+        self.of_products[:2].baddbmm_(values, masks)
+        if len(self.of_products) == 4:
+            self.of_products[2:].baddbmm_(values.flip(0), masks)
 
     def of(self, rows: Tensor) -> Sums:
         """Return the sums of some rows."""
@@ -248,7 +244,7 @@ class Sums:
 
     def plain(self) -> tuple[Tensor, Tensor]:
         """Return the mean of v M and its standard error, ``(rows, pixels)`` each."""
-        first, _, _, second = self.of_products / self.n_masks
+        first, second = self.of_products[:2] / self.n_masks
         return first, self._error(second - first.square())
 
     def centred(self) -> tuple[Tensor, Tensor]:
@@ -256,7 +252,7 @@ class Sums:
         n_masks = self.n_masks
         mask, mask_square = self.of_masks / n_masks
         value, value_square = (self.of_values / n_masks)[..., None]
-        both, square, other, squares = self.of_products / n_masks
+        both, squares, square, other = self.of_products / n_masks
         covariance = both - value * mask
         second = (
             squares
