@@ -131,23 +131,21 @@ class Posterior:
     """From what was observed, all features last, to values, ``(features, pairs + 1)``."""
     held_out: Tensor
     """To errors of pairs that are held out, ``(some pairs, pairs + 1)``."""
-    precision: Tensor
-    """Of each such prediction, ``(some pairs,)``, in units of the prior."""
-    variance: Tensor
-    """Of each value, ``(features,)``, in units of the prior."""
+    certainty: Tensor
+    """From squares of these errors to variances of values, ``(some pairs, features)``."""
 
     def found(self, observed: Tensor, rise: Tensor) -> Found:
-        """Return posterior means; the prior's unit is what predictions of held-out pairs say.
+        """Return posterior means and their errors.
 
-        ``error_i^2 = variance_i mean_p(precision_p off_p^2)``; the residual is the root mean square
-        of ``off_p``, pair p minus what all others say of it (Rasmussen and Williams 2006, 5.4.2).
+        The residual is the root mean square of what pairs are more than all others say of them
+        (Rasmussen and Williams 2006, 5.4.2). By the same the prior, which has no unit, is told how
+        large the game is, and thereby how far off values are.
         """
         observed = torch.cat([observed, rise[:, None] / 2], 1)
         squares = (observed @ self.held_out.T).square()
-        n_pairs = max(1, squares.shape[1])
-        unit = (squares @ self.precision / n_pairs)[:, None]
-        residual = (squares.sum(1) / n_pairs).sqrt()
-        return Found(observed @ self.matrix.T, (unit * self.variance).sqrt(), residual)
+        residual = (squares.sum(1) / max(1, squares.shape[1])).sqrt()
+        standard_error = (squares @ self.certainty).sqrt()
+        return Found(observed @ self.matrix.T, standard_error, residual)
 
 
 @lru_cache(maxsize=8)
@@ -176,29 +174,30 @@ def solved(
     device
         Of the result; it is solved on the CPU, in float64.
     is_random
-        Whether a pair would be worth something else if it were seen again: its rest then counts
-        in full as error.
+        Whether a pair would be worth something else if it were seen again. The posterior knows
+        nothing of that, so that errors are then the sandwich of what each pair, held out, is off
+        by: ``error_i^2 = sum_p (L_ip off_p)^2``, which is a little too large.
     """
     n = prior.n_features
     members = torch.cat([design.members[:n_first], torch.ones(1, n, dtype=torch.bool)])
     signs = 2 * members.double() - 1
-    covariance, smooth = prior.joint(signs)
+    covariance, cross = prior.joint(signs)
     rests = torch.full((n_first + 1,), prior.lam, dtype=torch.float64)
     rests[-1] = 0
-    both = smooth + rests * _alone(members)
+    cross += rests * _alone(members)
     covariance.diagonal().add_(rests)
     inverse = torch.cholesky_inverse(torch.linalg.cholesky(covariance))
-    matrix = both @ inverse
+    matrix = cross @ inverse
+    some = torch.arange(0, n_first, 1 if is_random else max(1, -(-n_first // _HELD_OUT)))
+    precision = inverse.diagonal()[some, None]
     if is_random:
-        variance = prior.of_values() + (matrix * (both - 2 * smooth)).sum(1)
+        certainty = matrix.T[some].square()
     elif design.is_complete(n_first):
-        variance = torch.zeros(n, dtype=torch.float64)
+        certainty = torch.zeros(len(some), n, dtype=torch.float64)
     else:
-        variance = prior.of_values() + prior.of_rests - (matrix * both).sum(1)
-    some = torch.arange(0, n_first, max(1, -(-n_first // _HELD_OUT)))
-    precision = inverse.diagonal()[some]
-    held_out = inverse[some] / precision[:, None]
-    found = matrix, held_out, precision, variance.clamp(min=0)
+        variance = prior.of_values() + prior.of_rests - (matrix * cross).sum(1)
+        certainty = precision / max(1, len(some)) * variance.clamp(min=0)
+    found = matrix, inverse[some] / precision, certainty
     return Posterior(*(tensor.to(device) for tensor in found))
 
 
