@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from explainers.perturbing.estimate import Estimate
+from explainers.regions import without_each
 from explainers.sampling import chunks
 from explainers.sampling.map_moments import MapMoments
 
@@ -46,6 +47,9 @@ def ablated(game: Game, n_draws: int = 1) -> Estimate:
 
 def _without_one(game: Game, draws: slice) -> Tensor:
     """Return the values of all coalitions that lack one feature, ``(draws, rows, features)``."""
+    found = without_each(game, draws)
+    if found is not None:
+        return found
     n_features, n_draws = game.n_features, draws.stop - draws.start
     n_pairs = n_draws * n_features
     found = game.full.new_empty(game.n_rows, n_pairs)

@@ -61,7 +61,8 @@ class Game:
         self.partition = partition if rows is None else partition.of_rows(rows)
         self.n_features = max(self.partition.counts)
         self._cells = self.partition.cells
-        self._fill = fill
+        self.fill = fill
+        """What stands for absent features."""
 
     @property
     def n_rows(self) -> int:
@@ -71,7 +72,7 @@ class Game:
     @property
     def is_random(self) -> bool:
         """Whether what stands for absent features is drawn, the same for those of a replicate."""
-        return self._fill.is_random
+        return self.fill.is_random
 
     @property
     def full(self) -> Tensor:
@@ -81,7 +82,7 @@ class Game:
     @cached_property
     def empty(self) -> Tensor:
         """Value of no feature, ``(rows,)``: the mean over a background, if that is filled in."""
-        return self._fill.empty(self.valuation)
+        return self.fill.empty(self.valuation)
 
     def values(
         self,
@@ -111,7 +112,7 @@ class Game:
 
         def make(which: Which, some: slice) -> Tensor:
             there = self._members(coalitions[some], which)
-            absent = self._fill.at(self.rows[which], draws[some])
+            absent = self.fill.at(self.rows[which], draws[some])
             return torch.where(there, self.valuation.inputs[which], absent)
 
         return self.valuation.values(len(coalitions), make, rows)

@@ -2,5 +2,6 @@
 
 from explainers.regions.boxes import Boxes
 from explainers.regions.evaluate import values_without
+from explainers.regions.of_features import boxes_of, without_each
 
-__all__ = ["Boxes", "values_without"]
+__all__ = ["Boxes", "boxes_of", "values_without", "without_each"]

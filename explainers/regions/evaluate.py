@@ -74,8 +74,15 @@ class Filled:
     def _inputs(self, which: Which, some: slice) -> Tensor:
         """Return whole inputs, ``(boxes, rows, ...)``."""
         inside = self.boxes.inside(self.every[some])[:, None]
-        absent = self.fill.at(self.valuation.rows[which], self.draws[some])
+        absent = self._absent(which, some)
         return torch.where(inside, absent, self.valuation.inputs[which])
+
+    def _absent(self, which: Which, some: slice) -> Tensor:
+        """Return what is filled in, ``(1 | boxes, 1 | rows, ...)``."""
+        draws = self.draws[some]
+        if bool((draws == draws[0]).all()):
+            draws = draws[:1]
+        return self.fill.at(self.valuation.rows[which], draws)
 
     @outside_inference_mode
     def _recomputed(self, plan: Plan) -> Tensor:
@@ -111,7 +118,7 @@ class Filled:
         """Return pieces of the input, ``(boxes * rows, channels, *sizes)``."""
         region, places = run.plan.region, run.places(run.plan.region)
         none = ((0, 0),) * len(region)
-        absent = self.fill.at(self.valuation.rows[rows], self.draws[some])
+        absent = self._absent(rows, some)
         n_draws, n_rows = absent.shape[:2]
         lead = torch.arange(n_draws * n_rows, device=self.every.device).view(n_draws, n_rows)
         lead = lead.expand(run.lead.shape)
