@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from explainers.shapley.neighbours import groups
-from explainers.shapley.staged import Found
+from explainers.shapley.staged import Found, one_thread
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -149,6 +149,7 @@ class Posterior:
 
 
 @lru_cache(maxsize=8)
+@one_thread()
 def solved(
     design: Design,
     prior: Prior,

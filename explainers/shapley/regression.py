@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from explainers.shapley.design import drawn
-from explainers.shapley.staged import Found
+from explainers.shapley.staged import Found, one_thread
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -89,6 +89,7 @@ def determined(
 
 
 @lru_cache(maxsize=8)
+@one_thread()
 def solved(
     design: Design, n_first: int, device: torch.device, *, is_random: bool = False
 ) -> Regression:

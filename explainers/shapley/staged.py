@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -11,7 +12,7 @@ import torch
 from explainers.perturbing.estimate import Estimate
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from torch import Tensor
 
@@ -49,6 +50,20 @@ class Fit(Protocol):
         rise
             What all features are worth more than none, float64 ``(rows,)``.
         """
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Solve on one thread: sums of products over several differ by 1e-12 with their number.
+
+    That is enough for the last bit of a map to depend on how many cores a worker has.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def coalitions(options: Options, n_evaluations: int) -> int:
