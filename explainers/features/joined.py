@@ -61,6 +61,7 @@ def joined(pieces: Sequence[Piece], packing: Packing | None) -> Partition:
         tuple(start.tolist()),
         packing.shape,
         weights=None if are_copies else packing.pack(weights),
+        are_of_samples=any(part.are_of_samples for part in every),
     )
 
 
@@ -72,7 +73,10 @@ def _parts(piece: Piece) -> dict[str, Partition]:
     # the relevance of a token is the sum over its values
     usual: Spread = "share" if isinstance(piece.division.kind, Tokens) else "copy"
     spread = piece.division.spread or usual
-    return {name: Partition(piece.labels.cells, piece.labels.counts, shape, spread)}
+    labels = piece.labels
+    of_samples = labels.are_of_samples
+    found = Partition(labels.cells, labels.counts, shape, spread, are_of_samples=of_samples)
+    return {name: found}
 
 
 def _of_tokens(piece: Piece) -> dict[str, Partition]:
@@ -94,6 +98,7 @@ def _of_tokens(piece: Piece) -> dict[str, Partition]:
             labels.counts,
             subject.values[name],
             weights=weights[:, here].reshape(form),
+            are_of_samples=piece.labels.are_of_samples,
         )
         start = here.stop
     return found

@@ -19,6 +19,8 @@ class Labels:
     """int64 from 0 on, ``(1 | batch, ...)``, broadcasting against the values; on the host."""
     counts: tuple[int, ...]
     """Cells of each row."""
+    are_of_samples: bool = False
+    """Whether other samples may have others, even where there is one row."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,7 +68,8 @@ def apart(labels: Labels, shape: tuple[int, ...], axis: int) -> Labels:
     channels = torch.arange(shape[axis], device=labels.cells.device)
     channels = channels.view(-1, *[1] * (len(shape) - 1 - axis))
     cells = labels.cells + counts.view(-1, *[1] * len(shape)) * channels
-    return Labels(cells, tuple(count * shape[axis] for count in labels.counts))
+    counts_apart = tuple(count * shape[axis] for count in labels.counts)
+    return Labels(cells, counts_apart, labels.are_of_samples)
 
 
 def compacted(cells: Tensor, n_cells: int) -> Labels:

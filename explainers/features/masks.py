@@ -184,7 +184,7 @@ def _numbered(masks: Tensor, samples: Tensor | None = None) -> Labels:
         row = wrong[0]
         of = "" if samples is None else f" of sample {int(samples[row])}"
         _refuse(torch.unique(flat[row]), of)
-    return Labels(flat.view(masks.shape), tuple(counts.tolist()))
+    return Labels(flat.view(masks.shape), tuple(counts.tolist()), samples is not None)
 
 
 def _refuse(present: Tensor, of: str) -> NoReturn:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -30,10 +30,13 @@ class Partition:
     weights: Tensor | None = None
     """Share of its feature's number that each value gets, broadcasting as `cells`; None for what
     `spread` says."""
+    are_of_samples: bool = False
+    """Whether other samples may have other features: nothing else may follow from `is_shared`,
+    which in a batch of one is true of them too."""
 
     @property
     def is_shared(self) -> bool:
-        """Whether all samples have the same features."""
+        """Whether all samples of the batch have the same features."""
         return len(self.cells) == 1
 
     @property
@@ -52,7 +55,7 @@ class Partition:
             counts = tuple(self.counts[row] for row in rows.tolist())
         weights = self.weights
         weights = weights if weights is None or len(weights) == 1 else weights[rows]
-        return Partition(self.cells[rows], counts, self.shape, self.spread, weights)
+        return replace(self, cells=self.cells[rows], counts=counts, weights=weights)
 
     def members(self, coalitions: Tensor) -> Tensor:
         """Return which values belong to a coalition.

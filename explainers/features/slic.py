@@ -98,7 +98,7 @@ class Slic:
             present, numbers = torch.unique(torch.from_numpy(found), return_inverse=True)
             cells.append(numbers[None, None])
             counts.append(len(present))
-        return Labels(torch.cat(cells), tuple(counts))
+        return Labels(torch.cat(cells), tuple(counts), are_of_samples=True)
 
 
 def _refuse_unless_number(name: str, value: Any, kind: type) -> None:

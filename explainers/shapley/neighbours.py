@@ -34,7 +34,9 @@ def places(partition: Partition | None) -> Places | None:
     It does where all samples of shape ``(channels, height, width)`` have the same features, no two
     of which have the same centre.
     """
-    if partition is None or not partition.is_shared or partition.cells.ndim != 4:
+    if partition is None or partition.cells.ndim != 4:
+        return None
+    if partition.are_of_samples or not partition.is_shared:
         return None
     n_features = max(partition.counts)
     if n_features < 3:
