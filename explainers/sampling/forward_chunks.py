@@ -25,13 +25,14 @@ if TYPE_CHECKING:
 
     Probe = Callable[[int], object]
 
-CACHE_BYTES = 10 * 2**20
-"""What the inputs and the value of one operator may take. LeNet is fastest with 5 to 13 MiB, takes
-a fifth more with 20 to 45, and two thirds more from 64 on, where every value is new memory."""
+CACHE_BYTES = 12 * 2**20
+"""What the inputs and the value of one operator may take: LeNet is fastest with 5 to 14 MiB, takes
+a fifth more time with 25 to 45, and two thirds more from 70 on."""
 
-WEIGHT_SHARE = 2.0
-"""Values that a pass should make for each weight that it has to fetch: ResNet18 takes a third more
-time for each of two rows than for each of four, on 32 pixels twice the time for 16 than for 256."""
+WEIGHT_SHARE = 4.0
+"""Values that a pass should make for each weight that it has to fetch, so that weights cost little:
+a row of ResNet18 takes a fifth more time among 2 than among 8, which this is, and on 32 pixels
+twice as much among 16 as among 256."""
 
 MOST_BYTES = 2**26
 """That inputs and value of one operator may take for the sake of many weights."""
