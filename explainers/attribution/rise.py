@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 LOOK = 256
 """Masks between two looks at the standard errors."""
 
-ELEMENTS = 2**22
-"""Values of masks that are held at once: 83 masks of 224 pixels a side."""
+ELEMENTS = 2**21
+"""Values of masks that are held at once: 41 masks of 224 pixels a side."""
 
 
 @register("rise")

@@ -68,7 +68,9 @@ def solver(weighed: Tensor, alpha: float) -> Tensor:
     is_wide = n_features > n_points
     gram = weighed @ other if is_wide else other @ weighed
     gram.diagonal(dim1=-2, dim2=-1).add_(alpha)
-    factor = torch.linalg.cholesky(gram)
+    # what cannot be solved becomes NaN, for its own row alone
+    factor, failed = torch.linalg.cholesky_ex(gram)
+    factor = factor.masked_fill((failed != 0)[..., None, None], torch.nan)
     if is_wide:
         return torch.cholesky_solve(weighed, factor)
     return torch.cholesky_solve(other, factor).mT
