@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -20,7 +21,7 @@ from explainers.regions import Boxes, values_without
 from explainers.regions.boxes import Intervals
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping
 
     from torch import Tensor
 
@@ -65,9 +66,11 @@ class Occlusion(Perturbation):
     convention: Convention = "captum"
     """How windows make up a map, and whether they end where the input does: ``captum`` cuts the
     last off there, ``deepexplain`` leaves out what does not fit."""
+    # windows are the features, and each is covered in one way alone
     features: None = field(default=None, init=False, repr=False)
     background: None = field(default=None, init=False, repr=False)
 
+    needs: ClassVar[Mapping[str, str]] = {"statistics": "moments"}
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "deepexplain": {
             "window": 1,
@@ -80,7 +83,7 @@ class Occlusion(Perturbation):
 
     def __post_init__(self) -> None:
         for name, given in (("window", self.window), ("stride", self.stride)):
-            for each in given if isinstance(given, list | tuple) else [given]:
+            for each in given if isinstance(given, Sequence) else [given]:
                 if each is not None:
                     numeric.check_whole(name, each)
 
@@ -97,6 +100,11 @@ class Occlusion(Perturbation):
         """Refuse windows and baselines that do not fit the input."""
         super().check(network)
         self.boxes(network)
+
+    def briefer(self, network: Network) -> Iterator[Mapping[str, Any]]:
+        """Yield windows that cover half of each axis."""
+        halves = [(size + 1) // 2 for size in network.input_shape]
+        yield {"window": halves, "stride": None}
 
     def notes(self, network: Network) -> tuple[str, ...]:
         """Return how many values no window covers, if any."""
@@ -202,7 +210,7 @@ def _per_axis(
     found = list(others)
     if given is None:
         return found
-    if isinstance(given, int):
+    if not isinstance(given, Sequence):
         given = [given] * len(sliding)
     axes = range(len(shape)) if len(given) == len(shape) else sliding
     if len(given) != len(axes):

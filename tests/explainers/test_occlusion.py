@@ -15,6 +15,7 @@ from torch import nn
 import explainers
 from explainers import Network
 from explainers.attribution.occlusion import Occlusion
+from explainers.regions.boxes import Intervals
 from tests.explainers.twins import SmallModules, network_twin, pictures, seeded, twin
 
 if TYPE_CHECKING:
@@ -148,11 +149,11 @@ def test_maps_are_those_of_a_slow_loop(
 
 def test_deep_explains_example() -> None:
     x = torch.tensor([[3.0, 1.0]], dtype=torch.float64)
+    network = Network(TwoInputs(), x)
 
     def occluded(**params: Any) -> list[list[float]]:
-        model = TwoInputs()
         found: Tensor = explainers.explain(
-            model, "occlusion", x, target=0, preset="deepexplain", **params
+            network, "occlusion", x, target=0, preset="deepexplain", **params
         )
         return found.tolist()
 
@@ -196,8 +197,11 @@ def test_the_cost_is_a_forward_for_each_window() -> None:
 
 
 def test_the_default_window_is_a_fourteenth_of_a_picture() -> None:
-    network, _ = network_twin("cnn", "modules")
-    assert Occlusion().boxes(network).counts == (1, 14, 14)
+    network, inputs = network_twin("cnn", "modules")
+    assert inputs.shape[2:] == (28, 28)
+    (_, rows, _) = Occlusion().boxes(network).axes
+    assert rows == Intervals.sliding(28, 2, 2, is_clipped=True)
+    assert len(rows) == 14
 
 
 def test_results_do_not_depend_on_the_batch() -> None:

@@ -21,6 +21,7 @@ HAVE = {
         "epsilon_lrp",
         "deep_lift",
         "occlusion",
+        "shapley_value_sampling",
     },
     "innvestigate": {
         "gradient",

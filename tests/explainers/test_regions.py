@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import copy
 import functools
-import gc
 import itertools
 import weakref
 from typing import TYPE_CHECKING, Any
@@ -274,7 +274,7 @@ def test_boxes_on_a_layer_leave_what_passes_by(layer: str) -> None:
 
 
 class Sequence(nn.Module):
-    """Convolutions over one axis; the value of an embedding of the layer passes by."""
+    """Convolutions over one axis, of which one passes by the first."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -286,10 +286,15 @@ class Sequence(nn.Module):
         return self.head(functional.gelu(self.second(hidden) + self.skip(x)).amax(-1))
 
 
+@functools.cache
+def sequence() -> tuple[Network, Tensor]:
+    inputs = noise(3, 2, 50)
+    return Network(seeded(Sequence()), inputs), inputs
+
+
 @pytest.mark.parametrize("layer", [None, "first"])
 def test_boxes_on_sequences(layer: str | None) -> None:
-    inputs = noise(3, 2, 50)
-    trace = Trace(Network(seeded(Sequence()), inputs), inputs)
+    trace = Trace(*sequence())
     part = trace if layer is None else trace.starting_at(layer)
     boxes = boxes_of(part.network.input_shape, 4, 3)
     these = Filled(
@@ -335,14 +340,10 @@ def test_small_boxes_pay_and_large_ones_do_not() -> None:
 
 
 def test_plans_go_with_their_network() -> None:
-    network = Network(
-        seeded(nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(128, 2))),
-        noise(2, 1, 10, 10),
-    )
-    planned(network, boxes_of((1, 10, 10), 2, 2))
+    network = copy.copy(everything()[0])
+    planned(network, boxes_of((2, 61, 57), 3, 20))
     gone = weakref.ref(network)
     del network
-    gc.collect()
     assert gone() is None
 
 
