@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import copy
+from typing import TYPE_CHECKING
+
 import torch
-from torch import Tensor
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 DEPENDENT = 1e-10
-"""A feature with less than this of its own, beside those in the model, does not enter it."""
+"""A feature whose part of its own, beside those in the model, is less than this times the largest
+feature does not enter it; and an event that is approached more slowly than this is none."""
 
 STEPS_PER_LOOK = 8
 """Steps between two looks at whether rows are done: each look waits for the device."""
@@ -62,53 +68,50 @@ class Path:
         """At the penalty, if it has been passed."""
         self.levels = torch.full_like(correlations[:, 0], torch.inf)
         """Penalty at which the last feature entered or left, ``(rows,)``."""
-        self.least = DEPENDENT * gram.diagonal(dim1=1, dim2=2).clamp(min=DEPENDENT)
-        self._count()
+        self.least = DEPENDENT * gram.diagonal(dim1=1, dim2=2).amax(1)
+        """What a feature has to have of its own, ``(rows,)``."""
+        self._rows = torch.arange(len(gram), device=gram.device)
 
     def of(self, rows: Tensor) -> Path:
         """Return the paths of some rows."""
-        chosen = object.__new__(Path)
-        chosen.n_features = self.n_features
+        chosen = copy.copy(self)
         for name in ("table", "signs", "coefficients", "levels", "least"):
             setattr(chosen, name, getattr(self, name)[rows])
-        chosen._count()
+        chosen._rows = self._rows[: len(chosen.levels)]
         return chosen
-
-    def _count(self) -> None:
-        self._rows = torch.arange(len(self.signs), device=self.signs.device)
 
     def step(self, penalty: float) -> None:
         """Go to the next event of each row, and let its feature in or out."""
         signs, n_features = self.signs, self.n_features
         start = self.table[..., n_features]
-        slopes = (self.table[..., :n_features] @ signs[..., None])[..., 0]
+        slopes = torch.bmm(self.table[..., :n_features], signs[..., None])[..., 0]
         is_in = signs.abs()
-        here = (start - penalty * slopes) * is_in
+        here = torch.sub(start, slopes, alpha=penalty).mul_(is_in)
         self.coefficients = torch.where((self.levels > penalty)[:, None], here, self.coefficients)
-        is_own = self.table.diagonal(dim1=1, dim2=2) > self.least
-        is_out = is_own.to(signs) - is_in
         # events are at penalties numerator / denominator, if they are approached: a coefficient
         # comes to zero, or what is not explained of a feature to the penalty or its negative
-        numerators = torch.cat([(is_out - signs) * start, -start], 1)
-        towards = torch.addcmul(is_out, is_out - signs, slopes)
+        is_out = 1 - is_in
+        flip = is_out - signs
+        numerators = torch.cat([flip * start, -start], 1)
+        towards = torch.addcmul(is_out, flip, slopes)
         away = torch.addcmul(is_out, is_out, slopes, value=-1)
         denominators = torch.cat([towards, away], 1)
         events = torch.where(denominators > DEPENDENT, numerators / denominators, 0)
         levels, event = events.max(1)
         self.levels = torch.minimum(levels, self.levels)
         feature = event % n_features
-        is_leaving = is_in[self._rows, feature]
-        entering = torch.where(event < n_features, 1.0, -1.0).to(signs)
         self._pivot(feature)
-        signs[self._rows, feature] = entering * (1 - is_leaving)
+        signs[self._rows, feature] = torch.cat([is_out, -is_out], 1)[self._rows, event]
 
     def _pivot(self, feature: Tensor) -> None:
         rows = self._rows
         across, down = self.table[rows, feature], self.table[rows, :, feature]
-        inverse = 1 / down[rows, feature]
+        own = down[rows, feature]
+        # a feature that depends on those in the model is wiped out: its coefficient stays zero
+        inverse = torch.where(own > self.least, 1 / own, 0)
         share = down * inverse[:, None]
         share[rows, feature] = 1 - inverse
         self.table.baddbmm_(share[..., None], across[:, None], alpha=-1)
-        share = -share
+        share.neg_()
         share[rows, feature] = inverse
         self.table[rows, :, feature] = share
