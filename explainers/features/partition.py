@@ -57,35 +57,26 @@ class Partition:
         weights = weights if weights is None or len(weights) == 1 else weights[rows]
         return replace(self, cells=self.cells[rows], counts=counts, weights=weights)
 
-    def members(self, coalitions: Tensor) -> Tensor:
-        """Return which values belong to a coalition.
+    def members(self, coalitions: Tensor, rows: Tensor | slice = slice(None)) -> Tensor:
+        """Return which values belong to coalitions of features.
 
         Parameters
         ----------
         coalitions
-            ``(coalitions, features)``; features beyond a row's own are not looked at.
+            Which features are there, ``(coalitions, features)``; those beyond a row's own are not
+            looked at.
+        rows
+            Of the batch, int64 or a slice; all of them by default.
 
         Returns
         -------
         Tensor
-            ``(coalitions, 1 | batch, ...)``, of the type of the coalitions.
+            ``(coalitions, 1 | rows, ...)``, of the type of the coalitions.
         """
-        found = coalitions.index_select(1, self.cells.flatten())
-        return found.view(len(coalitions), *self.cells.shape)
-
-    def masks(self, n_features: int | None = None) -> Tensor:
-        """Return the values of each feature, bool ``(1 | batch, features, *shape)``.
-
-        Parameters
-        ----------
-        n_features
-            How many; by default as many as the row with most has. A row's masks beyond its own
-            are empty.
-        """
-        n_features = max(self.counts) if n_features is None else n_features
-        features = torch.arange(n_features, device=self.cells.device)
-        found = self.cells[:, None] == features.view(-1, *[1] * len(self.shape))
-        return found.expand(len(found), n_features, *self.shape)
+        cells = self.cells if self.is_shared else self.cells[rows]
+        # a third of the time of index_select, which is made for few columns
+        there = coalitions.gather(1, cells.flatten().expand(len(coalitions), -1))
+        return there.view(len(coalitions), *cells.shape)
 
     def map(self, numbers: Tensor) -> Tensor:
         """Return a map, ``(batch, *shape)``, of numbers per feature, ``(batch, features)``."""

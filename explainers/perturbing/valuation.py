@@ -118,6 +118,9 @@ class Valuation:
     def _values(self, n_variants: int, make: Make, rows: Tensor | None) -> Tensor:
         n_rows = self.n_rows if rows is None else len(rows)
         found = self.inputs.new_empty(n_rows, n_variants, dtype=self.full.dtype)
+        if not found.numel():
+            # networks need not serve a batch of nothing
+            return found
         for some_rows, some in self._pieces(n_rows, n_variants):
             which = some_rows if rows is None else rows[some_rows]
             # a network copies tensors that were made in inference mode

@@ -68,10 +68,9 @@ def test_cells_cover_and_are_numbered_without_gaps(spec: Any, shape: tuple[int, 
     assert found.cells.dtype == torch.int64
     assert torch.unique(found.cells).tolist() == list(range(found.counts[0]))
     assert int(found.sizes().sum()) == math.prod(shape)
-    masks = found.masks()
-    assert masks.shape == (1, found.counts[0], *shape)
-    assert bool((masks.sum(1) == 1).all())
-    torch.testing.assert_close(masks.flatten(2).sum(2), found.sizes())
+    singles = found.members(torch.eye(found.counts[0], dtype=torch.bool)).expand(-1, -1, *shape)
+    assert bool((singles.sum(0) == 1).all())
+    torch.testing.assert_close(singles.flatten(2).sum(2).T, found.sizes())
 
 
 @pytest.mark.parametrize(
@@ -158,7 +157,10 @@ def test_maps_of_numbers(cells: list[list[int]], seed: int) -> None:
     assert everybody.shape == (1, len(cells), 4, 1)
     assert bool(everybody.all())
     singles = copied.members(torch.eye(n_most, dtype=torch.bool)).expand(-1, -1, 4, 2)
-    assert torch.equal(singles.transpose(0, 1), copied.masks())
+    assert bool((singles.sum(0) == 1).all())
+    torch.testing.assert_close(singles.flatten(2).sum(2).T.clamp(min=1), copied.sizes())
+    some = copied.members(torch.eye(n_most, dtype=torch.bool), torch.tensor([0]))
+    assert torch.equal(some.expand(-1, -1, 4, 2), singles[:, :1])
 
 
 def test_rows_keep_their_features() -> None:

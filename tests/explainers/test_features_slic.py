@@ -104,7 +104,8 @@ def test_rows_with_other_numbers_of_superpixels_are_explained_together() -> None
     found = explainers.explain(network(), "feature_ablation", photographs(), 1, features=SPEC)
     partition = resolve(SPEC, Trace(network(), photographs()))
     # the output is a sum of values, so a feature's number is its sum in that channel
-    sums = (partition.masks() * photographs()[:, None])[:, :, 1].sum((2, 3))
+    singles = partition.members(torch.eye(max(partition.counts), dtype=torch.bool))
+    sums = (singles * photographs())[:, :, 1].sum((2, 3)).T
     torch.testing.assert_close(found, partition.map(sums), rtol=1e-9, atol=1e-9)
     apart = explainers.explain(
         network(), "feature_ablation", photographs(), 1, features={**SPEC, "channels": "apart"}

@@ -235,6 +235,20 @@ def test_passes_are_full_whichever_rows_are_asked_for(monkeypatch: pytest.Monkey
     assert passes == [1]
 
 
+@pytest.mark.parametrize("is_drawn", [False, True])
+def test_no_coalitions_have_no_values_and_take_no_pass(
+    is_drawn: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trace = traced("opaque")
+    fill = fill_of("opaque", trace, is_drawn)
+    game = Game(trace, Target.parse(1), resolve("pixels", trace), fill)
+    passes = counted(monkeypatch)
+    assert game.values(coalitions_of(game.n_features, 0)).shape == (5, 0)
+    none = torch.zeros(0, dtype=torch.int64)
+    assert game.values(coalitions_of(game.n_features), none).shape == (0, 6)
+    assert passes == []
+
+
 def test_each_draw_is_the_samples_own_and_rounds_are_complete() -> None:
     drawn = Drawn(background("opaque"), traced("opaque"))
     found = drawn.chosen(torch.arange(12))

@@ -127,6 +127,15 @@ def test_all_coalitions_give_the_exact_values() -> None:
     assert_same(explained(inputs).relevance, exact.explain(inputs).relevance)
 
 
+def test_a_feature_alone_has_the_whole_rise() -> None:
+    network, inputs, _ = small()
+    found = explained(inputs, features={"grid": 1})
+    rise = network(inputs) - network(torch.zeros_like(inputs))
+    target = network(inputs).argmax(1, keepdim=True)
+    assert_same(found.relevance, rise.gather(1, target).expand_as(inputs))
+    assert found.arrays["n_evaluations"].tolist() == [2] * len(inputs)
+
+
 def test_both_members_of_a_pair_see_the_same_row_of_a_background() -> None:
     """For one-row backgrounds that is the baseline; else values sum to the mean rise."""
     network, inputs, background = small()
