@@ -74,10 +74,11 @@ def resolve(baseline: Baseline, inputs: Tensor, draw: Draw | None = None) -> Ten
     elif inputs.ndim > 2 and values.shape == sample_shape[:1]:
         ones = (1,) * (len(sample_shape) - 1)
         return values.view(1, -1, *ones).expand(1, *sample_shape)
+    forms = (sample_shape, (1, *sample_shape), inputs.shape)
+    *others, last = dict.fromkeys(str(tuple(form)) for form in forms)
     raise ValueError(
         f"baseline has shape {tuple(values.shape)}, the inputs {tuple(inputs.shape)}; give a "
-        f"number, one number a channel, or a tensor {tuple(sample_shape)}, "
-        f"{(1, *sample_shape)} or {tuple(inputs.shape)}"
+        f"number, one number a channel, or a tensor {', '.join(others)} or {last}"
     )
 
 

@@ -134,7 +134,7 @@ def _fitted(masks: Tensor, shape: tuple[int, ...]) -> Tensor:
             masks = masks[None] if is_shared else masks
             is_complete = channel is None or len(form) == len(shape)
             return masks if is_complete else masks.unsqueeze(1 + (channel or 0))
-    named = [f"({', '.join(map(str, form))}{',' * (len(form) == 1)})" for form in forms]
+    named = dict.fromkeys(str(tuple(form)) for form in forms)
     raise ValueError(
         f"got masks of shape {given} for values of shape {shape}, expected {' or '.join(named)}, "
         "for all samples, or such for each, with an axis of samples in front"

@@ -66,6 +66,11 @@ def test_a_baseline_of_another_shape_is_refused(shape: tuple[int, ...]) -> None:
         baselines.resolve(torch.zeros(shape), INPUTS)
 
 
+def test_shapes_that_are_the_same_are_named_once() -> None:
+    with pytest.raises(ValueError, match=r"a tensor \(3, 2, 2\) or \(1, 3, 2, 2\)$"):
+        baselines.resolve(torch.zeros(5), INPUTS[:1])
+
+
 @pytest.mark.parametrize("baseline", ["black", ("a", "b", "c"), object(), {"value": 0}])
 def test_a_baseline_that_is_no_number_is_refused(baseline: Any) -> None:
     with pytest.raises(TypeError, match=r"got baseline .*, expected None, a number"):

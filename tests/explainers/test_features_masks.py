@@ -107,6 +107,11 @@ def test_masks_that_do_not_fit_are_refused(masks: Any, error: type[Exception], w
         Masks(masks).labels(PICTURE, None)
 
 
+def test_shapes_that_are_the_same_are_named_once() -> None:
+    with pytest.raises(ValueError, match=r"expected \(1, 6, 8\) or \(6, 8\), for all"):
+        Masks(labels(5, 8)).labels((1, 6, 8), None)
+
+
 def test_a_file_that_is_no_array_is_refused(tmp_path: Path) -> None:
     (tmp_path / "broken.npy").write_bytes(b"text")
     with pytest.raises(ValueError, match=r"broken\.npy', expected an array of integers"):
