@@ -159,6 +159,15 @@ class Attribution(Explainer):
         if few:
             yield few
 
+    def check_rows(self, trace: Trace) -> None:
+        """Refuse what only shows on samples, such as how many features they have.
+
+        Raises
+        ------
+        ValueError
+            If parameters and samples do not fit.
+        """
+
     @abstractmethod
     def relevance(self, trace: Trace, target: Target) -> Tensor | Explained:
         """Relevance of each input value to the target, shaped as the inputs."""

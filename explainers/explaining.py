@@ -126,6 +126,18 @@ def check(explainer: Explainer, network: Network, target: Target | None = None) 
     explainer.check(seen_by(explainer, network, target))
 
 
+def check_rows(attribution: Attribution, trace: Trace) -> None:
+    """Refuse samples that an attribution cannot serve with these parameters.
+
+    Raises
+    ------
+    ValueError
+        If they do not fit.
+    """
+    layer = attribution.source_layer
+    attribution.check_rows(at_inputs(trace) if layer is None else trace.starting_at(layer))
+
+
 def cost(explainer: Explainer, network: Network) -> Cost:
     """Return the passes per sample of an explainer; NaN where they depend on the sample."""
     if isinstance(explainer, Attribution):

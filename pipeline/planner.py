@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import operator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -132,7 +132,10 @@ def _decide(parts: _Parts, *, measure: bool) -> Plan:
     needs, manifest_digest = needs_of(config), parts.manifest.digest()
     trace = _trace(parts)
     folded = trial.folded(config, parts.explainers, trace, parts.samples)
-    trial.check_attributions(config, parts.explainers, trace, parts.targets, needs, folded)
+    results = trial.results(parts.explainers, folded)
+    trial.check_attributions(config, parts.explainers, trace, parts.targets, needs, results)
+    awaited = trial.awaited(parts.explainers, needs, results, n_samples)
+    parts = replace(parts, explainers=awaited)
     form = form_of(mapped(operator.itemgetter(0), parts.example))
     maps = sizing.map_specs(parts.explainers, parts.network, config.output.channels)
     batch, shard = _sizes(parts, maps)

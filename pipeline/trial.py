@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from explainers import Attribution, Scan, explaining
+from explainers.scan.background import INPUTS, Background
 from pipeline.brief import brief
 from pipeline.entries import with_results
 from pipeline.errors import PlanError
@@ -26,19 +27,18 @@ def check_attributions(
     trace: Trace,
     targets: Sequence[Target],
     needs: Mapping[str, Mapping[str, str]],
-    folded: Mapping[str, State],
+    results: Mapping[str, Result],
 ) -> None:
     """Refuse attributions that cannot explain the example, each at its entry in the run file.
 
-    Those that need the results of scans get what these make of the states in `folded`. What takes
-    more than `brief.MOST_PASSES` in any form is not tried.
+    Those that need the results of scans get those in `results`. What takes more than
+    `brief.MOST_PASSES` in any form is not tried.
 
     Raises
     ------
     PlanError
         If one raises anything, or gives maps of another form than it says.
     """
-    results = _results(found, folded)
     for name, each in found.items():
         wanted = needs.get(name, {})
         if isinstance(each, Attribution) and {*wanted.values()} <= results.keys():
@@ -66,9 +66,9 @@ def folded(
     return states
 
 
-def _results(found: Mapping[str, Explainer], folded: Mapping[str, State]) -> dict[str, Result]:
+def results(found: Mapping[str, Explainer], folded: Mapping[str, State]) -> dict[str, Result]:
     """Return what scans find on the example; not of those that go on for several rounds."""
-    results: dict[str, Result] = {}
+    concluded: dict[str, Result] = {}
     for name, state in folded.items():
         scan = found[name]
         first = scan.rounds({}) if isinstance(scan, Scan) else None
@@ -78,8 +78,37 @@ def _results(found: Mapping[str, Explainer], folded: Mapping[str, State]) -> dic
         with contextlib.suppress(ArithmeticError, LookupError, RuntimeError, TypeError, ValueError):
             found_here = {first.name: first.scan.finalise(state)}
             if scan.rounds(found_here) is None:
-                results[name] = scan.conclude(found_here)
-    return results
+                concluded[name] = scan.conclude(found_here)
+    return concluded
+
+
+def awaited(
+    found: Mapping[str, Explainer],
+    needs: Mapping[str, Mapping[str, str]],
+    results: Mapping[str, Result],
+    n_samples: int,
+) -> dict[str, Explainer]:
+    """Return explainers as they will be once scans are done, as far as that decides what they take.
+
+    A background has as many rows as will be drawn, all of them the example's first.
+    """
+    backgrounds: dict[str, Result] = {}
+    for name, result in results.items():
+        scan = found[name]
+        if isinstance(scan, Background):
+            backgrounds[name] = _repeated(result, min(scan.n_samples, n_samples))
+    filled = dict(found)
+    for name, wanted in needs.items():
+        known = {path: scan for path, scan in wanted.items() if scan in backgrounds}
+        filled[name] = with_results(found[name], known, backgrounds)
+    return filled
+
+
+def _repeated(background: Result, n_rows: int) -> Result:
+    held = background[INPUTS]
+    if isinstance(held, torch.Tensor):
+        return {INPUTS: held[:1].expand(n_rows, *held.shape[1:])}
+    return {INPUTS: {name: part[:1].expand(n_rows, *part.shape[1:]) for name, part in held.items()}}
 
 
 def _check(
@@ -88,6 +117,7 @@ def _check(
     """Explain the example; what was not checked before, because results were missing, is here."""
     for target in targets if is_new else ():
         explaining.check(attribution, trace.network, target)
+    explaining.check_rows(attribution, trace)
     tried = brief(attribution, trace.network)
     if tried is not None:
         for target in targets:

@@ -10,28 +10,24 @@ from typing import TYPE_CHECKING, Any, ClassVar, get_args
 import torch
 
 from explainers import numeric
-from explainers.base import Cost, Explained
 from explainers.catalogue import register
 from explainers.cut import Cut
 from explainers.features import Partition
-from explainers.perturbing.method import Perturbation
 from explainers.shapley.estimator import estimators, made
+from explainers.shapley.method import ByEstimator
 from explainers.shapley.permutation import Order
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from explainers.network import Network
-    from explainers.perturbing.estimate import Estimate
-    from explainers.perturbing.game import Game
     from explainers.shapley.estimator import Estimator
-    from explainers.targets import Target
     from explainers.trace import Trace
 
 
 @register("shapley_value_sampling")
 @dataclass(frozen=True)
-class ShapleyValueSampling(Perturbation):
+class ShapleyValueSampling(ByEstimator):
     """Mean of what a feature adds to the output when features join in random orders.
 
     ``phi_i = mean over orders of f(x with those before i, and i) - f(x with those before i)``
@@ -73,7 +69,6 @@ class ShapleyValueSampling(Perturbation):
     """DeepExplain's form of `features`: axes, 1 being the first of a sample, whose indices are
     features; values along the others belong together, and get the same number in the map."""
 
-    stochastic = True
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "deepexplain": {
             "estimator": "permutation",
@@ -85,10 +80,7 @@ class ShapleyValueSampling(Perturbation):
     }
 
     def __post_init__(self) -> None:
-        if self.n_evaluations is not None:
-            numeric.check_whole("n_evaluations", self.n_evaluations, 2)
-        if self.tolerance is not None:
-            numeric.check_finite("tolerance", self.tolerance)
+        super().__post_init__()
         if self.order not in get_args(Order):
             raise ValueError(f"got order={self.order!r}, expected 'insertion' or 'removal'")
         estimator = estimators.get(self.estimator)
@@ -124,23 +116,9 @@ class ShapleyValueSampling(Perturbation):
 
     @cached_property
     def _estimator(self) -> Estimator:
-        is_of_orders = self.n_samples is not None or self.background is not None
+        is_of_orders = self.n_samples is not None or self._is_random
         name = "permutation" if self.estimator == "auto" and is_of_orders else self.estimator
         return made(name, {field.name: getattr(self, field.name) for field in fields(self)})
-
-    def _budget(self, n_features: int) -> int:
-        if self.n_evaluations is not None:
-            return self.n_evaluations
-        return self._estimator.default(n_features)
-
-    @property
-    def cost(self) -> Cost:
-        """Forward passes alone; how many depends on the features, unless they are asked for."""
-        return Cost(forward=math.nan if self.n_evaluations is None else self.n_evaluations)
-
-    def n_passes(self, n_features: int) -> float:
-        """Return what the estimator uses of its budget, where no sample is done before."""
-        return self._estimator.used(n_features, self._budget(n_features))
 
     def n_features(self, network: Network) -> int | None:
         """Return the features of one sample; None where they depend on the sample."""
@@ -150,12 +128,9 @@ class ShapleyValueSampling(Perturbation):
 
     def check(self, network: Network) -> None:
         """Refuse a budget that the estimator cannot work with, or too many features for it."""
-        super().check(network)
         if self.sampling_dims is not None and self.layer is None and isinstance(network, Cut):
             self._check_tensor(network)
-        n_features = self.n_features(network)
-        if n_features is not None:
-            self._estimator.check(n_features, self.n_evaluations, self.tolerance)
+        super().check(network)
 
     def _check_tensor(self, network: Cut) -> None:
         if network.is_begun:
@@ -188,15 +163,3 @@ class ShapleyValueSampling(Perturbation):
                 f"{len(shape)}; 0 is the batch"
             )
         return [size if axis in dims else 1 for axis, size in enumerate(shape, 1)]
-
-    def relevance(self, trace: Trace, target: Target) -> Explained:
-        """Return the map, ``n_evaluations`` ``(batch,)`` and what the estimator finds beside it."""
-        return self.explained(trace, self._estimates(trace, target))
-
-    def _estimates(self, trace: Trace, target: Target) -> Iterator[tuple[Game, Estimate]]:
-        seed = trace.shared_seed("coalitions")
-        for game in self.games(trace, target):
-            # where features depend on the sample, nobody has looked at their number before
-            self._estimator.check(game.n_features, self.n_evaluations, self.tolerance)
-            budget = self._budget(game.n_features)
-            yield game, self._estimator.estimate(game, budget, seed, self.tolerance)

@@ -113,6 +113,16 @@ class Perturbation(Attribution):
             yield from ({**few, **budget} for budget in [*budgets, {}])
         yield from budgets
 
+    def check_rows(self, trace: Trace) -> None:
+        """Refuse the fewest and the most features of a batch, where they depend on the sample."""
+        if self.n_features(trace.network) is None:
+            counts = self.partition(trace).counts
+            for n_features in (min(counts), max(counts)):
+                self.check_features(n_features)
+
+    def check_features(self, n_features: int) -> None:
+        """Refuse so many features; most methods take any number."""
+
     def _check_fill(self, network: Network) -> None:
         reference.check(self.baseline, network, self.statistics)
         if self.background is None:

@@ -50,9 +50,10 @@ class Auto(Estimator):
         """Return the default of the one that is chosen without a budget."""
         return self.chosen(n_features, None).default(n_features)
 
-    def used(self, n_features: int, n_evaluations: int) -> int:
+    def used(self, n_features: int, n_evaluations: int, *, is_random: bool = False) -> int:
         """Return what the one that is chosen uses."""
-        return self.chosen(n_features, n_evaluations).used(n_features, n_evaluations)
+        chosen = self.chosen(n_features, n_evaluations)
+        return chosen.used(n_features, n_evaluations, is_random=is_random)
 
     def check(
         self, n_features: int, n_evaluations: int | None, tolerance: float | None = None

@@ -95,9 +95,17 @@ class Estimator(ABC):
             is at most this times the root mean square of its values.
         """
 
-    def used(self, n_features: int, n_evaluations: int) -> int:
+    def used(self, n_features: int, n_evaluations: int, *, is_random: bool = False) -> int:
         """Return how many of the evaluations that may be looked at will be, without tolerance."""
         return n_evaluations
+
+    def least_with_error(self, n_features: int, *, is_random: bool = False) -> int:
+        """Return the smallest budget with which it knows its standard errors, if it ever does."""
+        return self.least(n_features)
+
+    def chosen(self, n_features: int, n_evaluations: int | None) -> Estimator:
+        """Return the estimator that does the work, for one that leaves it to others."""
+        return self
 
     def check(
         self, n_features: int, n_evaluations: int | None, tolerance: float | None = None
@@ -109,7 +117,8 @@ class Estimator(ABC):
         ValueError
             If one of these is so; the message names the limit.
         """
-        what = f"estimator {self.name!r}"
+        # the first thing that a message names is what has to be changed
+        what = f"the estimator {self.name}"
         if self.most_features is not None and n_features > self.most_features:
             raise ValueError(
                 f"{what} got {n_features} features, expected at most {self.most_features}; take "
@@ -117,21 +126,21 @@ class Estimator(ABC):
             )
         if tolerance is not None and not self.has_standard_error:
             raise ValueError(
-                f"{what} got tolerance={tolerance}, but has no standard error that could meet it; "
-                "set estimator: permutation, or give n_evaluations alone"
+                f"got tolerance={tolerance} for {what}, which has no standard error that could "
+                "meet it; take permutation, or leave the tolerance out"
             )
         if n_evaluations is None:
             return
         least, most = self.least(n_features), self.most_evaluations
         if n_evaluations < least:
             raise ValueError(
-                f"{what} got n_evaluations={n_evaluations}, expected at least {least} for "
+                f"got n_evaluations={n_evaluations} for {what}, expected at least {least} for "
                 f"{n_features} features; give more, or coarser features"
             )
         if most is not None and n_evaluations > most:
             raise ValueError(
-                f"{what} got n_evaluations={n_evaluations}, expected at most {most}; give fewer, "
-                "or set estimator: permutation"
+                f"got n_evaluations={n_evaluations} for {what}, expected at most {most}; give "
+                "fewer, or set estimator: permutation"
             )
 
 

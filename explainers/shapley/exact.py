@@ -45,26 +45,31 @@ class Exact(Estimator):
         """Return the number of coalitions."""
         return self.least(n_features)
 
-    def used(self, n_features: int, n_evaluations: int) -> int:
-        """Return the number of coalitions: more are not needed where nothing is drawn."""
-        return self.least(n_features)
+    def used(self, n_features: int, n_evaluations: int, *, is_random: bool = False) -> int:
+        """Return the number of coalitions; where they are drawn, as often as the budget allows."""
+        n_others = self.least(n_features) - 1
+        return 1 + n_others * (max(1, (n_evaluations - 1) // n_others) if is_random else 1)
+
+    def least_with_error(self, n_features: int, *, is_random: bool = False) -> int:
+        """Return what two draws take."""
+        least = self.least(n_features)
+        return 2 * least - 1 if is_random else least
 
     def estimate(
         self, game: GameLike, n_evaluations: int, seed: int, tolerance: float | None = None
     ) -> Estimate:
         """Return the values; neither seed nor tolerance matter."""
-        n_coalitions = self.least(game.n_features)
-        counts = torch.full_like(game.full, n_coalitions, dtype=torch.int64)
+        used = self.used(game.n_features, n_evaluations, is_random=game.is_random)
+        counts = torch.full_like(game.full, used, dtype=torch.int64)
         dtype = torch.promote_types(game.full.dtype, torch.float32)
         if not game.is_random:
             values = (_shapley(game, 1, 0) + _of_ends(game, game.empty)).to(dtype)
             return Estimate(values, counts, torch.zeros_like(values))
         # that of all features is the same in all draws
-        n_draws = max(1, (n_evaluations - 1) // (n_coalitions - 1))
+        n_draws = (used - 1) // (self.least(game.n_features) - 1)
         nothing = torch.zeros_like(game.full)
         each = (_shapley(game, 0, draw) + _of_ends(game, nothing) for draw in range(n_draws))
         moments = MapMoments.over(values[None] for values in each)
-        counts = counts * n_draws - (n_draws - 1)
         return Estimate(moments.mean.to(dtype), counts, moments.standard_error.to(dtype))
 
 

@@ -49,7 +49,7 @@ class Kernel(Estimator):
         """Return 20 evaluations a feature, or those of all coalitions."""
         return min(20 * n_features, 1 << n_features)
 
-    def used(self, n_features: int, n_evaluations: int) -> int:
+    def used(self, n_features: int, n_evaluations: int, *, is_random: bool = False) -> int:
         """Return what is left when odd ones are dropped, and those beyond all coalitions."""
         return staged.used(self.options, n_features, n_evaluations)
 

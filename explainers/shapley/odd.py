@@ -67,7 +67,7 @@ class Odd(Estimator):
         """Return 20 evaluations a feature, or those of all coalitions, or all it can do."""
         return min(20 * n_features, 1 << n_features, self.most_evaluations)
 
-    def used(self, n_features: int, n_evaluations: int) -> int:
+    def used(self, n_features: int, n_evaluations: int, *, is_random: bool = False) -> int:
         """Return what is left when an odd one is dropped, and those beyond all coalitions."""
         return staged.used(_OPTIONS, n_features, n_evaluations)
 

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 import torch
 
 from explainers.perturbing.estimate import Estimate
+from explainers.perturbing.stopping import is_precise, looks
 from explainers.sampling.chunks import pieces
 from explainers.sampling.map_moments import MapMoments
 from explainers.shapley.estimator import Estimator, register
 from explainers.shapley.orders import Plan, Walks, orders
-from explainers.shapley.stopping import is_precise, looks
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -76,10 +76,15 @@ class Permutation(Estimator):
             return 2 + n_units * plan.length
         return 2 + 2 * N_PAIRS * n_features
 
-    def used(self, n_features: int, n_evaluations: int) -> int:
-        """Return what whole units take, where nothing is drawn."""
-        plan, n_units = self._planned(n_features, n_evaluations, is_random=False)
-        return 2 + n_units * plan.length
+    def used(self, n_features: int, n_evaluations: int, *, is_random: bool = False) -> int:
+        """Return what whole units take."""
+        plan, n_units = self._planned(n_features, n_evaluations, is_random)
+        return _n_ends(plan) + n_units * plan.length
+
+    def least_with_error(self, n_features: int, *, is_random: bool = False) -> int:
+        """Return what two orders, or pairs, take."""
+        plan = Plan(n_features, self._smallest, is_random)
+        return _n_ends(plan) + 2 * plan.length
 
     def estimate(
         self, game: GameLike, n_evaluations: int, seed: int, tolerance: float | None = None
@@ -98,13 +103,12 @@ class Permutation(Estimator):
         for first, last in pairwise([0, *looks(n_units, tolerance)]):
             new = self._moments(game, here, plan, range(first, last), generator)
             so_far = new if so_far is None else so_far.merged(new)
-            is_done = torch.ones_like(here, dtype=torch.bool)
-            if last < n_units and tolerance is not None:
-                is_done = is_precise(so_far.mean, so_far.standard_error, tolerance)
+            wanted = tolerance if last < n_units else None
+            is_done = is_precise(so_far.mean, so_far.standard_error, wanted)
             done, still = here[is_done], ~is_done
             values[done] = so_far.mean[is_done]
             error[done] = so_far.standard_error[is_done]
-            counts[done] = last * plan.length + (1 if game.is_random else 2)
+            counts[done] = last * plan.length + _n_ends(plan)
             here = here[still]
             so_far = MapMoments(last, so_far.mean[still], so_far.squares[still])
             if not len(here):
@@ -145,7 +149,12 @@ class Permutation(Estimator):
     def _n_units(self, plan: Plan, n_evaluations: int) -> int:
         if self.n_samples is not None:
             return -(-self.n_samples // plan.n_orders)
-        return (n_evaluations - 2 + int(plan.is_from_empty)) // max(1, plan.length)
+        return (n_evaluations - _n_ends(plan)) // max(1, plan.length)
+
+
+def _n_ends(plan: Plan) -> int:
+    """Return how many evaluations all units share: that of all features, and mostly of none."""
+    return 1 if plan.is_from_empty else 2
 
 
 def _evaluated(game: GameLike, walks: Walks, rows: Tensor, first_unit: int) -> Tensor:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 
 from explainers.perturbing.estimate import Estimate
+from explainers.perturbing.stopping import is_precise
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -89,9 +90,8 @@ def estimate(
     """Return estimates of all rows of a game.
 
     Without tolerance the whole design is evaluated. With it, the design grows by half from stage to
-    stage, and a row is done when the root mean square standard error over its features is at most
-    `tolerance` times the root mean square of its values. Stages depend on the design alone, and
-    what was evaluated before is kept.
+    stage until a row `is_precise`. Stages depend on the design alone, and what was evaluated before
+    is kept.
 
     Parameters
     ----------
@@ -120,9 +120,8 @@ def estimate(
         values[here], standard_error[here] = found.values, found.standard_error
         residual[here] = found.residual
         n_evaluations[here] = 2 + stop * (2 if design.options.paired else 1)
-        if tolerance is not None and stop < n_all:
-            wanted = tolerance * found.values.square().mean(1).sqrt()
-            here = here[found.standard_error.square().mean(1).sqrt() > wanted]
+        if stop < n_all:
+            here = here[~is_precise(found.values, found.standard_error, tolerance)]
         if not len(here):
             break
         start = stop

@@ -186,7 +186,7 @@ def test_cost_is_known_where_the_features_are() -> None:
 
 def test_budgets_that_do_not_do_are_refused() -> None:
     network, inputs, _ = small()
-    with pytest.raises(ValueError, match="n_evaluations=15, expected at least 16 for 7 features"):
+    with pytest.raises(ValueError, match=r"n_evaluations=15 for .* at least 16 for 7 features"):
         KernelShap(n_evaluations=15).check(network)
     with pytest.raises(ValueError, match="expected at least 16"):
         explained(inputs, n_evaluations=15)

@@ -92,5 +92,5 @@ def test_drawn_fills_give_a_mean_over_draws_with_its_error() -> None:
 def test_too_many_features_and_too_small_budgets_are_refused() -> None:
     with pytest.raises(ValueError, match="got 17 features, expected at most 16"):
         Exact().check(17, None)
-    with pytest.raises(ValueError, match="n_evaluations=1000, expected at least 1024 for 10"):
+    with pytest.raises(ValueError, match=r"n_evaluations=1000 for .* at least 1024 for 10"):
         Exact().check(10, 1000)

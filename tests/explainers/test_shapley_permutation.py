@@ -15,11 +15,11 @@ from explainers.features import Partition
 from explainers.network import Network
 from explainers.perturbing.fills import Fixed
 from explainers.perturbing.game import Game
+from explainers.perturbing.stopping import FIRST, looks
 from explainers.shapley import permutation as permutation_module
 from explainers.shapley.exact import Exact
 from explainers.shapley.orders import Plan, Walks, orders
 from explainers.shapley.permutation import Permutation
-from explainers.shapley.stopping import FIRST, looks
 from explainers.targets import Target
 from explainers.trace import Trace
 from tests.explainers.games import TableGame, shapley_by_permutations

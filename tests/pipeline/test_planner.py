@@ -610,3 +610,30 @@ def test_rules_that_cannot_conserve_are_noted(folder: Path) -> None:
     notes = plan(folder, f"explainers={entries}").notes
     assert "lrp: rules that cannot conserve relevance: gamma" in notes
     assert not any(note.startswith("plain:") for note in notes)
+
+
+@pytest.mark.parametrize(
+    ("entry", "said"),
+    [
+        ("{method: shapley_value_sampling, %s, estimator: exact}", "estimator: the estimator"),
+        ("{method: kernel_shap, %s, n_evaluations: 20}", "n_evaluations: got"),
+        (
+            "{method: shapley_value_sampling, %s, estimator: permutation, n_evaluations: 20}",
+            "n_evaluations: got n_evaluations=20 for the estimator permutation",
+        ),
+    ],
+)
+def test_budgets_are_checked_on_features_of_the_example(
+    folder: Path, entry: str, said: str
+) -> None:
+    # labels for each sample, of which there are more in the second, as superpixels might be
+    labels = torch.stack([torch.arange(64).view(8, 8) % n for n in (4, *[18] * 19)])
+    entry %= f"features: {{masks: {labels.tolist()}}}"
+    assert f" explainers.bad.{said}" in refused(folder, f"explainers={{bad: {entry}}}")
+
+
+def test_superpixels_are_looked_for_in_the_example(folder: Path) -> None:
+    pytest.importorskip("skimage")
+    entry = "{method: kernel_shap, features: {slic: {n_segments: 16}}, n_evaluations: 8}"
+    said = refused(folder, f"explainers={{bad: {entry}}}")
+    assert " explainers.bad.n_evaluations: got n_evaluations=8 for the estimator kernel" in said

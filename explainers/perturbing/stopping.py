@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import torch
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -27,11 +29,14 @@ def looks(n_units: int, tolerance: float | None) -> list[int]:
     return [*found, n_units]
 
 
-def is_precise(values: Tensor, standard_error: Tensor, tolerance: float) -> Tensor:
+def is_precise(values: Tensor, standard_error: Tensor | None, tolerance: float | None) -> Tensor:
     """Return which rows of ``(rows, features)`` are done.
 
     Those whose standard errors have a root mean square of at most `tolerance` times that of the
-    values; never where errors are not known.
+    values; never where errors are not known (NaN). All, where there is no tolerance, or no errors
+    at all.
     """
+    if standard_error is None or tolerance is None:
+        return torch.ones(len(values), dtype=torch.bool, device=values.device)
     error, size = standard_error.square().mean(1), values.square().mean(1)
     return error <= tolerance**2 * size
