@@ -117,7 +117,9 @@ def surrogates(asked: argparse.Namespace) -> None:
             sizes = [size for size in AT_ONCE if size <= n_evaluations]
             tried = partial(by_captum, setting, method, n_evaluations)
             at_once = fastest(tried, sizes)
-            own = {"features": {"grid": 7}, "n_evaluations": n_evaluations, **parameters}
+            # Captum does not count the sample's own pass
+            budget = n_evaluations + name.startswith("lime")
+            own = {"features": {"grid": 7}, "n_evaluations": budget, **parameters}
             ours = partial(by_us, setting, name.partition(",")[0], own)
             runs: dict[str, Callable[[], Tensor]] = {
                 "captum": partial(by_captum, setting, method, n_evaluations, at_once),
@@ -161,7 +163,7 @@ def rise(asked: argparse.Namespace) -> None:
         rows = fastest(partial(bare, setting, 1600 // n_images), ROWS)
         runs: dict[str, Callable[[], Tensor]] = {
             "loop": partial(loop, setting, torch.rand(n_masks, 28, 28)),
-            "ours": by_us(setting, "rise", {"n_evaluations": n_masks}, 0),
+            "ours": by_us(setting, "rise", {"n_evaluations": n_masks + 1}, 0),
             "bare": partial(bare, setting, n_masks, rows),
         }
         seconds = measure(runs, asked.rounds)

@@ -31,11 +31,11 @@ if TYPE_CHECKING:
 
 Surrogate = Literal["lasso", "ridge"]
 
-LEAST_EVALUATIONS = 2
+LEAST_COALITIONS = 2
 """Penalised models have one solution for any number; of one value there is nothing to explain."""
 
 LEAST_STEP = 50
-"""Evaluations between two looks at the standard errors."""
+"""Coalitions between two looks at the standard errors."""
 
 
 @register("lime")
@@ -48,14 +48,15 @@ class Lime(Perturbation):
     relevance. Arrays beside the map, ``(batch,)``: ``residual`` is the root of the weighted mean
     squared error in predicting each evaluation by a model fitted without it (exact for ridge; for
     lasso with the same features in the model, and NaN where there are as many of them as
-    evaluations), in units of the output; ``n_evaluations`` is what was used. ``standard_error``,
-    shaped like the map, is what coefficients owe to the coalitions that were drawn, by the
-    jackknife: beside ridge always, beside lasso, which has to be fitted ten times more for it,
-    only with a `tolerance`.
+    evaluations), in units of the output; ``n_evaluations`` counts the forward passes that were
+    used. ``standard_error``, shaped like the map, is what coefficients owe to the coalitions that
+    were drawn, by the jackknife: beside ridge always, beside lasso, which has to be fitted ten
+    times more for it, only with a `tolerance`.
     """
 
-    n_evaluations: int = 50
-    """Coalitions, each a forward pass."""
+    n_evaluations: int = 51
+    """Forward passes of a sample: one as it is, and one for each other coalition; 51 are Captum's
+    50 ``n_samples``."""
     surrogate: Surrogate = "lasso"
     """The linear model: penalised by the sum of absolute coefficients, or that of squared ones."""
     alpha: float = 0.01
@@ -66,19 +67,19 @@ class Lime(Perturbation):
     the coalition and all features, ``coalition_cosine`` or ``hamming`` (the share of those absent).
     The first two make no sense with a `background`."""
     kernel_width: float = 1.0
-    """Evaluations at distance d weigh ``exp(-d^2 / (2 width^2))``."""
+    """Coalitions at distance d weigh ``exp(-d^2 / (2 width^2))``."""
     fit_intercept: bool = True
     """Whether the model has a constant."""
     include_sample: bool = False
     """Whether the first coalition is that of all features, the sample itself."""
     tolerance: float | None = None
     """Stop for a sample when the root mean square of its standard errors is at most this times the
-    root mean square of its coefficients; looked at after every 50 evaluations, or as many as there
-    are features. With 0 all evaluations are used."""
+    root mean square of its coefficients; looked at after every 50 coalitions, or as many as there
+    are features. With 0 the budget is used up."""
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "captum": {
-            "n_evaluations": 50,
+            "n_evaluations": 51,
             "surrogate": "lasso",
             "alpha": 0.01,
             "distance": "cosine",
@@ -97,7 +98,7 @@ class Lime(Perturbation):
     stochastic = True
 
     def __post_init__(self) -> None:
-        numeric.check_whole("n_evaluations", self.n_evaluations, LEAST_EVALUATIONS)
+        numeric.check_whole("n_evaluations", self.n_evaluations, self._n_passes(LEAST_COALITIONS))
         for name in ("alpha", "kernel_width"):
             numeric.check_finite(name, getattr(self, name))
             if not getattr(self, name):
@@ -112,8 +113,17 @@ class Lime(Perturbation):
 
     @property
     def cost(self) -> Cost:
-        """A forward for each evaluation, and that of the sample."""
-        return Cost(forward=1 + self.n_evaluations - self.include_sample)
+        """A forward for each coalition, and that of the sample."""
+        return Cost(forward=self.n_evaluations)
+
+    @property
+    def n_coalitions(self) -> int:
+        """That the model is fitted to, unless a sample stops before."""
+        return self.n_evaluations - self._n_passes(0)
+
+    def _n_passes(self, n_coalitions: int) -> int:
+        """Return the passes that coalitions take, with that of the sample."""
+        return n_coalitions + (0 if self.include_sample else 1)
 
     def check(self, network: Network) -> None:
         """Refuse what cannot be perturbed, and distances to inputs that are drawn."""
@@ -125,12 +135,12 @@ class Lime(Perturbation):
             )
 
     def notes(self, network: Network) -> tuple[str, ...]:
-        """Return whether there are more coefficients than evaluations to fit them to."""
+        """Return whether there are more coefficients than coalitions to fit them to."""
         n_features = self.n_features(network)
-        if n_features is None or n_features < self.n_evaluations:
+        if n_features is None or n_features < self.n_coalitions:
             return ()
         return (
-            f"lime fits {n_features} features to {self.n_evaluations} evaluations: what is not "
+            f"lime fits {n_features} features to {self.n_coalitions} coalitions: what is not "
             "determined by them is decided by the penalty",
         )
 
@@ -141,19 +151,19 @@ class Lime(Perturbation):
     def _estimates(self, trace: Trace, target: Target) -> Iterator[tuple[Game, Estimate]]:
         seed = trace.shared_seed("coalitions")
         for game in self.games(trace, target):
-            drawn = design.coalitions(seed, self.n_evaluations, game.n_features)
+            drawn = design.coalitions(seed, self.n_coalitions, game.n_features)
             coalitions = drawn.to(trace.inputs.device)
             if self.include_sample:
                 coalitions = coalitions.clone()
                 coalitions[0] = True
-            yield game, self._estimate(game, coalitions, self._weights(trace, game, coalitions))
+            yield game, self._estimate(game, coalitions, self._weights(game, coalitions))
 
-    def _weights(self, trace: Trace, game: Game, coalitions: Tensor) -> Tensor:
+    def _weights(self, game: Game, coalitions: Tensor) -> Tensor:
         """Return the weights of coalitions, ``(1 | rows, coalitions)``."""
         if distance.is_between_inputs(self.distance):
             distances = distance.of_inputs(
-                trace.inputs[game.rows],
-                self.fill(trace).at(game.rows, torch.zeros(1, dtype=torch.int64))[0],
+                game.valuation.inputs,
+                game.fill.at(game.rows, torch.zeros(1, dtype=torch.int64))[0],
                 game.partition,
                 coalitions,
                 self.distance,
@@ -202,7 +212,7 @@ class Lime(Perturbation):
         n_rows, n_points = problem.values.shape
         return Estimate(
             fitted.coefficients,
-            torch.full((n_rows,), n_points, device=problem.values.device),
+            torch.full((n_rows,), self._n_passes(n_points), device=problem.values.device),
             standard_error=error,
             residual=fitted.residual(problem.shares),
         )

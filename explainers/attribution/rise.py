@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from explainers.network import Network
+    from explainers.perturbing.fills import Fill
     from explainers.perturbing.valuation import Which
     from explainers.targets import Target
     from explainers.trace import Trace
@@ -42,13 +43,14 @@ class Rise(Perturbation):
     by one cell more than the image has, and cut out at a random place. All samples of a run are
     seen through the same masks. The map has one number for each pixel, whatever the channels.
     ``standard_error``, shaped like it, is that of the mean over independent masks;
-    ``n_evaluations``, ``(batch,)``, is how many masks a sample took.
+    ``n_evaluations``, ``(batch,)``, counts the forward passes that a sample took.
     """
 
     output: Space = "probability"
     """Whether outputs are explained as probabilities, as the authors do, or as they are."""
-    n_evaluations: int = 4000
-    """Masks, each a forward pass; the authors take 4000 for VGG16 and 8000 for ResNet50."""
+    n_evaluations: int = 4001
+    """Forward passes of a sample: one as it is, and one behind each mask. The authors take 4000
+    masks for VGG16 and 8000 for ResNet50."""
     cells: int = 7
     """Of the grid that becomes a mask, along height and width."""
     probability: float = 0.5
@@ -67,7 +69,7 @@ class Rise(Perturbation):
 
     def __post_init__(self) -> None:
         # with a single mask there is no error, and no mean to subtract
-        numeric.check_whole("n_evaluations", self.n_evaluations, 2)
+        numeric.check_whole("n_evaluations", self.n_evaluations, 3)
         numeric.check_whole("cells", self.cells)
         numeric.check_finite("probability", self.probability)
         if not 0 < self.probability < 1:
@@ -78,7 +80,12 @@ class Rise(Perturbation):
     @property
     def cost(self) -> Cost:
         """A forward for each mask, and that of the sample."""
-        return Cost(forward=1 + self.n_evaluations)
+        return Cost(forward=self.n_evaluations)
+
+    @property
+    def n_masks(self) -> int:
+        """That every sample is seen through, unless it stops before."""
+        return self.n_evaluations - 1
 
     def dims(self, input_shape: tuple[int, ...]) -> tuple[str, ...]:
         """Return height and width: a mask covers all channels."""
@@ -106,21 +113,21 @@ class Rise(Perturbation):
     def relevance(self, trace: Trace, target: Target) -> Explained:
         """Return the map, ``(batch, height, width)``, ``standard_error`` and ``n_evaluations``."""
         valuation = Valuation(trace, target, space=self.output)
-        masks = Masks.of(self, trace)
+        masks, fill = Masks.of(self, trace), self.fill(trace)
         here = valuation.rows
         sums = Sums.zero(trace.inputs, n_products=4 if self.centre else 2)
         maps = trace.inputs.new_zeros(2, trace.n_rows, *trace.inputs.shape[2:])
         n_evaluations = torch.zeros_like(here)
-        step = self.n_evaluations if self.tolerance is None else LOOK
-        for first in range(0, self.n_evaluations, step):
-            last = min(first + step, self.n_evaluations)
+        step = self.n_masks if self.tolerance is None else LOOK
+        for first in range(0, self.n_masks, step):
+            last = min(first + step, self.n_masks)
             for some in masks.pieces(first, last):
                 drawn = masks.drawn(some)
-                sums.add(self._values(trace, valuation, drawn, here), drawn.flatten(1).double())
+                sums.add(_values(valuation, fill, drawn, here), drawn.flatten(1).double())
             mean, error = sums.centred() if self.centre else sums.plain()
             found = torch.stack([mean, error]) / self.probability
             maps[:, here] = found.view(2, len(here), *maps.shape[2:]).to(maps)
-            n_evaluations[here] = last
+            n_evaluations[here] = 1 + last
             goes_on = self._goes_on(mean, error)
             here, sums = here[goes_on], sums.of(goes_on)
             if not len(here):
@@ -128,23 +135,23 @@ class Rise(Perturbation):
         arrays = {"standard_error": maps[1], "n_evaluations": n_evaluations}
         return Explained(maps[0], arrays)
 
-    def _values(self, trace: Trace, valuation: Valuation, masks: Tensor, rows: Tensor) -> Tensor:
-        """Return the values of rows behind masks ``(masks, height, width)``, float64."""
-        fill = self.fill(trace)
-        nothing_drawn = torch.zeros(1, dtype=torch.int64)
-
-        def make(which: Which, some: slice) -> Tensor:
-            absent = fill.at(valuation.rows[which], nothing_drawn)
-            return torch.lerp(absent, valuation.inputs[which], masks[some, None, None])
-
-        asked = None if len(rows) == valuation.n_rows else rows
-        return valuation.values(len(masks), make, asked).double()
-
     def _goes_on(self, mean: Tensor, error: Tensor) -> Tensor:
         """Return for each row whether its errors are above the tolerance, ``(rows,)``."""
         if self.tolerance is None:
             return torch.zeros(len(mean), dtype=torch.bool, device=mean.device)
         return ~(error.square().mean(1) <= self.tolerance**2 * mean.square().mean(1))
+
+
+def _values(valuation: Valuation, fill: Fill, masks: Tensor, rows: Tensor) -> Tensor:
+    """Return the values of rows behind masks ``(masks, height, width)``, float64."""
+    nothing_drawn = torch.zeros(1, dtype=torch.int64)
+
+    def make(which: Which, some: slice) -> Tensor:
+        absent = fill.at(valuation.rows[which], nothing_drawn)
+        return torch.lerp(absent, valuation.inputs[which], masks[some, None, None])
+
+    asked = None if len(rows) == valuation.n_rows else rows
+    return valuation.values(len(masks), make, asked).double()
 
 
 @dataclass(frozen=True, eq=False)
@@ -165,7 +172,7 @@ class Masks:
         """Return the masks of a run."""
         inputs = trace.inputs
         down, across = (interpolation(size, rise.cells) for size in inputs.shape[2:])
-        drawn = uniform(trace.shared_seed("masks"), rise.n_evaluations, 2 + rise.cells**2)
+        drawn = uniform(trace.shared_seed("masks"), rise.n_masks, 2 + rise.cells**2)
         grids = (drawn[:, 2:] < rise.probability).view(-1, rise.cells, rise.cells)
         n_shifts = torch.tensor([len(down), len(across)])
         shifts = (drawn[:, :2] * n_shifts).long().minimum(n_shifts - 1)

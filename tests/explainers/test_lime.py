@@ -16,6 +16,7 @@ from torch import nn
 import explainers
 from explainers import Network, Samples, Target, Trace
 from explainers.base import Cost
+from explainers.perturbing import valuation
 from explainers.surrogates import design
 from tests.explainers.twins import pictures, seeded
 
@@ -86,7 +87,7 @@ def test_maps_on_the_same_coalitions_equal_captums(
     similarity = get_exp_kernel_similarity_function(kernel, width)
     expected = captums(n_evaluations, theirs, similarity, 0.3)
     found = explained(
-        n_evaluations=n_evaluations,
+        n_evaluations=n_evaluations + 1,
         surrogate=surrogate,
         distance=kernel,
         kernel_width=width,
@@ -173,17 +174,44 @@ def test_standard_errors_are_the_spread_over_designs(params: dict[str, Any]) -> 
 
 @pytest.mark.parametrize("surrogate", ["lasso", "ridge"])
 def test_a_sample_stops_when_its_error_is_small_whatever_the_others(surrogate: str) -> None:
-    params = {"surrogate": surrogate, "alpha": 0.01, "n_evaluations": 400}
+    params = {"surrogate": surrogate, "alpha": 0.01, "n_evaluations": 401}
     found = explained(tolerance=0.12, **params)
     used = found.arrays["n_evaluations"]
     assert len(set(used.tolist())) > 1
-    assert bool((used % 50 == 0).all())
+    assert bool((used % 50 == 1).all())
     for row in range(3):
         as_many = params | {"n_evaluations": int(used[row]), "tolerance": 0.0}
         alone = explained(IMAGES[row : row + 1], **as_many)
         torch.testing.assert_close(found.relevance[row : row + 1], alone.relevance, **TOLERANCE)
         error = alone.arrays["standard_error"]
-        assert used[row] == 400 or error.norm() <= 0.12 * alone.relevance.norm()
+        assert used[row] == 401 or error.norm() <= 0.12 * alone.relevance.norm()
+
+
+def test_numbers_beside_a_map_are_of_its_type() -> None:
+    line = Network(nn.Linear(4, 2), torch.rand(2, 4))
+    for params in ({"surrogate": "ridge"}, {"tolerance": 0.1}):
+        bound = explainers.get("lime")(line, **params)
+        arrays = bound.explain(torch.rand(2, 4), 1).arrays
+        found = {name: array.dtype for name, array in arrays.items()}
+        assert (found["standard_error"], found["residual"]) == (torch.float32,) * 2
+        assert found["n_evaluations"] == torch.int64
+
+
+@pytest.mark.parametrize("include_sample", [False, True])
+def test_the_samples_own_pass_is_in_the_budget(
+    include_sample: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    passed: list[int] = []
+    real = valuation.outputs_at
+
+    def outputs_at(trace: Trace, points: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+        passed.append(len(points))
+        return real(trace, points, rows)
+
+    monkeypatch.setattr(valuation, "outputs_at", outputs_at)
+    found = explained(n_evaluations=13, include_sample=include_sample)
+    assert sum(passed) == 3 * 12
+    assert found.arrays["n_evaluations"].tolist() == [13] * 3
 
 
 def test_backgrounds_go_with_distances_of_coalitions() -> None:
@@ -207,14 +235,15 @@ def test_what_it_costs_and_what_is_to_be_known() -> None:
     assert explainers.build("lime", preset="lime").cost == Cost(forward=1000)
     assert explainers.build("lime", features=GRID).cost_on(network()) == Cost(forward=51)
     (note,) = explainers.build("lime", n_evaluations=20).notes(network())
-    assert "96 features to 20 evaluations" in note
+    assert "96 features to 19 coalitions" in note
     assert explainers.build("lime", features=GRID).notes(network()) == ()
 
 
 @pytest.mark.parametrize(
     ("params", "message"),
     [
-        ({"n_evaluations": 1}, "at least 2"),
+        ({"n_evaluations": 2}, "at least 3"),
+        ({"n_evaluations": 1, "include_sample": True}, "at least 2"),
         ({"alpha": 0.0}, "alpha=0, expected a positive"),
         ({"kernel_width": 0.0}, "kernel_width=0, expected a positive"),
         ({"surrogate": "forest"}, "expected one of lasso, ridge"),

@@ -19,7 +19,7 @@ from explainers.explaining import check
 from tests.explainers.twins import pictures, seeded
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
 # Only the order of sums differs, in float64 and at values of about one.
 TOLERANCE = {"rtol": 0, "atol": 1e-10}
@@ -75,11 +75,11 @@ def test_the_map_is_that_of_a_slow_loop_over_the_same_masks(
     masks = list(masks_of(seed, 24, 4, 0.4, 6, 9))
     mean, error = slow_map(small(), IMAGES, baseline, masks, output, centre)
     params = {"output": output, "baseline": baseline, "centre": centre, "probability": 0.4}
-    bound = explainers.get("rise")(small(), n_evaluations=24, cells=4, **params)
+    bound = explainers.get("rise")(small(), n_evaluations=25, cells=4, **params)
     found = bound.explain(IMAGES)
     torch.testing.assert_close(found.relevance, mean / 0.4, **TOLERANCE)
     torch.testing.assert_close(found.arrays["standard_error"], error / 0.4, **TOLERANCE)
-    assert found.arrays["n_evaluations"].tolist() == [24] * 3
+    assert found.arrays["n_evaluations"].tolist() == [25] * 3
 
 
 @cache
@@ -117,6 +117,20 @@ def test_pieces_of_masks_and_looks_make_no_difference(monkeypatch: pytest.Monkey
     torch.testing.assert_close(
         in_pieces.arrays["standard_error"], whole.arrays["standard_error"], **TOLERANCE
     )
+
+
+def test_what_stands_behind_masks_is_made_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[tuple[int, ...]] = []
+    real = Trace.noise
+
+    def noise(self: Trace, purpose: str, shape: Sequence[int]) -> torch.Tensor:
+        made.append(tuple(shape))
+        return real(self, purpose, shape)
+
+    monkeypatch.setattr(Trace, "noise", noise)
+    monkeypatch.setattr(rise, "ELEMENTS", 7 * 54)
+    explainers.get("rise")(small(), **FEW, baseline={"noise": 0.5}).explain(IMAGES)
+    assert made == [(2, 6, 9)]
 
 
 def test_a_sample_stops_when_its_error_is_small_whatever_the_others(
@@ -169,7 +183,7 @@ def test_centred_maps_are_plain_ones_less_a_constant_and_far_surer() -> None:
 
 def test_what_it_costs_and_what_its_map_is() -> None:
     explainer = explainers.build("rise", n_evaluations=10)
-    assert explainer.cost == explainer.cost_on(small()) == Cost(forward=11)
+    assert explainer.cost == explainer.cost_on(small()) == Cost(forward=10)
     assert explainer.dims((2, 6, 9)) == ("height", "width")
     known = {each["name"]: each["parameters"] for each in explainers.available()}
     assert not {"features", "background"} & set(known["rise"])
@@ -178,7 +192,7 @@ def test_what_it_costs_and_what_its_map_is() -> None:
 @pytest.mark.parametrize(
     ("params", "message"),
     [
-        ({"n_evaluations": 1}, "at least 2"),
+        ({"n_evaluations": 2}, "at least 3"),
         ({"probability": 1.0}, "between 0 and 1"),
         ({"cells": 0}, "at least 1"),
         ({"tolerance": -1.0}, "at least 0"),
