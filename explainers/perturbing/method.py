@@ -170,13 +170,15 @@ class Perturbation(Attribution):
         """Return maps of what was estimated, with the arrays beside them.
 
         ``standard_error`` is shaped like the map and spread like it; ``residual`` and
-        ``n_evaluations`` are ``(batch,)``.
+        ``n_evaluations`` are ``(batch,)``. Numbers are of the map's type, whatever an estimator
+        computes in.
         """
         relevance = torch.zeros_like(trace.inputs)
         arrays: dict[str, Tensor] = {}
         for game, estimate in found:
             relevance[game.rows] = game.partition.map(estimate.values.to(relevance))
             for name, values in _beside(game, estimate):
+                values = values.to(relevance) if values.is_floating_point() else values
                 if name not in arrays:
                     gap = math.nan if values.is_floating_point() else 0
                     arrays[name] = values.new_full((trace.n_rows, *values.shape[1:]), gap)
