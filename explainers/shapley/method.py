@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
+from bisect import bisect_left
 from typing import TYPE_CHECKING
 
 from explainers import numeric
@@ -69,10 +70,10 @@ class ByEstimator(Perturbation):
         self._estimator.check(n_features, self.n_evaluations, self.tolerance)
 
     def notes(self, network: Network) -> tuple[str, ...]:
-        """Return whether the budget is too small for standard errors."""
+        """Return how many features are too many, or whether standard errors cannot be known."""
         n_features = self.n_features(network)
         if n_features is None:
-            return ()
+            return self._bound(math.prod(network.input_shape))
         estimator = self._estimator.chosen(n_features, self.n_evaluations)
         least = estimator.least_with_error(n_features, is_random=self._is_random)
         if self.n_passes(n_features) >= least:
@@ -81,6 +82,22 @@ class ByEstimator(Perturbation):
             f"{self.name} has no standard errors (NaN) below {least} evaluations for {n_features} "
             f"features with the estimator {estimator.name}",
         )
+
+    def _bound(self, n_values: int) -> tuple[str, ...]:
+        n_most = bisect_left(range(1, n_values + 1), True, key=self._refuses)
+        if n_most == n_values:
+            return ()
+        return (
+            f"{self.name} serves samples of at most {n_most} features with these parameters; one "
+            "with more fails, and its shard with it",
+        )
+
+    def _refuses(self, n_features: int) -> bool:
+        try:
+            self.check_features(n_features)
+        except ValueError:
+            return True
+        return False
 
     def relevance(self, trace: Trace, target: Target) -> Explained:
         """Return the map, ``n_evaluations`` ``(batch,)`` and what the estimator finds beside it."""

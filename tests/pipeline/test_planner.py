@@ -201,8 +201,16 @@ def test_bytes_are_maps_and_states(folder: Path) -> None:
     assert found.bytes["maps"] == 2 * 20 * 64 * 4
     assert found.bytes["states"] > 0
     assert found.bytes["total"] == found.bytes["maps"] + found.bytes["states"]
+    assert found.bytes["arrays"] == 0
     halved = plan(folder, "output.dtype=float16", "target=[label, predicted]")
     assert halved.bytes["maps"] == found.bytes["maps"]
+
+
+def test_errors_are_stored_as_maps_are(folder: Path) -> None:
+    entries = "{lime: {method: lime, features: {grid: 2}, surrogate: ridge}}"
+    found = plan(folder, f"explainers={entries}", "target=[label, predicted]")
+    assert found.bytes["arrays"] == found.bytes["maps"] == 2 * 20 * 64 * 4
+    assert found.bytes["total"] == 2 * found.bytes["maps"]
 
 
 def test_summed_channels_leave_the_dimension_out(folder: Path) -> None:
@@ -483,6 +491,7 @@ def test_maps_of_a_shard_fit_in_a_quarter_of_a_workers_memory(
     maps = {"a": MapSpec(("x",), (250,))}
     assert shard_size(maps, 100_000, 1, 32) == 96
     assert shard_size(maps, 100_000, 2, 32) == 32
+    assert shard_size(maps, 100_000, 1, 32, beside=1_000) == 32
     assert shard_size(maps, 100_000, 4, 32) == 25
     assert shard_size({"a": MapSpec(("x",), (250_000,))}, 100_000, 1, 32) == 1
 
@@ -637,3 +646,19 @@ def test_superpixels_are_looked_for_in_the_example(folder: Path) -> None:
     entry = "{method: kernel_shap, features: {slic: {n_segments: 16}}, n_evaluations: 8}"
     said = refused(folder, f"explainers={{bad: {entry}}}")
     assert " explainers.bad.n_evaluations: got n_evaluations=8 for the estimator kernel" in said
+
+
+def test_costs_know_of_backgrounds_that_are_to_come(folder: Path) -> None:
+    given = "features: {grid: 3}, background: background"
+    shapley = f"method: shapley_value_sampling, {given}"
+    entries = (
+        f"{{drawn: {{method: feature_ablation, n_samples: 3, {given}}}, "
+        f"exact: {{{shapley}, estimator: exact, n_evaluations: 1540}}, "
+        f"orders: {{{shapley}}}, one: {{{shapley}, n_evaluations: 20}}, "
+        "shap: {method: deep_lift_shap}, background: {n_samples: 7}}"
+    )
+    found = plan(folder, f"explainers={entries}")
+    costs = {name: found.costs[name]["forward"] for name in ("drawn", "exact", "orders", "one")}
+    assert costs == {"drawn": 28, "exact": 1534, "orders": 171, "one": 18}
+    assert found.costs["shap"]["backward"] == 7
+    assert any("one: " in note and "below 35 evaluations" in note for note in found.notes)

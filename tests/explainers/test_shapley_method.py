@@ -1,0 +1,149 @@
+"""Methods by estimators: budgets, costs and notes, also of few features and of drawn ones."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import explainers
+from explainers import Network
+from explainers.perturbing.stopping import is_precise
+from explainers.shapley.estimator import estimators, made
+from explainers.shapley.kernel import Kernel
+from tests.explainers.games import TableGame
+from tests.explainers.twins import seeded
+
+generator = torch.Generator().manual_seed(5)
+PICTURES = torch.randn(3, 2, 3, 3, generator=generator, dtype=torch.float64)
+BACKGROUND = torch.randn(4, 2, 3, 3, generator=generator, dtype=torch.float64)
+KERNEL, SAMPLING = "kernel_shap", "shapley_value_sampling"
+
+
+@pytest.fixture(scope="module")
+def network() -> Network:
+    return Network(seeded(nn.Sequential(nn.Flatten(), nn.Linear(18, 3))), PICTURES[:2])
+
+
+@pytest.mark.parametrize("is_random", [False, True])
+@pytest.mark.parametrize("n_features", [1, 2])
+@pytest.mark.parametrize("name", sorted(estimators))
+def test_games_of_few_features_are_solved(name: str, n_features: int, is_random: bool) -> None:
+    game = TableGame.random(n_features)
+    game.is_random = is_random
+    estimator = made(name, {})
+    for budget in (estimator.least(n_features), estimator.default(n_features), 30):
+        found = estimator.estimate(game, budget, seed=0)
+        used = estimator.chosen(n_features, budget).used(n_features, budget, is_random=is_random)
+        assert found.n_evaluations.tolist() == [used] * 3
+        torch.testing.assert_close(found.values.sum(1), game.full - game.empty)
+        assert found.standard_error is not None
+        is_known = used >= estimator.chosen(n_features, budget).least_with_error(
+            n_features, is_random=is_random
+        )
+        assert found.standard_error.isfinite().all() == is_known
+
+
+@pytest.mark.parametrize("features", ["channels", {"grid": 1}])
+@pytest.mark.parametrize("estimator", sorted(estimators))
+def test_networks_of_few_features_are_explained(
+    estimator: str, features: Any, network: Network
+) -> None:
+    bound = explainers.get(SAMPLING)(network, features=features, estimator=estimator)
+    found = bound.explain(PICTURES, 1)
+    n_values = 18 if features != "channels" else 9
+    rise = network(PICTURES)[:, 1] - network(torch.zeros_like(PICTURES))[:, 1]
+    torch.testing.assert_close(found.relevance.sum((1, 2, 3)) / n_values, rise)
+
+
+@pytest.mark.parametrize(
+    ("name", "params"),
+    [
+        ("feature_ablation", {"n_samples": 3}),
+        ("feature_permutation", {"n_samples": 3}),
+        (KERNEL, {"n_evaluations": 61}),
+        (SAMPLING, {}),
+        (SAMPLING, {"n_samples": 3}),
+        (SAMPLING, {"estimator": "exact", "n_evaluations": 1540}),
+        (SAMPLING, {"estimator": "odd"}),
+    ],
+    ids=str,
+)
+def test_the_cost_is_what_is_used_where_features_are_drawn(
+    name: str, params: dict[str, Any], network: Network
+) -> None:
+    params = {**params, "features": "pixels", "background": BACKGROUND}
+    found = explainers.get(name)(network, **params).explain(PICTURES, 1)
+    cost = explainers.build(name, **params).cost_on(network).forward
+    assert found.arrays["n_evaluations"].tolist() == [cost] * 3
+
+
+@pytest.mark.parametrize(
+    ("params", "least"),
+    [
+        ({"estimator": "permutation", "n_evaluations": 33}, 34),
+        ({"n_evaluations": 34}, None),
+        ({"n_samples": 2}, 34),
+        ({"n_samples": 2, "antithetic": False}, None),
+        ({"background": BACKGROUND, "n_evaluations": 34}, 35),
+        ({"background": BACKGROUND, "n_evaluations": 35}, None),
+        ({"background": BACKGROUND, "estimator": "exact"}, 1023),
+        ({"estimator": "exact"}, None),
+        ({"estimator": "odd", "n_evaluations": 6}, None),
+    ],
+    ids=str,
+)
+def test_budgets_too_small_for_standard_errors_are_noted(
+    params: dict[str, Any], least: int | None, network: Network
+) -> None:
+    method = explainers.build(SAMPLING, features="pixels", **params)
+    notes = method.notes(network)
+    assert bool(notes) == (least is not None)
+    assert all(f"(NaN) below {least} evaluations for 9 features" in note for note in notes)
+    found = explainers.get(SAMPLING)(network, features="pixels", **params).explain(PICTURES, 1)
+    assert found.arrays["standard_error"].isnan().all() == bool(notes)
+
+
+@pytest.mark.parametrize(
+    ("name", "params", "n_most"),
+    [
+        (KERNEL, {"n_evaluations": 15}, 6),
+        (KERNEL, {}, None),
+        (SAMPLING, {"estimator": "exact"}, 16),
+        (SAMPLING, {"n_evaluations": 20}, 10),
+        (SAMPLING, {"estimator": "odd", "n_evaluations": 20}, None),
+    ],
+    ids=str,
+)
+def test_how_many_features_are_too_many_is_noted_where_they_depend_on_the_sample(
+    name: str, params: dict[str, Any], n_most: int | None, network: Network
+) -> None:
+    n_each = [10, 17, 18]
+    masks = torch.stack([(torch.arange(18) % n).view(2, 3, 3) for n in n_each])
+    notes = explainers.build(name, features={"masks": masks}, **params).notes(network)
+    assert [f"at most {n_most} features" in note for note in notes] == [True] * len(notes)
+    assert bool(notes) == (n_most is not None)
+    bound = explainers.get(name)(network, features={"masks": masks}, **params)
+    if n_most is None:
+        assert bound.attribute(PICTURES, 1).isfinite().all()
+    else:
+        with pytest.raises(ValueError, match="give what is enough for the one with the most"):
+            bound.attribute(PICTURES, 1)
+
+
+def test_rows_are_done_when_errors_are_known_and_small() -> None:
+    values = torch.tensor([[3.0, 4.0]]).expand(3, 2)
+    errors = torch.tensor([[0.3, 0.4], [0.3, 0.5], [math.nan, 0.0]])
+    assert is_precise(values, errors, 0.1001).tolist() == [True, False, False]
+    assert is_precise(values, errors, None).all()
+    assert is_precise(values, None, 0.0).all()
+
+
+def test_rows_whose_errors_are_not_known_go_on() -> None:
+    game = TableGame.random(7)
+    game.full[1] = math.nan
+    found = Kernel().estimate(game, 100, seed=0, tolerance=1e9)
+    assert found.n_evaluations.tolist() == [32, 100, 32]
