@@ -133,12 +133,14 @@ def _decide(parts: _Parts, *, measure: bool) -> Plan:
     trace = _trace(parts)
     folded = trial.folded(config, parts.explainers, trace, parts.samples)
     results = trial.results(parts.explainers, folded)
-    trial.check_attributions(config, parts.explainers, trace, parts.targets, needs, results)
+    beside = trial.check_attributions(
+        config, parts.explainers, trace, parts.targets, needs, results
+    )
     awaited = trial.awaited(parts.explainers, needs, results, n_samples)
     parts = replace(parts, explainers=awaited)
     form = form_of(mapped(operator.itemgetter(0), parts.example))
     maps = sizing.map_specs(parts.explainers, parts.network, config.output.channels)
-    batch, shard = _sizes(parts, maps)
+    batch, shard = _sizes(parts, maps, beside)
     return Plan(
         digest=digest_of(config, manifest_digest, parts.weights_digest, parts.code_digest),
         n_samples=n_samples,
@@ -156,6 +158,7 @@ def _decide(parts: _Parts, *, measure: bool) -> Plan:
         bytes=sizing.stored_bytes(
             maps,
             folded,
+            beside=beside,
             n_samples=n_samples,
             n_targets=n_targets,
             n_shards=len(cut(n_samples, shard)),
@@ -172,7 +175,7 @@ def _decide(parts: _Parts, *, measure: bool) -> Plan:
     )
 
 
-def _sizes(parts: _Parts, maps: Mapping[str, Any]) -> tuple[int, int]:
+def _sizes(parts: _Parts, maps: Mapping[str, Any], beside: int) -> tuple[int, int]:
     engine, n_samples = parts.config.engine, len(parts.manifest)
     batch, shard = engine.batch_size, parts.config.output.shard_size
     if batch == "auto":
@@ -180,7 +183,7 @@ def _sizes(parts: _Parts, maps: Mapping[str, Any]) -> tuple[int, int]:
         network = _where_it_will_run(parts)
         batch = sizing.batch_size(network, parts.example, at_most, engine.threads)
     if shard == "auto":
-        shard = sizing.shard_size(maps, n_samples, len(parts.targets), batch)
+        shard = sizing.shard_size(maps, n_samples, len(parts.targets), batch, beside)
     return batch, shard
 
 

@@ -78,17 +78,27 @@ def stored_bytes(
     maps: Mapping[str, MapSpec],
     folded: Mapping[str, State],
     *,
+    beside: int,
     n_samples: int,
     n_targets: int,
     n_shards: int,
     dtype: str,
 ) -> dict[str, int]:
-    """Return what is stored before compression; `folded` is what scans make of a shard."""
+    """Return what is stored before compression.
+
+    `folded` is what scans make of a shard; `beside` are the bytes, of a sample and target, of what
+    methods store beside maps: standard errors are as large as these.
+    """
     states = sum(value.nbytes for state in folded.values() for value in state.values())
     itemsize = 2 if dtype == "float16" else 4
     values = sum(math.prod(spec.shape) for spec in maps.values())
     of_maps = values * n_targets * n_samples * itemsize
-    return {"maps": of_maps, "states": states * n_shards, "total": of_maps + states * n_shards}
+    found = {
+        "maps": of_maps,
+        "arrays": beside * n_targets * n_samples,
+        "states": states * n_shards,
+    }
+    return found | {"total": sum(found.values())}
 
 
 def batch_size(network: Network, example: Inputs, n_samples: int, threads: int) -> int:
@@ -120,11 +130,17 @@ def batch_size(network: Network, example: Inputs, n_samples: int, threads: int) 
     return next(size for size, each in seconds.items() if each <= _SLACK * fastest)
 
 
-def shard_size(maps: Mapping[str, MapSpec], n_samples: int, n_targets: int, batch: int) -> int:
-    """Return the samples per shard: whole batches, many shards, maps that fit in memory."""
+def shard_size(
+    maps: Mapping[str, MapSpec], n_samples: int, n_targets: int, batch: int, beside: int = 0
+) -> int:
+    """Return the samples per shard: whole batches, many shards, maps that fit in memory.
+
+    `beside` are the bytes of what is stored beside maps, of a sample and target.
+    """
     wanted = -(-n_samples // MIN_SHARDS)
     size = min(-(-wanted // batch) * batch, max(MAX_SHARD // batch * batch, batch))
-    row = 4 * n_targets * sum(math.prod(spec.shape) for spec in maps.values())
+    values = sum(math.prod(spec.shape) for spec in maps.values())
+    row = n_targets * (4 * values + beside)
     fitting = worker_memory() // 4 // max(row, 1)
     if size > fitting:
         size = max(fitting // batch * batch, min(batch, fitting), 1)

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from explainers import Attribution, Scan, explaining
-from explainers.scan.background import INPUTS, Background
+from explainers import Attribution, Scan, backgrounds, explaining
 from pipeline.brief import brief
 from pipeline.entries import with_results
 from pipeline.errors import PlanError
@@ -28,23 +27,30 @@ def check_attributions(
     targets: Sequence[Target],
     needs: Mapping[str, Mapping[str, str]],
     results: Mapping[str, Result],
-) -> None:
+) -> int:
     """Refuse attributions that cannot explain the example, each at its entry in the run file.
 
     Those that need the results of scans get those in `results`. What takes more than
     `brief.MOST_PASSES` in any form is not tried.
+
+    Returns
+    -------
+    int
+        Bytes of the arrays that they store beside their maps, of a sample and target.
 
     Raises
     ------
     PlanError
         If one raises anything, or gives maps of another form than it says.
     """
+    beside = 0
     for name, each in found.items():
         wanted = needs.get(name, {})
         if isinstance(each, Attribution) and {*wanted.values()} <= results.keys():
             with _refusing(config, name, trace.network):
                 explainer = with_results(each, wanted, results)
-                _check(explainer, trace.named(name), targets, is_new=bool(wanted))
+                beside += _check(explainer, trace.named(name), targets, is_new=bool(wanted))
+    return beside
 
 
 def folded(
@@ -92,36 +98,32 @@ def awaited(
 
     A background has as many rows as will be drawn, all of them the example's first.
     """
-    backgrounds: dict[str, Result] = {}
-    for name, result in results.items():
-        scan = found[name]
-        if isinstance(scan, Background):
-            backgrounds[name] = _repeated(result, min(scan.n_samples, n_samples))
+    drawn = {
+        name: backgrounds.repeated(result, min(getattr(found[name], "n_samples", 1), n_samples))
+        for name, result in results.items()
+        if backgrounds.is_result(result)
+    }
     filled = dict(found)
     for name, wanted in needs.items():
-        known = {path: scan for path, scan in wanted.items() if scan in backgrounds}
-        filled[name] = with_results(found[name], known, backgrounds)
+        known = {path: scan for path, scan in wanted.items() if scan in drawn}
+        filled[name] = with_results(found[name], known, drawn)
     return filled
-
-
-def _repeated(background: Result, n_rows: int) -> Result:
-    held = background[INPUTS]
-    if isinstance(held, torch.Tensor):
-        return {INPUTS: held[:1].expand(n_rows, *held.shape[1:])}
-    return {INPUTS: {name: part[:1].expand(n_rows, *part.shape[1:]) for name, part in held.items()}}
 
 
 def _check(
     attribution: Attribution, trace: Trace, targets: Sequence[Target], *, is_new: bool
-) -> None:
-    """Explain the example; what was not checked before, because results were missing, is here."""
+) -> int:
+    """Explain the example; what was not checked before, because results were missing, is here.
+
+    Returns the bytes of arrays beside the map, of a sample and target.
+    """
     for target in targets if is_new else ():
         explaining.check(attribution, trace.network, target)
     explaining.check_rows(attribution, trace)
     tried = brief(attribution, trace.network)
-    if tried is not None:
-        for target in targets:
-            _try(tried, trace, target)
+    if tried is None:
+        return 0
+    return max(_try(tried, trace, target) for target in targets)
 
 
 @contextlib.contextmanager
@@ -137,7 +139,7 @@ def _refusing(config: RunConfig, name: str, network: Network) -> Iterator[None]:
         raise refusal(config, name, error, network) from error
 
 
-def _try(attribution: Attribution, trace: Trace, target: Target) -> None:
+def _try(attribution: Attribution, trace: Trace, target: Target) -> int:
     found = explaining.explained(attribution, trace, target)
     forms = explaining.form(attribution, trace.network)
     for part, relevance in explaining.by_part(found.relevance, trace.network).items():
@@ -147,3 +149,6 @@ def _try(attribution: Attribution, trace: Trace, target: Target) -> None:
                 f"{attribution.name} gives a map of shape {tuple(relevance.shape)}, expected "
                 f"(batch, {', '.join(map(str, wanted))})"
             )
+    # numbers of a sample are columns of a table, which are small
+    stored = [array for array in found.arrays.values() if array.ndim > 1]
+    return sum(array.nbytes // len(array) for array in stored)
