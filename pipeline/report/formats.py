@@ -7,6 +7,8 @@ import math
 from markupsafe import Markup
 
 MISSING = "\N{EN DASH}"
+_GROUPED = "\N{NARROW NO-BREAK SPACE}"
+"""Between thousands."""
 
 
 def number(value: float | None, digits: int = 3) -> str:
@@ -18,7 +20,7 @@ def number(value: float | None, digits: int = 3) -> str:
         mantissa, exponent = f"{value:.{digits - 1}e}".split("e")
         return _minus(f"{mantissa}e{int(exponent)}")
     decimals = 0 if value == 0 else max(0, digits - 1 - math.floor(math.log10(abs(value))))
-    return _minus(f"{value:,.{decimals}f}")
+    return _minus(_grouped(value, decimals))
 
 
 def interval(mean: float, half: float) -> tuple[str, str]:
@@ -30,12 +32,12 @@ def interval(mean: float, half: float) -> tuple[str, str]:
     if not 1e-6 <= half < 1e5:
         return number(mean), number(half, 2)
     decimals = max(0, 1 - math.floor(math.log10(half)))
-    return _minus(f"{mean:,.{decimals}f}"), f"{half:,.{decimals}f}"
+    return _minus(_grouped(mean, decimals)), _grouped(half, decimals)
 
 
 def count(value: float) -> str:
-    """Return a whole number with thin spaces between thousands."""
-    return f"{int(value):,}".replace(",", "\N{NARROW NO-BREAK SPACE}")
+    """Return the nearest whole number."""
+    return MISSING if math.isnan(value) else _grouped(value, 0)
 
 
 def percent(value: float, digits: int = 1) -> str:
@@ -49,6 +51,10 @@ def percent(value: float, digits: int = 1) -> str:
 def breakable(name: str) -> Markup:
     """Return a name that may be broken after its underscores."""
     return Markup("_<wbr>").join(name.split("_"))
+
+
+def _grouped(value: float, decimals: int) -> str:
+    return f"{value:,.{decimals}f}".replace(",", _GROUPED)
 
 
 def _minus(text: str) -> str:

@@ -222,7 +222,7 @@ def test_24_photographs_under_five_explainers_stay_below_10_megabytes() -> None:
     [
         (0.12345, "0.123"),
         (0.0, "0"),
-        (12345.6, "12,346"),
+        (12345.6, "12\N{NARROW NO-BREAK SPACE}346"),
         (-0.5, "\N{MINUS SIGN}0.500"),
         (1.5e-7, "1.50e-7"),
         (float("nan"), formats.MISSING),

@@ -42,7 +42,7 @@ fitted model in predicting outputs that it was not fitted to.</p>
 <td class="value">{{ row.error.most | percent }}</td>
 <td class="value">{{ row.residual.mean | number }}</td>
 <td class="value">{{ row.residual.most | number }}</td>
-<td class="value">{{ row.evaluations.mean | number(4) }}</td>
+<td class="value">{{ row.evaluations.mean | count }}</td>
 <td class="value">{% if row.evaluations.least < row.evaluations.most -%}
 {{ row.evaluations.least | count }} to {{ row.evaluations.most | count }}{% endif %}</td></tr>
 {% endfor %}
