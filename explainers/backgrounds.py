@@ -71,11 +71,24 @@ def check(background: Any, network: Network, asked: str) -> None:
             )
 
 
+def is_result(background: Any) -> bool:
+    """Whether this is what a scan found, and not rows of inputs with names of their own."""
+    return isinstance(background, Mapping) and "inputs" in background.keys() <= {"inputs", "sample"}
+
+
+def repeated(background: Mapping[str, Any], n_rows: int) -> dict[str, Any]:
+    """Return a scan's result whose rows are all the first one: for costs before a scan is done."""
+    held = background["inputs"]
+    if isinstance(held, Tensor):
+        return {"inputs": held[:1].expand(n_rows, *held.shape[1:])}
+    return {
+        "inputs": {name: part[:1].expand(n_rows, *part.shape[1:]) for name, part in held.items()}
+    }
+
+
 def _held(background: Any) -> Any:
     """Return the rows alone, of a scan's result too."""
-    if isinstance(background, Mapping) and "inputs" in background.keys() <= {"inputs", "sample"}:
-        return background["inputs"]
-    return background
+    return background["inputs"] if is_result(background) else background
 
 
 def _tensor(part: Any) -> Tensor | None:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from explainers import Explainer, Network, Target
+    from explainers import Explainer, Network, State, Target
     from pipeline.config import RunConfig
     from pipeline.inputs import Form, Inputs
     from pipeline.plan import MapSpec
@@ -130,14 +130,7 @@ def _fit(config: RunConfig) -> _Parts:
 def _decide(parts: _Parts, *, measure: bool) -> Plan:
     config, n_samples, n_targets = parts.config, len(parts.manifest), len(parts.targets)
     needs, manifest_digest = needs_of(config), parts.manifest.digest()
-    trace = _trace(parts)
-    folded = trial.folded(config, parts.explainers, trace, parts.samples)
-    results = trial.results(parts.explainers, folded)
-    beside = trial.check_attributions(
-        config, parts.explainers, trace, parts.targets, needs, results
-    )
-    awaited = trial.awaited(parts.explainers, needs, results, n_samples)
-    parts = replace(parts, explainers=awaited)
+    parts, folded, beside = _tried(parts, needs)
     form = form_of(mapped(operator.itemgetter(0), parts.example))
     maps = sizing.map_specs(parts.explainers, parts.network, config.output.channels)
     batch, shard = _sizes(parts, maps, beside)
@@ -173,6 +166,21 @@ def _decide(parts: _Parts, *, measure: bool) -> Plan:
         seconds=_seconds(parts, batch) if measure else None,
         notes=(*_notes(parts), *_unscored(config, maps, form)),
     )
+
+
+def _tried(
+    parts: _Parts, needs: Mapping[str, Mapping[str, str]]
+) -> tuple[_Parts, dict[str, State], int]:
+    """Return explainers as they will be once scans are done, after all were tried on the example.
+
+    With them, the example's states by scan, and the bytes of arrays beside maps.
+    """
+    config, found, trace = parts.config, parts.explainers, _trace(parts)
+    folded = trial.folded(config, found, trace, parts.samples)
+    results = trial.results(found, folded)
+    beside = trial.check_attributions(config, found, trace, parts.targets, needs, results)
+    awaited = trial.awaited(found, needs, results, len(parts.manifest))
+    return replace(parts, explainers=awaited), folded, beside
 
 
 def _sizes(parts: _Parts, maps: Mapping[str, Any], beside: int) -> tuple[int, int]:
