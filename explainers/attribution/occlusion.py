@@ -6,7 +6,7 @@ import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
 import torch
 
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from explainers.trace import Trace
 
 Convention = Literal["captum", "deepexplain"]
+Channels = Literal["together", "apart"]
 _PER_SIDE = 14
 """Windows along each side of a picture by default: 16 pixels of 224, or 2 of a digit."""
 
@@ -61,7 +62,7 @@ class Occlusion(Perturbation):
     stride: int | list[int] | None = None
     """From one window to the next, for all axes or each as in `window`; by default the window's
     size, so that windows do not overlap."""
-    channels: Literal["together", "apart"] = "together"
+    channels: Channels = "together"
     """Whether a window covers all channels, or one alone, where `window` does not say it."""
     convention: Convention = "captum"
     """How windows make up a map, and whether they end where the input does: ``captum`` cuts the
@@ -86,6 +87,12 @@ class Occlusion(Perturbation):
             for each in given if isinstance(given, Sequence) else [given]:
                 if each is not None:
                     numeric.check_whole(name, each)
+        for name, word, known in (
+            ("convention", self.convention, get_args(Convention)),
+            ("channels", self.channels, get_args(Channels)),
+        ):
+            if word not in known:
+                raise ValueError(f"got {name}={word!r}, expected one of {', '.join(known)}")
 
     @property
     def cost(self) -> Cost:
