@@ -113,6 +113,6 @@ class DeepLiftShap(Attribution):
 def _reference(trace: Trace, row: Any) -> Trace:
     """Return the trace at one baseline, of one row unless the samples' rows bring values along."""
     baseline = trace.baseline(row)
-    if trace.carried:
+    if trace.carried or len(baseline) > 1:
         return trace.at(baseline.expand_as(trace.inputs))
     return trace.at(baseline, torch.zeros(1, dtype=torch.int64))

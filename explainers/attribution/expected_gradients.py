@@ -80,7 +80,8 @@ class ExpectedGradients(Attribution):
     def relevance(self, trace: Trace, target: Target) -> Explained:
         """Return the map, its ``standard_error`` and ``convergence_delta``, ``(batch,)``."""
         rows = backgrounds.rows(self.background, _ASKED)
-        background = torch.cat([trace.baseline(row) for row in rows])
+        # of a layer that hangs on what is not explained, each row of the batch has its own
+        background = torch.stack([trace.baseline(row) for row in rows])
         draws = self._draws(trace, len(background))
         weights = trace.cotangent(target)
         sums = torch.zeros_like(draws.places[:, 0])
@@ -117,7 +118,8 @@ class ExpectedGradients(Attribution):
         here = torch.arange(len(trace.inputs), device=inputs.device)[rows]
         noise = RowNoise(trace, rows) if self.stdev else None
         for some in chunks.repeat_pieces(inputs, len(inputs), self.n_samples):
-            baselines = background[draws.baselines[rows, some].T]
+            chosen = draws.baselines[rows, some].T
+            baselines = background[chosen, here if background.shape[1] > 1 else 0]
             places = draws.places[rows, some].T.reshape(-1, len(inputs), *[1] * (inputs.ndim - 1))
             ends = inputs if noise is None else inputs + self.stdev * noise.draw(len(places))
             difference = ends - baselines
@@ -144,11 +146,12 @@ class _Draws:
 
 
 def _outputs(trace: Trace, background: Tensor) -> Tensor:
-    """Return the outputs at every baseline, ``(1 | batch, n, classes)``."""
-    if trace.carried:
+    """Return the outputs at a background ``(n, 1 | batch, ...)``, ``(1 | batch, n, classes)``."""
+    if trace.carried or background.shape[1] > 1:
         # what the part of a network takes over is each row's own
         every = (trace.at(row.expand_as(trace.inputs)).output for row in background)
         return torch.stack(list(every), 1)
+    background = background[:, 0]
     nobody = torch.zeros(len(background), dtype=torch.int64)
     pieces = chunks.pieces(len(background), chunks.rows_at_once(background))
     return torch.cat([trace.at(background[rows], nobody[rows]).output for rows in pieces])[None]

@@ -14,6 +14,7 @@ from torch import nn
 import explainers
 from explainers import Network, Target, Trace
 from explainers.base import Samples
+from explainers.explaining import explained
 from explainers.sampling import chunks
 from tests.explainers.twins import network_twin, pictures, seeded, twin
 
@@ -263,3 +264,45 @@ def test_what_passes_a_layer_by_stays_the_samples_own() -> None:
     delta = found.relevance.sum(1) - rise
     torch.testing.assert_close(found.arrays["convergence_delta"], delta, rtol=0, atol=1e-10)
     assert float(delta.abs().max()) < 0.02 * float(rise.abs().max())
+
+
+class Switched(nn.Module):
+    """Layers whose values hang on an input that is not explained; the skip passes only one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.inner, self.head = nn.Linear(6, 6), nn.Linear(6, 6), nn.Linear(6, 3)
+
+    def forward(self, x: torch.Tensor, kinds: torch.Tensor) -> torch.Tensor:
+        hidden = self.first(x).relu() * kinds[:, None]
+        return self.head((self.inner(hidden).relu() + hidden).relu())
+
+
+@functools.cache
+def switched() -> tuple[Network, torch.Tensor, torch.Tensor]:
+    inputs, kinds = small()[1], torch.tensor([1, 2, 3])
+    return Network(seeded(Switched()), (inputs, kinds)), inputs, kinds
+
+
+@pytest.mark.parametrize("method", ["expected_gradients", "deep_lift_shap"])
+@pytest.mark.parametrize("layer", ["inner", "head"])
+def test_a_layers_baselines_are_each_rows_own_where_it_hangs_on_other_inputs(
+    method: str, layer: str
+) -> None:
+    network, inputs, kinds = switched()
+    rows = small()[2]
+    explainer = explainers.build(
+        method, background=(rows, torch.ones(4, dtype=torch.int64)), layer=layer
+    )
+    found = []
+    for some in ([0, 1, 2], [0], [1], [2]):
+        samples = Samples(torch.tensor(some), torch.zeros(len(some), dtype=torch.int64))
+        trace = Trace(network, (inputs[some], kinds[some]), samples=samples)
+        found.append(explained(explainer, trace, Target.parse(0)))
+    together, *alone = found
+    torch.testing.assert_close(
+        together.relevance, torch.cat([each.relevance for each in alone]), **TOLERANCE
+    )
+    for name, array in together.arrays.items():
+        parts = torch.cat([each.arrays[name] for each in alone])
+        torch.testing.assert_close(array, parts, **TOLERANCE)
