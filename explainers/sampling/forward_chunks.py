@@ -2,7 +2,8 @@
 
 On the CPU, what lies in the cache is not fetched again, neither values nor weights. How many rows
 that allows follows from the program alone, so that the bits of a result do not depend on who
-computes it. On an accelerator memory decides, which is measured.
+computes it. On an accelerator memory decides: what a row takes is measured, and what there is in
+all counts, not what neighbours have left of it, for the same reason.
 """
 
 from __future__ import annotations
@@ -40,8 +41,9 @@ MOST_BYTES = 2**26
 MOST_ROWS = 2**11
 """Whatever the network: passes of narrow networks are slower again with more."""
 
-MEMORY_SHARE = 0.5
-"""Of an accelerator's free memory; the rest is for what libraries take beside, and fragments."""
+MEMORY_SHARE = 0.25
+"""Of an accelerator's memory; the rest is for weights, what others hold, and fragments. A pass for
+which this is too much is halved."""
 
 PROBE_ROWS = 4
 """By which memory is measured."""
@@ -50,8 +52,8 @@ PROBE_ROWS = 4
 class Memory(Protocol):
     """What can be known about a device's memory, in bytes."""
 
-    def free(self) -> int:
-        """Return what can be allocated."""
+    def total(self) -> int:
+        """Return what the device has, whoever holds it."""
 
     def taken(self, run: Callable[[], object]) -> int:
         """Return what `run` has allocated at most at any time, beyond what there was."""
@@ -66,10 +68,9 @@ class CudaMemory:
 
     device: torch.device
 
-    def free(self) -> int:
-        """Return what the device has and what torch keeps unused."""
-        unused = torch.cuda.memory_reserved(self.device) - torch.cuda.memory_allocated(self.device)
-        return torch.cuda.mem_get_info(self.device)[0] + unused
+    def total(self) -> int:
+        """Return what the driver says of the device."""
+        return int(torch.cuda.get_device_properties(self.device).total_memory)
 
     def taken(self, run: Callable[[], object]) -> int:
         """Return the peak of torch's allocations."""
@@ -127,10 +128,10 @@ def halve(network: Network) -> bool:
 
 
 def _fitting(memory: Memory, probe: Probe) -> int:
-    """Return the rows that fit, a power of two: much the same memory gives the same bits."""
+    """Return the rows that fit, a power of two: much the same need gives the same bits."""
     probe(1)  # what is allocated once for all is no need of rows
     each = max(1, memory.taken(lambda: probe(PROBE_ROWS)) // PROBE_ROWS)
-    rows = max(1, int(memory.free() * MEMORY_SHARE) // each)
+    rows = max(1, int(memory.total() * MEMORY_SHARE) // each)
     return 1 << (rows.bit_length() - 1)
 
 

@@ -26,14 +26,14 @@ if TYPE_CHECKING:
 class FakeMemory:
     """A device on which a row takes `per_row` bytes, beside a constant of the first pass."""
 
-    available: int
+    size: int
     per_row: int
     n_measured: int = 0
     n_released: int = 0
     passes: list[int] = field(default_factory=list)
 
-    def free(self) -> int:
-        return self.available
+    def total(self) -> int:
+        return self.size
 
     def taken(self, run: Callable[[], object]) -> int:
         before = len(self.passes)
@@ -80,11 +80,13 @@ def coalitions(n: int) -> Tensor:
     return torch.rand(n, 6, generator=torch.Generator().manual_seed(1)) < 0.5
 
 
-def test_memory_is_measured_once_and_half_of_it_filled(monkeypatch: pytest.MonkeyPatch) -> None:
-    memory = FakeMemory(available=10_000, per_row=100)
+def test_memory_is_measured_once_and_a_quarter_of_it_filled(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    memory = FakeMemory(size=20_000, per_row=100)
     network, game = played(memory, monkeypatch)
     game.values(coalitions(100))
-    # fifty rows fit into half of it; a power of two
+    # fifty rows fit into a quarter of it; a power of two
     assert forward_chunks._limits[network] == 32
     assert memory.n_measured == 1
     probes = [1, forward_chunks.PROBE_ROWS]
@@ -95,9 +97,9 @@ def test_memory_is_measured_once_and_half_of_it_filled(monkeypatch: pytest.Monke
 
 
 def test_a_pass_without_memory_halves_those_that_follow(monkeypatch: pytest.MonkeyPatch) -> None:
-    roomy = played(FakeMemory(available=10**6, per_row=1), monkeypatch)[1]
+    roomy = played(FakeMemory(size=10**6, per_row=1), monkeypatch)[1]
     expected = roomy.values(coalitions(40))
-    memory = FakeMemory(available=10_000, per_row=100)
+    memory = FakeMemory(size=20_000, per_row=100)
     network, game = played(memory, monkeypatch, largest=10)
     found = game.values(coalitions(40))
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
@@ -106,7 +108,7 @@ def test_a_pass_without_memory_halves_those_that_follow(monkeypatch: pytest.Monk
 
 
 def test_memory_for_no_row_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    _, game = played(FakeMemory(available=10, per_row=100), monkeypatch)
+    _, game = played(FakeMemory(size=10, per_row=100), monkeypatch)
     game.values(coalitions(2))
 
     def outputs_at(trace: Trace, points: Tensor, rows: Tensor) -> Tensor:
