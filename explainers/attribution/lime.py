@@ -12,6 +12,7 @@ from explainers.base import Cost, Explained
 from explainers.catalogue import register
 from explainers.perturbing.estimate import Estimate
 from explainers.perturbing.method import Perturbation
+from explainers.perturbing.stopping import is_precise
 from explainers.surrogates import design, distance
 from explainers.surrogates.distance import Distance
 from explainers.surrogates.lasso import lasso, left_out
@@ -186,8 +187,9 @@ class Lime(Perturbation):
             own = weights[:, :last] if len(weights) == 1 else weights[here, :last]
             there = coalitions[:last].to(values.dtype)
             problem = Regression(there, values[here, :last], own, self.fit_intercept)
-            found.append((here, self._fitted(problem)))
-            here = here[self._goes_on(found[-1][1])]
+            fitted = self._fitted(problem)
+            found.append((here, fitted))
+            here = here[~is_precise(fitted.values, fitted.standard_error, self.tolerance)]
             if last < n_all and not len(here):
                 break
         return _newest(found)
@@ -216,14 +218,6 @@ class Lime(Perturbation):
             standard_error=error,
             residual=fitted.residual(problem.shares),
         )
-
-    def _goes_on(self, estimate: Estimate) -> Tensor:
-        """Return for each row whether its errors are above the tolerance."""
-        error = estimate.standard_error
-        if error is None or self.tolerance is None:
-            return torch.zeros_like(estimate.n_evaluations, dtype=torch.bool)
-        size = estimate.values.square().mean(1)
-        return ~(error.square().mean(1) <= self.tolerance**2 * size)
 
 
 def _newest(found: list[tuple[Tensor, Estimate]]) -> Estimate:

@@ -12,6 +12,7 @@ from explainers import numeric
 from explainers.base import Cost, Explained
 from explainers.catalogue import register
 from explainers.perturbing.method import Perturbation
+from explainers.perturbing.stopping import is_precise
 from explainers.perturbing.valuation import Space, Valuation
 from explainers.sampling import chunks
 
@@ -128,18 +129,12 @@ class Rise(Perturbation):
             found = torch.stack([mean, error]) / self.probability
             maps[:, here] = found.view(2, len(here), *maps.shape[2:]).to(maps)
             n_evaluations[here] = 1 + last
-            goes_on = self._goes_on(mean, error)
+            goes_on = ~is_precise(mean, error, self.tolerance)
             here, sums = here[goes_on], sums.of(goes_on)
             if not len(here):
                 break
         arrays = {"standard_error": maps[1], "n_evaluations": n_evaluations}
         return Explained(maps[0], arrays)
-
-    def _goes_on(self, mean: Tensor, error: Tensor) -> Tensor:
-        """Return for each row whether its errors are above the tolerance, ``(rows,)``."""
-        if self.tolerance is None:
-            return torch.zeros(len(mean), dtype=torch.bool, device=mean.device)
-        return ~(error.square().mean(1) <= self.tolerance**2 * mean.square().mean(1))
 
 
 def _values(valuation: Valuation, fill: Fill, masks: Tensor, rows: Tensor) -> Tensor:

@@ -112,6 +112,10 @@ class Noisy(Attribution):
         """Refuse what the method inside refuses."""
         self.inner.check(network)
 
+    def check_rows(self, trace: Trace) -> None:
+        """Refuse what the method inside refuses of samples."""
+        self.inner.check_rows(trace)
+
     def spread(
         self, trace: Trace, target: Target, change: Change | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:

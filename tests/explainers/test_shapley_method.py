@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 import explainers
-from explainers import Network
+from explainers import Attribution, Network, Samples, Trace, explaining
 from explainers.perturbing.stopping import is_precise
 from explainers.shapley.estimator import estimators, made
 from explainers.shapley.kernel import Kernel
@@ -26,6 +26,10 @@ KERNEL, SAMPLING = "kernel_shap", "shapley_value_sampling"
 @pytest.fixture(scope="module")
 def network() -> Network:
     return Network(seeded(nn.Sequential(nn.Flatten(), nn.Linear(18, 3))), PICTURES[:2])
+
+
+def who(*index: int) -> Samples:
+    return Samples(torch.tensor(index), torch.zeros(len(index), dtype=torch.int64))
 
 
 @pytest.mark.parametrize("is_random", [False, True])
@@ -132,6 +136,19 @@ def test_how_many_features_are_too_many_is_noted_where_they_depend_on_the_sample
     else:
         with pytest.raises(ValueError, match="give what is enough for the one with the most"):
             bound.attribute(PICTURES, 1)
+
+
+def test_samples_with_too_many_features_are_refused_around_a_method_too(network: Network) -> None:
+    masks = torch.stack([(torch.arange(18) % n).view(2, 3, 3) for n in (4, 9, 4)])
+    parameters = {"features": {"masks": masks}, "n_evaluations": 12}
+    for method in (
+        explainers.build(KERNEL, **parameters),
+        explainers.build("smooth_grad", attribution=KERNEL, parameters=parameters),
+    ):
+        assert isinstance(method, Attribution)
+        explaining.check_rows(method, Trace(network, PICTURES[:1], samples=who(0)))
+        with pytest.raises(ValueError, match=r"n_evaluations=12 .* at least 20 for 9 features"):
+            explaining.check_rows(method, Trace(network, PICTURES, samples=who(0, 1, 2)))
 
 
 def test_rows_are_done_when_errors_are_known_and_small() -> None:
