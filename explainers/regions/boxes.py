@@ -58,6 +58,10 @@ class Intervals:
         """Return how many there are."""
         return len(self.starts)
 
+    def some(self, which: slice) -> Intervals:
+        """Return some that follow each other."""
+        return Intervals(self.size, self.starts[which], self.stops[which])
+
     @property
     def is_whole(self) -> bool:
         """Whether there is one alone, and it is all of the axis."""

@@ -24,6 +24,10 @@ PER_VALUE = 16
 """Multiplications in the time that a value takes to be read and written: one core with AVX-512
 makes 70 of a convolution in a nanosecond, and copies 4 to 5 values."""
 
+PER_WEIGHT = 100
+"""Multiplications in the time that a pass takes for a weight, however few rows it has: CPU kernels
+lay weights out anew each time. Of ResNet18 that is the time of one and a half boxes."""
+
 
 @singledispatch
 def multiplications(op: Operator, inputs: Sequence[tuple[int, ...]], n_values: int) -> float:

@@ -7,11 +7,10 @@ from dataclasses import replace
 from functools import cached_property
 from itertools import accumulate
 from typing import TYPE_CHECKING
-from weakref import WeakKeyDictionary
 
-from explainers.operators import Constant, Input
+from explainers.operators import Constant, Convolution, Input, Linear
 from explainers.reading.program import last_uses
-from explainers.regions.costs import PER_VALUE, multiplications
+from explainers.regions.costs import PER_VALUE, PER_WEIGHT, multiplications
 from explainers.regions.local import Local, Piece, Surroundings, local
 from explainers.regions.plan import Plan, operator
 from explainers.regions.reach import Reach
@@ -25,26 +24,6 @@ if TYPE_CHECKING:
     from explainers.regions.boxes import Boxes
     from explainers.regions.local import Region
     from explainers.regions.plan import Step
-
-WORTH = 0.9
-"""Of the cost of running everything, at most what a plan may cost."""
-
-
-_plans: WeakKeyDictionary[Network, dict[Boxes, Plan | None]] = WeakKeyDictionary()
-_KEPT = 8
-"""Plans for a network: as many as geometries are used in turn."""
-
-
-def planned(network: Network, boxes: Boxes) -> Plan | None:
-    """Return how boxes on a network's input are evaluated; None where that does not pay."""
-    known = _plans.setdefault(network, {})
-    if boxes not in known:
-        while len(known) >= _KEPT:
-            del known[next(iter(known))]
-        made = draft(network, boxes)
-        plan = None if made is None else made.cheapest()
-        known[boxes] = plan if plan is not None and plan.cost <= WORTH else None
-    return known[boxes]
 
 
 def draft(network: Network, boxes: Boxes) -> Draft | None:
@@ -97,6 +76,12 @@ class Draft:
             n_values=max(map(self._values_at_once, [*steps, *tail])),
             n_values_before=max(map(self._values_at_once, self.operators)),
         )
+
+    @property
+    def cost_of_weights(self) -> float:
+        """What it costs to fetch all weights once, as a part of running everything."""
+        weighted = (op for op in self.operators if isinstance(op, Convolution | Linear))
+        return PER_WEIGHT * sum(op.weight.numel() for op in weighted) / self.costs[0]
 
     def _is_run(self, name: str) -> bool:
         """Whether a value is another for every box."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from explainers.inference import outside_inference_mode
-from explainers.regions.draft import planned
+from explainers.regions.parts import planned
 from explainers.regions.patches import table, taken
 from explainers.regions.running import Recomputation, Unperturbed
 from explainers.sampling import chunks
@@ -49,8 +49,14 @@ def values_without(
         random in the fill. Each its own by default.
     """
     draws = torch.arange(len(boxes)) if replicates is None else replicates
-    plan = planned(valuation.trace.network, boxes)
-    return Filled(valuation, boxes, fill, draws).values(plan)
+    parts = planned(valuation.trace.network, boxes)
+    if not parts:
+        return Filled(valuation, boxes, fill, draws).values(None)
+    found = valuation.full.new_empty(valuation.n_rows, len(boxes))
+    for part in parts:
+        these = Filled(valuation, part.plan.boxes, fill, draws[part.positions])
+        found[:, part.positions.to(found.device)] = these.values(part.plan)
+    return found
 
 
 class Filled:

@@ -8,8 +8,8 @@ import torch
 
 from explainers.perturbing.game import Game
 from explainers.regions.boxes import Boxes, Intervals
-from explainers.regions.draft import planned
 from explainers.regions.evaluate import values_without
+from explainers.regions.parts import planned
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -31,7 +31,7 @@ def without_each(game: Game, draws: slice) -> Tensor | None:
     """
     # what only looks like a game, as in tests, has no network
     found = boxes_of(game.partition) if isinstance(game, Game) else None
-    if found is None or planned(game.valuation.trace.network, found[0]) is None:
+    if found is None or not planned(game.valuation.trace.network, found[0]):
         return None
     boxes, positions = found
     values = [

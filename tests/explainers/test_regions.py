@@ -27,11 +27,12 @@ from explainers.operators import (
 )
 from explainers.perturbing.fills import Drawn, Fixed
 from explainers.perturbing.valuation import Valuation
-from explainers.regions import Boxes, values_without
+from explainers.regions import Boxes, evaluate, values_without
 from explainers.regions.boxes import Intervals
-from explainers.regions.draft import draft, planned
+from explainers.regions.draft import draft
 from explainers.regions.evaluate import Filled
 from explainers.regions.local import Local, Surroundings, local
+from explainers.regions.parts import parted, planned
 from explainers.regions.plan import operator
 from explainers.regions.reach import Reach, Window, hull
 from tests.explainers.twins import seeded
@@ -331,12 +332,30 @@ def test_pairs_of_values_are_aligned() -> None:
 def test_small_boxes_pay_and_large_ones_do_not() -> None:
     network, _ = everything()
     small, large = boxes_of((2, 61, 57), 3, 20), boxes_of((2, 61, 57), 50, 5)
-    plan = planned(network, small)
-    assert plan is not None
-    assert plan.cost < 0.9
-    assert planned(network, small) is plan
-    assert planned(network, large) is None
-    assert planned(network, boxes_of((2, 61, 57), 57, 57)) is None
+    parts = planned(network, small)
+    assert parts
+    assert all(part.plan.cost < 0.9 for part in parts)
+    assert planned(network, small) is parts
+    assert planned(network, large) == ()
+    assert planned(network, boxes_of((2, 61, 57), 57, 57)) == ()
+
+
+@pytest.mark.parametrize("width", [0, 1, 2])
+def test_parts_at_borders_reach_less_and_are_all(
+    width: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network, inputs = everything()
+    boxes = boxes_of((2, 61, 57), 5, 12)
+    parts = parted(network, boxes, width)
+    assert len(parts) == (1 if width == 0 else 9)
+    positions = torch.cat([part.positions for part in parts])
+    assert torch.equal(positions.sort().values, torch.arange(len(boxes)))
+    corner, whole = parts[0], parted(network, boxes, 0)[0]
+    assert (corner.plan.cost < whole.plan.cost) == (width > 0)
+    monkeypatch.setattr(evaluate, "planned", lambda _network, _boxes: parts)
+    these = filled(network, inputs, boxes)
+    found = values_without(these.valuation, boxes, these.fill)
+    torch.testing.assert_close(found, these.values(None), **TOLERANCE)
 
 
 def test_plans_go_with_their_network() -> None:
