@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
 import torch
 
-from explainers import numeric
+from explainers import explaining, numeric
 from explainers.base import Cost, Explained
 from explainers.catalogue import register
 from explainers.cut import Cut
@@ -115,8 +115,9 @@ class Occlusion(Perturbation):
 
     def notes(self, network: Network) -> tuple[str, ...]:
         """Return how many values no window covers, if any."""
-        n_uncovered = self.boxes(network).n_uncovered
-        return (_told(n_uncovered, network.input_shape),) if n_uncovered else ()
+        seen = network if isinstance(network, Cut) else explaining.seen_by(self, network)
+        n_uncovered, n_values = _uncovered(self.boxes(seen), seen)
+        return (_told(n_uncovered, n_values),) if n_uncovered else ()
 
     def boxes(self, network: Network) -> Boxes:
         """Return the windows on an input of a network.
@@ -167,9 +168,9 @@ class Occlusion(Perturbation):
         values = values_without(valuation, boxes, self.fill(trace))
         relevance = self._map(valuation.full[:, None] - values, boxes, trace.network)
         arrays = {"n_evaluations": torch.full_like(valuation.rows, 1 + len(boxes))}
-        n_uncovered = boxes.n_uncovered
+        n_uncovered, n_values = _uncovered(boxes, trace.network)
         if n_uncovered:
-            warnings.warn(_told(n_uncovered, boxes.shape), UserWarning, stacklevel=2)
+            warnings.warn(_told(n_uncovered, n_values), UserWarning, stacklevel=2)
             arrays["uncovered"] = torch.full_like(valuation.rows, n_uncovered)
         return Explained(relevance, arrays)
 
@@ -182,11 +183,17 @@ class Occlusion(Perturbation):
         return boxes.summed(lost) / coverage
 
 
-def _told(n_uncovered: int, shape: tuple[int, ...]) -> str:
+def _uncovered(boxes: Boxes, network: Network) -> tuple[int, int]:
+    """Return how many values, or tokens, no window covers, and how many there are."""
+    each = boxes.shape[-1] if _is_embedding(network) else 1
+    return boxes.n_uncovered // each, math.prod(boxes.shape) // each
+
+
+def _told(n_uncovered: int, n_values: int) -> str:
     return (
-        f"no window covers {n_uncovered} of the {math.prod(shape)} values of a sample of shape "
-        f"{tuple(shape)}: their relevance is set to 0; take a stride of at most the window, and "
-        "convention: captum to go on until the border"
+        f"no window covers {n_uncovered} of the {n_values} values of a sample: their relevance is "
+        "set to 0; take a stride of at most the window, and convention: captum to go on until the "
+        "border"
     )
 
 

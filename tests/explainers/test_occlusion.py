@@ -267,6 +267,12 @@ def test_windows_of_tokens_slide_along_the_sequence() -> None:
             lost = (model(tokens) - model(covered))[:, 1]
         window = found[:, place : place + 2]
         torch.testing.assert_close(window, lost[:, None].expand_as(window), **TOLERANCE)
+    bound = explainers.get("occlusion")(model, window=2, stride=3)
+    (note,) = Occlusion(window=2, stride=3).notes(bound.network(tokens))
+    # the third and the sixth
+    assert note.startswith("no window covers 2 of the 7 values")
+    with pytest.warns(UserWarning, match="no window covers 2 of the 7 values"):
+        assert bound.explain(tokens).arrays["uncovered"].tolist() == [2, 2]
 
 
 @pytest.mark.parametrize(
