@@ -80,6 +80,8 @@ class Design:
         if self.options.replacement or not n_first:
             return torch.ones_like(numbers), torch.zeros_like(numbers)
         laws = mass[sizes] / mass.sum() / numbers
+        if self.is_complete(n_first):
+            return laws, torch.ones_like(laws)
         chances = -torch.expm1(-laws * self.times[n_first - 1])
         return laws / chances, chances
 

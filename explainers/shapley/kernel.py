@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from explainers.shapley.estimator import GameLike
 
 
+_MOST = 2**26
+"""Coalitions times features: a matrix of so many takes 0.5 GB, and there are several."""
+
+
 @register("kernel")
 @dataclass(frozen=True)
 class Kernel(Estimator):
@@ -25,6 +29,9 @@ class Kernel(Estimator):
     Witter 2025, arXiv:2410.01917). With pairs that is a regression of ``(v(S) - v(N - S)) / 2``.
     The solution is a matrix, computed once for a design. Biased by order ``1 / n_evaluations``;
     exact for games without interaction, and once all coalitions are seen.
+
+    With little more evaluations than the least, some coalitions cannot be told by the others;
+    standard errors of values that owe something to them are NaN, and do not meet a tolerance.
     """
 
     paired: bool = True
@@ -46,12 +53,30 @@ class Kernel(Estimator):
         return min(2 * n_features + 2, 1 << n_features)
 
     def default(self, n_features: int) -> int:
-        """Return 20 evaluations a feature, or those of all coalitions."""
-        return min(20 * n_features, 1 << n_features)
+        """Return 20 evaluations a feature, or those of all coalitions, or all it has room for."""
+        room = 2 + _MOST // n_features * (2 if self.paired else 1)
+        return max(min(20 * n_features, 1 << n_features, room), self.least(n_features))
 
     def used(self, n_features: int, n_evaluations: int, *, is_random: bool = False) -> int:
         """Return what is left when odd ones are dropped, and those beyond all coalitions."""
         return staged.used(self.options, n_features, n_evaluations)
+
+    def check(
+        self, n_features: int, n_evaluations: int | None, tolerance: float | None = None
+    ) -> None:
+        """Refuse a budget that does not do, and a design that is too large."""
+        super().check(n_features, n_evaluations, tolerance)
+        budget = self.default(n_features) if n_evaluations is None else n_evaluations
+        n_coalitions = staged.coalitions(self.options, self.used(n_features, budget))
+        if n_coalitions * n_features <= _MOST:
+            return
+        what = "pairs of coalitions" if self.paired else "coalitions"
+        raise ValueError(
+            f"the estimator {self.name} got {n_coalitions} {what} of {n_features} features, "
+            f"expected at most {_MOST} of both multiplied; take coarser features, such as "
+            "{grid: 14}, or fewer n_evaluations, or shapley_value_sampling with estimator: "
+            "permutation"
+        )
 
     def estimate(
         self, game: GameLike, n_evaluations: int, seed: int, tolerance: float | None = None

@@ -25,6 +25,9 @@ _CERTAIN = 1e-6
 """A coalition whose leverage is nearer to 1 than this cannot be held out: the rest does not tell
 what it is worth."""
 
+_OWED = 1e-12
+"""Part of a value's squared weights that is rounding."""
+
 
 @dataclass(frozen=True, eq=False)
 class Regression:
@@ -40,7 +43,7 @@ class Regression:
     matrix: Tensor
     """H, ``(features, coalitions)``."""
     held_out: Tensor
-    """``1 - leverage`` of each coalition."""
+    """``1 - leverage`` of each coalition, held out as often as it was drawn."""
     luck: Tensor
     """Chance of each coalition not to have been among the first ones, ``(coalitions,)``."""
 
@@ -49,18 +52,23 @@ class Regression:
 
         ``error_i^2 = sum_S (1 - chance_S) (H_iS e_S / (1 - leverage_S))^2`` (HC3: MacKinnon and
         White 1985, doi:10.1016/0304-4076(85)90158-7), with what finite sampling without replacement
-        takes off it. The residual is the root mean square of ``e_S / (1 - leverage_S)``,
-        0 where the rest tells of none.
+        takes off it; NaN where an error is owed to a coalition of which the rest tells nothing. The
+        residual is the root mean square of ``e_S / (1 - leverage_S)`` of all others, NaN where
+        there are none.
         """
         n_features = self.there.shape[1]
         even = rise[:, None] / n_features
         values = even + (observed - even * self.there.sum(1)) @ self.matrix.T
         off = observed - values @ self.there.T
-        off /= self.held_out.clamp(min=_CERTAIN)
-        variance = (off.square() * self.luck) @ self.matrix.T.square()
-        told = (self.held_out > _CERTAIN).to(off)
-        residual = (off.square() @ told / told.sum().clamp(min=1)).sqrt()
-        return Found(values, variance.sqrt(), residual)
+        told = self.held_out > _CERTAIN
+        off = torch.where(told, off / self.held_out, 0)
+        owed = self.luck[:, None] * self.matrix.T.square()
+        untold = (~told).to(owed) @ owed > _OWED * owed.sum(0)
+        variance = (off.square() @ owed).masked_fill(untold, torch.nan)
+        # where all coalitions were seen there is nothing left to tell
+        nothing = self.luck.any() & ~told.any()
+        residual = (off.square().sum(1) / told.sum().clamp(min=1)).sqrt()
+        return Found(values, variance.sqrt(), residual.masked_fill(nothing, torch.nan))
 
 
 @lru_cache(maxsize=8)
@@ -97,9 +105,15 @@ def solved(
     there, weighted, normal = _equations(design, n_first)
     chances = design.weights(n_first)[1]
     matrix = torch.cholesky_solve(weighted, torch.linalg.cholesky(normal))
-    held_out = 1 - (there * matrix.T).sum(1)
+    leverage = (there * matrix.T).sum(1)
+    if design.options.replacement:
+        # the others of a coalition that was drawn again know all about it
+        same = torch.unique(design.members[:n_first], dim=0, return_inverse=True)[1]
+        leverage = torch.zeros_like(leverage).index_add_(0, same, leverage)[same]
     luck = torch.ones_like(chances) if is_random else 1 - chances
-    return Regression(there.to(device), matrix.to(device), held_out.to(device), luck.to(device))
+    return Regression(
+        there.to(device), matrix.to(device), (1 - leverage).to(device), luck.to(device)
+    )
 
 
 def _equations(design: Design, n_first: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -68,9 +68,12 @@ def test_it_is_the_weighted_least_squares_of_all_that_was_evaluated(estimator: K
 
 @pytest.mark.parametrize("n_features", [1, 2, 3, 4, 5])
 @pytest.mark.parametrize("paired", [True, False])
-def test_it_is_exact_once_all_coalitions_are_seen(n_features: int, paired: bool) -> None:
+@pytest.mark.parametrize("stratified", [True, False])
+def test_it_is_exact_once_all_coalitions_are_seen(
+    n_features: int, paired: bool, stratified: bool
+) -> None:
     game = TableGame.random(n_features)
-    estimator = Kernel(paired=paired)
+    estimator = Kernel(paired, stratified)
     found = estimator.estimate(game, 2**n_features, 0)
     assert_same(found.values, shapley_by_permutations(game))
     assert found.standard_error is not None
@@ -109,14 +112,14 @@ def test_features_are_told_apart_by_the_game_alone() -> None:
 
 
 @pytest.mark.parametrize("paired", [True, False])
-def test_the_residual_is_of_coalitions_left_out_one_by_one(paired: bool) -> None:
+def test_the_residual_is_of_coalitions_left_out_as_often_as_they_came(paired: bool) -> None:
     game = TableGame.random(6, n_rows=2)
     estimator = Kernel(paired=paired, replacement=True)
     design = design_of(estimator, 6, 42, seed=0)
     weights, _ = design.weights(len(design.members))
     members, errors = design.members, []
     for left in range(len(members)):
-        others = torch.arange(len(members)) != left
+        others = (members != members[left]).any(1)
         rest, weight = members[others], weights[others]
         if paired:
             rest, weight = torch.cat([rest, ~rest]), torch.cat([weight, weight])
@@ -132,6 +135,50 @@ def test_the_residual_is_of_coalitions_left_out_one_by_one(paired: bool) -> None
     expected = torch.stack(errors).square().mean(0).sqrt()
     found = estimator.estimate(game, 42, 0)
     assert_same(found.residual, expected)
+
+
+@pytest.mark.parametrize("estimator", EVERY)
+def test_an_error_that_cannot_be_known_is_not_zero(estimator: Kernel) -> None:
+    """No value of a random game is right by chance: where the error is 0, no pair was left out."""
+    for n_features in (3, 4, 6):
+        game = TableGame.random(n_features, n_rows=1)
+        for seed in range(4):
+            found = estimator.estimate(game, 2 * n_features + 1, seed)
+            assert found.standard_error is not None
+            assert not (found.standard_error < 1e-9).any()
+
+
+def test_one_coalition_drawn_again_and_again_tells_nothing() -> None:
+    """Captum's preset, two features: of six seeds, which draw two coalitions each, some do so."""
+    game = TableGame.random(2)
+    estimator = Kernel(paired=False, stratified=False, replacement=True)
+    unknown = []
+    for seed in range(6):
+        once = len(design_of(estimator, 2, 4, seed).members.unique(dim=0)) == 1
+        found = estimator.estimate(game, 4, seed, tolerance=1e9)
+        assert found.standard_error is not None
+        assert found.residual is not None
+        assert found.standard_error.isnan().all() == found.residual.isnan().all() == once
+        unknown.append(once)
+    assert 0 < sum(unknown) < 6
+
+
+def test_rows_without_errors_are_not_done() -> None:
+    """Of two features there is one pair, which comes again and again."""
+    found = Kernel(replacement=True).estimate(TableGame.random(2), 200, 0, tolerance=1e9)
+    assert found.n_evaluations.tolist() == [200] * 3
+
+
+def test_a_design_that_has_no_room_is_refused_before_anything_is_evaluated() -> None:
+    with pytest.raises(ValueError, match="got 150528 pairs of coalitions of 150528 features"):
+        Kernel().check(150_528, None)
+    with pytest.raises(ValueError, match=r"such as \{grid: 14\}"):
+        Kernel().check(3072, 100_000)
+    Kernel().check(3072, None)
+    Kernel(paired=False).check(3072, None)
+    assert Kernel().default(3072) < 20 * 3072
+    # of few features there are not so many coalitions
+    Kernel().check(12, 10**9)
 
 
 def test_rows_that_are_done_leave_and_the_others_go_on() -> None:
