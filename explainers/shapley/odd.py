@@ -50,6 +50,9 @@ class Odd(Estimator):
     all of five, where the game is one of cells of a picture; 0 to treat all features alike."""
 
     has_standard_error = True
+    most_features = 512
+    """Of more, cut into a square, the smallest groups of neighbours are more than can be kept; of
+    a thousand, weights are more than a float can hold."""
     most_evaluations = 12_002
     """The matrix of 6000 pairs takes 0.3 GB, and seconds to invert."""
 
@@ -74,7 +77,10 @@ class Odd(Estimator):
     def check(
         self, n_features: int, n_evaluations: int | None, tolerance: float | None = None
     ) -> None:
-        """Refuse a budget that does not do; there are never more coalitions than ``2^n``."""
+        """Refuse too many features, or a budget that does not do.
+
+        There are never more coalitions than ``2^n``.
+        """
         if n_evaluations is not None:
             n_evaluations = min(n_evaluations, 1 << n_features)
         super().check(n_features, n_evaluations, tolerance)

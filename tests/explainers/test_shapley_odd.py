@@ -271,6 +271,25 @@ def test_parameters_that_make_no_prior_are_refused() -> None:
         Odd().check(49, 20_000)
 
 
+def test_more_features_than_it_is_sound_for_are_refused() -> None:
+    most = Odd.most_features
+    with pytest.raises(ValueError, match=f"got {most + 1} features, expected at most {most}"):
+        Odd().check(most + 1, 2000)
+    Odd().check(most, 2000)
+    # neighbours are not lost
+    assert len(neighbours.groups(grid(16, most // 16), 5)[0])
+
+
+def test_as_many_features_as_it_takes_are_solved() -> None:
+    worth = torch.linspace(-1, 1, Odd.most_features, dtype=torch.float64)
+    game = TableGame(len(worth), lambda coalitions: (worth @ coalitions.double().T)[None])
+    found = Odd().estimate(game, 1400, 0)
+    assert_same(found.values.sum(1), game.full - game.empty)
+    assert found.standard_error is not None
+    error = (found.values[0] - worth).square().mean().sqrt()
+    assert 0.5 < error / found.standard_error[0].square().mean().sqrt() < 2
+
+
 @functools.cache
 def digits(n_rows: int, n_columns: int, n_images: int, space: Space) -> tuple[Game, Tensor]:
     """Return the game of digits cut into cells, LeNet's predicted class, and its exact values."""
