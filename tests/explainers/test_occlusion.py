@@ -258,7 +258,8 @@ class OfTokens(nn.Module):
 def test_windows_of_tokens_slide_along_the_sequence() -> None:
     model = seeded(OfTokens())
     tokens = torch.randint(0, 11, (2, 7), generator=torch.Generator().manual_seed(0))
-    found = explainers.explain(model, "occlusion", tokens, target=1, window=2, baseline=3)
+    network = Network(model, tokens)
+    found = explainers.explain(network, "occlusion", tokens, target=1, window=2, baseline=3)
     assert found.shape == tokens.shape
     for place in range(0, 7, 2):
         covered = tokens.clone()
@@ -267,8 +268,8 @@ def test_windows_of_tokens_slide_along_the_sequence() -> None:
             lost = (model(tokens) - model(covered))[:, 1]
         window = found[:, place : place + 2]
         torch.testing.assert_close(window, lost[:, None].expand_as(window), **TOLERANCE)
-    bound = explainers.get("occlusion")(model, window=2, stride=3)
-    (note,) = Occlusion(window=2, stride=3).notes(bound.network(tokens))
+    bound = explainers.get("occlusion")(network, window=2, stride=3)
+    (note,) = Occlusion(window=2, stride=3).notes(network)
     # the third and the sixth
     assert note.startswith("no window covers 2 of the 7 values")
     with pytest.warns(UserWarning, match="no window covers 2 of the 7 values"):
