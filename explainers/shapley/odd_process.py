@@ -77,13 +77,13 @@ class Prior:
             at_once = max(1, _AT_ONCE // len(signs))
             pieces = torch.split(members, at_once), torch.split(variances, at_once)
             for some, gains in zip(*pieces, strict=True):
-                products = signs[:, some[:, 0]].clone()
+                products = signs[:, some[:, 0]]
                 for other in some.T[1:]:
                     products *= signs[:, other]
-                varied = products * gains
-                covariance.addmm_(varied, products.T)
-                for member in some.T:
-                    with_values.index_add_(0, member, varied.T, alpha=2 / some.shape[1])
+                covariance.addmm_(products * gains, products.T)
+                shares = (2 / some.shape[1] * gains).expand(some.shape[1], -1)
+                shared = signs.new_zeros(self.n_features, len(some)).scatter_(0, some.T, shares)
+                with_values.addmm_(shared, products.T)
         return covariance, with_values
 
     def _covariance(self, signs: Tensor) -> Tensor:
