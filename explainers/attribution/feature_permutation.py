@@ -7,27 +7,23 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
-from explainers import numeric
 from explainers.catalogue import register
-from explainers.perturbing.ablated import ablated
+from explainers.perturbing.ablation import Ablation
 from explainers.perturbing.fills import mean_value
-from explainers.perturbing.method import Perturbation
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from torch import Tensor
 
-    from explainers.base import Explained
     from explainers.perturbing.fills import Fill
     from explainers.perturbing.valuation import Valuation
-    from explainers.targets import Target
     from explainers.trace import Trace
 
 
 @register("feature_permutation")
 @dataclass(frozen=True)
-class FeaturePermutation(Perturbation):
+class FeaturePermutation(Ablation):
     """Output at the sample minus its mean where a feature has the values of other samples.
 
     ``f(x) - 1 / n * sum_k f(x with feature i of b_k)``, the b_k drawn from the `background` for
@@ -40,34 +36,24 @@ class FeaturePermutation(Perturbation):
     ``n_evaluations``, ``(batch,)``, counts forward passes.
     """
 
-    n_samples: int = 8
-    """Other samples whose values each feature takes, one after the other."""
     baseline: None = field(default=None, init=False, repr=False)
     statistics: None = field(default=None, init=False, repr=False)
 
     needs: ClassVar[Mapping[str, str]] = {"background": "background"}
-    stochastic = True
 
     @classmethod
     def needs_of(cls, parameters: Mapping[str, Any]) -> Mapping[str, str]:
         """Return a background: in a run, results must not depend on batches."""
         return cls.needs
 
-    def __post_init__(self) -> None:
-        numeric.check_whole("n_samples", self.n_samples)
-
-    def n_passes(self, n_features: int) -> float:
-        """Return one for each feature and draw, and that of the sample."""
-        return 1 + self.n_samples * n_features
+    @property
+    def is_drawn(self) -> bool:
+        """True: of a background, or of the batch."""
+        return True
 
     def fill(self, trace: Trace) -> Fill:
         """Return draws from the background, or from the batch where there is none."""
         return Shuffled(trace) if self.background is None else super().fill(trace)
-
-    def relevance(self, trace: Trace, target: Target) -> Explained:
-        """Return the map, its ``standard_error`` and ``n_evaluations``."""
-        found = ((game, ablated(game, self.n_samples)) for game in self.games(trace, target))
-        return self.explained(trace, found)
 
 
 class Shuffled:

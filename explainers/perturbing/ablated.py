@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from explainers.perturbing.estimate import Estimate
+from explainers.perturbing.stopping import streamed
 from explainers.regions import without_each
 from explainers.sampling import chunks
 from explainers.sampling.map_moments import MapMoments
@@ -21,7 +22,7 @@ TABLE_ELEMENTS = 2**23
 feature of its own, all coalitions together would take 22 GB."""
 
 
-def ablated(game: Game, n_draws: int = 1) -> Estimate:
+def ablated(game: Game, n_draws: int = 1, tolerance: float | None = None) -> Estimate:
     """Return what each feature is worth to all others, ``value(all) - value(all but i)``.
 
     Parameters
@@ -30,27 +31,34 @@ def ablated(game: Game, n_draws: int = 1) -> Estimate:
         Of the features.
     n_draws
         How many draws of the fill are averaged; a sample's n-th draw is the same for all features.
+    tolerance
+        Of the standard error, with which a row is done before: see `stopping.is_precise`.
 
     Returns
     -------
     Estimate
-        With the standard error of the mean, where there is more than one draw.
+        With the standard error of the mean, where the fill is random.
     """
     at_once = max(1, TABLE_ELEMENTS // game.n_features**2)
-    moments = MapMoments.over(
-        game.full[:, None] - _without_one(game, draws) for draws in chunks.pieces(n_draws, at_once)
-    )
-    n_evaluations = torch.full_like(game.rows, 1 + n_draws * game.n_features)
-    error = moments.standard_error if n_draws > 1 else None
-    return Estimate(moments.mean, n_evaluations, error)
+
+    def moments(rows: Tensor, draws: range) -> MapMoments:
+        part = game if len(rows) == game.n_rows else game.of_rows(rows)
+        full = part.full[:, None]
+        pieces = (draws[some] for some in chunks.pieces(len(draws), at_once))
+        return MapMoments.over(full - _without_one(part, piece) for piece in pieces)
+
+    every = torch.arange(game.n_rows, device=game.full.device)
+    found = streamed(moments, every, n_draws, tolerance)
+    n_evaluations = 1 + found.n_units * game.n_features
+    return Estimate(found.mean, n_evaluations, found.error if game.is_random else None)
 
 
-def _without_one(game: Game, draws: slice) -> Tensor:
+def _without_one(game: Game, draws: range) -> Tensor:
     """Return the values of all coalitions that lack one feature, ``(draws, rows, features)``."""
     found = without_each(game, draws)
     if found is not None:
         return found
-    n_features, n_draws = game.n_features, draws.stop - draws.start
+    n_features, n_draws = game.n_features, len(draws)
     n_pairs = n_draws * n_features
     found = game.full.new_empty(game.n_rows, n_pairs)
     for some in chunks.pieces(n_pairs, max(1, TABLE_ELEMENTS // n_features)):

@@ -62,6 +62,7 @@ class Game:
         self.n_features = max(self.partition.counts)
         self.fill = fill
         """What stands for absent features."""
+        self._target, self._whole = target, partition
 
     @property
     def n_rows(self) -> int:
@@ -82,6 +83,18 @@ class Game:
     def empty(self) -> Tensor:
         """Value of no feature, ``(rows,)``: the mean over a background, if that is filled in."""
         return self.fill.empty(self.valuation)
+
+    def of_rows(self, rows: Tensor) -> Game:
+        """Return the game of some of the rows, by their positions here; draws are the same."""
+        valuation = self.valuation
+        return Game(
+            valuation.trace,
+            self._target,
+            self._whole,
+            self.fill,
+            rows=self.rows[rows],
+            space=valuation.space,
+        )
 
     def values(
         self,

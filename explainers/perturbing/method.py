@@ -90,14 +90,16 @@ class Perturbation(Attribution):
         return self.cost.forward
 
     def check(self, network: Network) -> None:
-        """Refuse features, baselines and backgrounds that do not fit the inputs.
+        """Refuse features, budgets, baselines and backgrounds that do not fit the inputs.
 
         Raises
         ------
         ValueError
             If they do not, or probabilities are asked for where there are none.
         """
-        check(self.features, network, layer=self.source_layer)
+        n_features = self.n_features(network)
+        if n_features is not None:
+            self.check_features(n_features)
         self._check_fill(network)
         self._check_output(network)
 
@@ -121,7 +123,7 @@ class Perturbation(Attribution):
                 self.check_features(n_features)
 
     def check_features(self, n_features: int) -> None:
-        """Refuse so many features; most methods take any number."""
+        """Refuse so many features, or the budget for them; most methods take any number."""
 
     def _check_fill(self, network: Network) -> None:
         reference.check(self.baseline, network, self.statistics)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from explainers.features import Partition
 
 
-def without_each(game: Game, draws: slice) -> Tensor | None:
+def without_each(game: Game, draws: range) -> Tensor | None:
     """Return the values of all coalitions that lack one feature, ``(draws, rows, features)``.
 
     None where features are no boxes, or where it does not pay to recompute what they reach alone.
@@ -36,7 +36,7 @@ def without_each(game: Game, draws: slice) -> Tensor | None:
     boxes, positions = found
     values = [
         values_without(game.valuation, boxes, game.fill, torch.full((len(boxes),), draw))
-        for draw in range(draws.start, draws.stop)
+        for draw in draws
     ]
     return torch.stack(values)[..., positions.to(game.rows)]
 

@@ -62,6 +62,10 @@ class MapMoments:
         between = rise.square().mul_(self.count * other.count / count)
         return MapMoments(count, mean, self.squares + other.squares + between)
 
+    def of_rows(self, rows: Tensor) -> MapMoments:
+        """Return the moments of some samples, by a mask or by their positions."""
+        return MapMoments(self.count, self.mean[rows], self.squares[rows])
+
     @property
     def standard_error(self) -> Tensor:
         """Deviation over the root of the number of maps; NaN where there is one."""

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
 
 from explainers.perturbing.estimate import Estimate
-from explainers.perturbing.stopping import is_precise, looks
+from explainers.perturbing.stopping import streamed
 from explainers.sampling.chunks import pieces
 from explainers.sampling.map_moments import MapMoments
 from explainers.shapley.estimator import Estimator, register
@@ -95,25 +94,14 @@ class Permutation(Estimator):
             whole = (game.full - game.empty)[:, None]
             return Estimate(whole, _counts(game.full, 2), torch.zeros_like(whole))
         generator = torch.Generator().manual_seed(seed)
-        here = torch.arange(game.n_rows, device=game.full.device)
-        values = game.full.new_empty(game.n_rows, game.n_features)
-        values = values.to(torch.promote_types(values.dtype, torch.float32))
-        error, counts = torch.empty_like(values), _counts(game.full, 0)
-        so_far = None
-        for first, last in pairwise([0, *looks(n_units, tolerance)]):
-            new = self._moments(game, here, plan, range(first, last), generator)
-            so_far = new if so_far is None else so_far.merged(new)
-            wanted = tolerance if last < n_units else None
-            is_done = is_precise(so_far.mean, so_far.standard_error, wanted)
-            done, still = here[is_done], ~is_done
-            values[done] = so_far.mean[is_done]
-            error[done] = so_far.standard_error[is_done]
-            counts[done] = last * plan.length + _n_ends(plan)
-            here = here[still]
-            so_far = MapMoments(last, so_far.mean[still], so_far.squares[still])
-            if not len(here):
-                break
-        return Estimate(values, counts, error)
+        found = streamed(
+            lambda rows, units: self._moments(game, rows, plan, units, generator),
+            torch.arange(game.n_rows, device=game.full.device),
+            n_units,
+            tolerance,
+        )
+        counts = found.n_units * plan.length + _n_ends(plan)
+        return Estimate(found.mean, counts, found.error)
 
     def _moments(
         self, game: GameLike, rows: Tensor, plan: Plan, units: range, generator: torch.Generator

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 import pytest
 import torch
@@ -54,7 +55,7 @@ def test_in_a_batch_maps_are_captums_with_the_same_permutations(n_samples: int) 
         maps.append(permutation.attribute(inputs, 1, feature_mask=channels))
     torch.testing.assert_close(found.relevance, torch.stack(maps).mean(0), **TOLERANCE)
     if n_samples == 1:
-        assert "standard_error" not in found.arrays
+        assert found.arrays["standard_error"].isnan().all()
     else:
         error = torch.stack(maps).std(0) / n_samples**0.5
         torch.testing.assert_close(found.arrays["standard_error"], error, **TOLERANCE)
@@ -104,3 +105,41 @@ def test_one_sample_alone_is_refused() -> None:
         network, "feature_permutation", inputs[:1], background=inputs, features="channels"
     )
     assert found.shape == (1, 3, 8, 8)
+
+
+def test_a_budget_and_a_tolerance_take_as_many_draws_as_they_say() -> None:
+    _, network, inputs = small()
+    generator = torch.Generator().manual_seed(3)
+    background = torch.randn(20, *inputs.shape[1:], generator=generator, dtype=inputs.dtype)
+    params: dict[str, Any] = {"features": "channels", "background": background}
+
+    def explained(**more: Any) -> explainers.Explained:
+        return explainers.get("feature_permutation")(network, **params, **more).explain(inputs, 1)
+
+    wanted = explained(n_samples=13)
+    found = explained(n_evaluations=1 + 13 * 3 + 2)
+    assert found.arrays["n_evaluations"].tolist() == [40] * len(inputs)
+    torch.testing.assert_close(found.relevance, wanted.relevance, **TOLERANCE)
+    errors = wanted.arrays["standard_error"].flatten(1).square().mean(1).sqrt()
+    sizes = wanted.relevance.flatten(1).square().mean(1).sqrt()
+    middle = float((errors / sizes).median())
+    stopped = explained(n_evaluations=1 + 40 * 3, tolerance=middle)
+    used = (stopped.arrays["n_evaluations"] - 1) // 3
+    assert 8 <= used.min() < used.max() <= 40
+    row = int(used.argmin())
+    alone = explained(n_samples=int(used[row]))
+    torch.testing.assert_close(stopped.relevance[row], alone.relevance[row], **TOLERANCE)
+
+
+@pytest.mark.parametrize(
+    ("params", "message"),
+    [
+        ({"n_evaluations": 3, "features": "channels"}, "for 3 features, expected at least 4"),
+        ({"n_evaluations": 30, "n_samples": 2}, "expected one of them"),
+        ({"tolerance": -1.0}, "tolerance"),
+    ],
+)
+def test_budgets_that_do_not_do_are_refused(params: dict[str, Any], message: str) -> None:
+    _, network, _ = small()
+    with pytest.raises(ValueError, match=message):
+        explainers.get("feature_permutation")(network, **params)
