@@ -75,6 +75,10 @@ class Estimator(ABC):
     def default(self, n_features: int) -> int:
         """Return the budget where none is asked for, at least `least`."""
 
+    def default_drawn(self, n_features: int, n_rows: int) -> int:
+        """Return that budget where absent features are drawn from so many rows."""
+        return self.default(n_features)
+
     @abstractmethod
     def estimate(
         self, game: GameLike, n_evaluations: int, seed: int, tolerance: float | None = None

@@ -31,7 +31,9 @@ class Exact(Estimator):
 
     ``phi_i = sum over S without i of |S|! (n - |S| - 1)! / n! (v(S and i) - v(S))``. Where absent
     features are drawn, it is the mean over as many draws as the budget allows for, each with all
-    coalitions, and has the standard error of that mean; else the error is zero.
+    coalitions, and has the standard error of that mean; else the error is zero. By default there
+    are as many draws as rows to draw from, and each row is seen once: the values are then those of
+    the mean game exactly, and the error is what other rows of their kind would change.
     """
 
     has_standard_error: ClassVar[bool] = True
@@ -44,6 +46,10 @@ class Exact(Estimator):
     def default(self, n_features: int) -> int:
         """Return the number of coalitions."""
         return self.least(n_features)
+
+    def default_drawn(self, n_features: int, n_rows: int) -> int:
+        """Return what one draw of every row takes."""
+        return 1 + n_rows * (self.least(n_features) - 1)
 
     def used(self, n_features: int, n_evaluations: int, *, is_random: bool = False) -> int:
         """Return the number of coalitions; where they are drawn, as often as the budget allows."""

@@ -32,6 +32,8 @@ class Kernel(Estimator):
 
     With little more evaluations than the least, some coalitions cannot be told by the others;
     standard errors of values that owe something to them are NaN, and do not meet a tolerance.
+    Where absent features are drawn, each coalition (pair) is seen with one draw. Without
+    replacement it ends when all are seen, exact for none of the draws; standard errors say so.
     """
 
     paired: bool = True

@@ -7,8 +7,9 @@ from abc import abstractmethod
 from bisect import bisect_left
 from typing import TYPE_CHECKING
 
-from explainers import numeric
+from explainers import backgrounds, numeric
 from explainers.base import Cost, Explained
+from explainers.perturbing.fills import ASKED
 from explainers.perturbing.method import Perturbation
 
 if TYPE_CHECKING:
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
     from explainers.shapley.estimator import Estimator
     from explainers.targets import Target
     from explainers.trace import Trace
+
+_MORE = 10
+"""Times a budget: who does not use that has nothing more to evaluate."""
 
 
 class ByEstimator(Perturbation):
@@ -59,11 +63,27 @@ class ByEstimator(Perturbation):
         return self._estimator.used(n_features, budget, is_random=self._is_random)
 
     def check(self, network: Network) -> None:
-        """Refuse a budget that the estimator cannot work with, or too many features for it."""
+        """Refuse besides what draws of a background would take that are not made."""
         super().check(network)
         n_features = self.n_features(network)
-        if n_features is not None:
-            self.check_features(n_features)
+        if n_features is not None and n_features > 1 and self._is_random:
+            self._check_draws(n_features)
+
+    def _check_draws(self, n_features: int) -> None:
+        budget = self._budget(n_features)
+        most = self._estimator.used(n_features, _MORE * budget, is_random=True)
+        if self.n_evaluations is not None and budget > most:
+            what = f"n_evaluations={budget}"
+        elif self.tolerance is not None and budget >= most:
+            what = f"tolerance={self.tolerance}"
+        else:
+            return
+        raise ValueError(
+            f"{self.name} got {what} and a background, but the estimator {self._estimator.name} "
+            f"ends after {most} evaluations for {n_features} features, when each coalition has "
+            "seen one draw; take shapley_value_sampling with estimator: permutation, which goes on "
+            "drawing, or fewer n_evaluations and no tolerance"
+        )
 
     def check_features(self, n_features: int) -> None:
         """Refuse so many features, or the budget for them."""
@@ -123,4 +143,7 @@ class ByEstimator(Perturbation):
     def _budget(self, n_features: int) -> int:
         if self.n_evaluations is not None:
             return self.n_evaluations
-        return self._estimator.default(n_features)
+        if not self._is_random:
+            return self._estimator.default(n_features)
+        n_rows = len(backgrounds.rows(self.background, ASKED))
+        return self._estimator.default_drawn(n_features, n_rows)

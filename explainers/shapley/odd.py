@@ -30,7 +30,8 @@ class Odd(Estimator):
     The posterior mean is linear, ``phi = L d``, with one matrix for all rows: see `odd_process`.
     What is left of a pair that was seen counts with the pair's own weight in Shapley's formula, so
     that efficiency holds always, and values are exact once all pairs are seen. It is biased before
-    that, toward functions of low order.
+    that, toward functions of low order. Where absent features are drawn, each pair is seen with one
+    draw, and all pairs do not suffice; standard errors say so.
 
     Where features are cells of a picture, terms of neighbours vary more, as they do in networks
     that look at pictures piece by piece: with LeNet and 16 features that took two thirds off the

@@ -94,7 +94,8 @@ def test_the_cost_is_what_is_used_where_features_are_drawn(
         ({"n_samples": 2, "antithetic": False}, None),
         ({"background": BACKGROUND, "n_evaluations": 34}, 35),
         ({"background": BACKGROUND, "n_evaluations": 35}, None),
-        ({"background": BACKGROUND, "estimator": "exact"}, 1023),
+        ({"background": BACKGROUND, "estimator": "exact"}, None),
+        ({"background": BACKGROUND, "estimator": "exact", "n_evaluations": 600}, 1023),
         ({"estimator": "exact"}, None),
         ({"estimator": "odd", "n_evaluations": 6}, None),
     ],
@@ -109,6 +110,50 @@ def test_budgets_too_small_for_standard_errors_are_noted(
     assert all(f"(NaN) below {least} evaluations for 9 features" in note for note in notes)
     found = explainers.get(SAMPLING)(network, features="pixels", **params).explain(PICTURES, 1)
     assert found.arrays["standard_error"].isnan().all() == bool(notes)
+
+
+def test_exact_looks_at_each_row_of_a_background(network: Network) -> None:
+    params = {"features": "channels", "estimator": "exact"}
+    method = explainers.build(SAMPLING, background=BACKGROUND, **params)
+    model = Network(lambda given: given.sum((2, 3)).prod(1, keepdim=True), PICTURES[:2])
+    bound = explainers.get(SAMPLING)(model, background=BACKGROUND, **params)
+    found = bound.explain(PICTURES, 0)
+    rows = [
+        explainers.get(SAMPLING)(model, baseline=row, **params).attribute(PICTURES, 0)
+        for row in BACKGROUND
+    ]
+    torch.testing.assert_close(found.relevance, torch.stack(rows).mean(0))
+    # each of four rows with three coalitions but all
+    assert found.arrays["n_evaluations"].tolist() == [13] * 3
+    assert method.cost_on(network).forward == 13
+
+
+@pytest.mark.parametrize(
+    ("name", "params", "what"),
+    [
+        (KERNEL, {"n_evaluations": 12_000, "tolerance": 0.01}, "n_evaluations=12000"),
+        (KERNEL, {"n_evaluations": 64, "tolerance": 0.01}, "tolerance=0.01"),
+        (SAMPLING, {"estimator": "odd", "tolerance": 0.01}, "tolerance=0.01"),
+        (SAMPLING, {"estimator": "odd", "n_evaluations": 100}, "n_evaluations=100"),
+    ],
+    ids=str,
+)
+def test_what_only_more_draws_could_do_is_refused(
+    name: str, params: dict[str, Any], what: str, network: Network
+) -> None:
+    masks = {"masks": (torch.arange(18) % 6).view(2, 3, 3)}
+    bounds = {"features": masks, "background": BACKGROUND}
+    with pytest.raises(ValueError, match=f"got {what} .* ends after 64 evaluations .*permutation"):
+        explainers.build(name, **bounds, **params).check(network)
+    # a baseline is the same for all coalitions
+    explainers.build(name, features=masks, **params).check(network)
+    for others in (
+        {"estimator": "permutation", "n_evaluations": 12_000, "tolerance": 0.01},
+        {"estimator": "exact", "n_evaluations": 12_000},
+        {"estimator": "kernel", "n_evaluations": 64},
+    ):
+        explainers.build(SAMPLING, **bounds, **others).check(network)
+    explainers.build(KERNEL, **bounds, replacement=True, n_evaluations=12_000).check(network)
 
 
 @pytest.mark.parametrize(
