@@ -27,9 +27,10 @@ class KernelShap(ByEstimator):
 
     Arrays beside the map: ``standard_error``, shaped like it, is what values owe to the coalitions
     that were drawn; ``residual``, ``(batch,)``, is the root mean square error in predicting a
-    coalition (a pair: half of its difference) that is held out, in units of the output;
-    ``n_evaluations``, ``(batch,)``, is what was used. With a background, a pair of coalitions sees
-    the same row of it, drawn for the sample, and values sum to ``f(x) - mean f(b)``.
+    coalition (a pair: half of its difference) that is held out, in units of the output, each NaN
+    where no coalition can be held out; ``n_evaluations``, ``(batch,)``, is what was used. With a
+    background, a pair of coalitions sees the same row of it, drawn for the sample, and values sum
+    to ``f(x) - mean f(b)``.
     """
 
     n_evaluations: int | None = None
