@@ -285,7 +285,7 @@ def test_windows_of_tokens_slide_along_the_sequence() -> None:
         ({"window": 2, "stride": [1]}, r"got stride=\[1\] for inputs"),
         ({"baseline": [1.0, 2.0, 3.0]}, "baseline has shape"),
         ({"convention": "sum"}, "got convention=.sum., expected one of captum, deepexplain"),
-        ({"channels": "seperate"}, "got channels=.seperate., expected one of together, apart"),
+        ({"channels": "apartt"}, "got channels=.apartt., expected one of together, apart"),
     ],
 )
 def test_windows_that_do_not_fit_are_refused(params: dict[str, Any], match: str) -> None:
