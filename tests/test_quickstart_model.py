@@ -50,6 +50,7 @@ def digits(training: Any) -> tuple[torch.Tensor, torch.Tensor]:
     return images, labels
 
 
+@pytest.mark.slow
 def test_the_shipped_weights_reach_97_percent_on_the_held_out_fifth(
     lenet: Any, training: Any, digits: tuple[torch.Tensor, torch.Tensor]
 ) -> None:

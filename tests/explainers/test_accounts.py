@@ -159,6 +159,7 @@ def walked(kind: str, composite: Composite, rows: Tensor) -> tuple[Tensor, dict[
     return found.relevance, account(start, found)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "kind",
     [

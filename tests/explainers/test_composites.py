@@ -104,6 +104,7 @@ def test_rules_are_chosen_once_for_a_network() -> None:
     assert EPSILON_PLUS.choose(network) is find("epsilon_plus").choose(network)
 
 
+@pytest.mark.slow
 def test_bounds_hold_for_random_inputs_and_find_what_is_never_negative() -> None:
     for name in ("cnn", "vgg"):
         network, inputs = network_twin(name, "functions")

@@ -336,6 +336,7 @@ def test_named_layers_get_rules_of_their_own() -> None:
         lrp(rules={"3": "route"})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("composite", ["epsilon_plus", "epsilon_plus_flat"])
 @pytest.mark.parametrize("widths", [(1, 1, 1, 1), (1, 0, 0, 2)])
 def test_zeros_around_an_input_count_alike_however_they_are_written(
@@ -432,6 +433,7 @@ class Clamped(nn.Module):
         return self.fc(x.flatten(1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("clamp", "twin_of", "kind", "bounds"),
     [

@@ -278,6 +278,7 @@ def test_what_cannot_be_read_faithfully_is_opaque_with_a_reason(
         network.match("*")
 
 
+@pytest.mark.slow
 def test_networks_can_be_made_in_several_threads() -> None:
     model, inputs = small()
     with ThreadPoolExecutor(3) as pool:

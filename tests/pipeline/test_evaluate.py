@@ -159,6 +159,7 @@ def test_a_batch_is_prepared_once_for_all_explainers(
     assert len(prepared) == 6  # batches of two in shards of 4, 4 and 3 samples
 
 
+@pytest.mark.slow
 def test_every_target_of_a_run_is_scored(tmp_path: Path) -> None:
     config = configure(tmp_path, target=["predicted", "runner_up"])
     assert run_config(config).exit_code == 5  # one sample is NaN

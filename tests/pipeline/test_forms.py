@@ -159,6 +159,7 @@ def test_the_logit_of_a_unit_is_its_value(tmp_path: Path) -> None:
     np.testing.assert_allclose(run.samples()["logit"], channel, rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("target", "message"),
     [

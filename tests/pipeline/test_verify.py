@@ -117,6 +117,7 @@ def _vouched(run: Path) -> Iterator[tuple[str, int, str]]:
                 yield name, shard, path
 
 
+@pytest.mark.slow
 def test_random_flips_are_all_found(run: Path) -> None:
     generator = np.random.default_rng(0)
     files = sorted({path for _, _, path in _vouched(run)})
@@ -315,6 +316,7 @@ DOCUMENTS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", DOCUMENTS)
 def test_every_flipped_byte_of_metadata_is_found_and_mended_without_computing(
     run: Path, name: str
