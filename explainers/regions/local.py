@@ -143,11 +143,11 @@ def concat(op: Concat, around: Surroundings) -> Local | None:
 
 
 @dataclass(frozen=True, eq=False)
-class Convolved(Local):
-    """A convolution, whose zeros are part of the pieces."""
+class Windowed(Local):
+    """An operator on windows, a convolution or a pool, whose padding is part of the pieces."""
 
     def run(self, inputs: Sequence[Tensor], along: Sequence[Tensor]) -> Tensor:
-        """Return the convolution without padding."""
+        """Return what the operator without padding makes of the pieces."""
         return self.op.run(*inputs)
 
 
@@ -167,16 +167,7 @@ def convolution(op: Convolution, around: Surroundings) -> Local | None:
     ]
     plain = replace(op, padding=(0,) * n_axes, margins=())
     region, piece = _slid(windows, around, 0.0)
-    return Convolved(plain, region, (piece,))
-
-
-@dataclass(frozen=True, eq=False)
-class Pooled(Local):
-    """A pool, whose padding is part of the pieces."""
-
-    def run(self, inputs: Sequence[Tensor], along: Sequence[Tensor]) -> Tensor:
-        """Return the pool without padding."""
-        return self.op.run(*inputs)
+    return Windowed(plain, region, (piece,))
 
 
 @local.register(MaxPool)
@@ -187,7 +178,7 @@ def max_pool(op: MaxPool, around: Surroundings) -> Local | None:
         return None
     windows, plain = fitted
     region, piece = _slid(windows, around, -math.inf)
-    return Pooled(plain, region, (piece,))
+    return Windowed(plain, region, (piece,))
 
 
 @dataclass(frozen=True, eq=False)
