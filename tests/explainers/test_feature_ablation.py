@@ -175,6 +175,25 @@ def test_with_a_background_it_is_the_mean_over_draws() -> None:
     torch.testing.assert_close(found.arrays["standard_error"], error, **TOLERANCE)
 
 
+def test_a_sample_that_is_precise_stops_with_its_own_features() -> None:
+    _, network, inputs = pictured()
+    masks = torch.stack([LABELS, LABELS.flip(0), LABELS.T, LABELS.flip(1)])
+    params = {"features": {"masks": masks}, "background": pictures(20, 8, seed=5)}
+
+    def explained(**more: Any) -> explainers.Explained:
+        return explainers.get("feature_ablation")(network, **params, **more).explain(inputs, 1)
+
+    whole = explained(n_samples=13)
+    errors = whole.arrays["standard_error"].flatten(1).square().mean(1).sqrt()
+    middle = float((errors / whole.relevance.flatten(1).square().mean(1).sqrt()).median())
+    stopped = explained(n_evaluations=1 + 40 * 3, tolerance=middle)
+    draws = (stopped.arrays["n_evaluations"] - 1) // 3
+    assert 8 <= draws.min() < draws.max() <= 40
+    for row, n_draws in enumerate(draws.tolist()):
+        alone = explained(n_samples=n_draws)
+        torch.testing.assert_close(stopped.relevance[row], alone.relevance[row], **TOLERANCE)
+
+
 @pytest.mark.parametrize(
     ("params", "target", "message"),
     [

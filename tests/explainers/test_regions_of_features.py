@@ -72,6 +72,18 @@ def test_patches_are_worth_the_same(is_drawn: bool, monkeypatch: pytest.MonkeyPa
     assert torch.equal(found.n_evaluations, expected.n_evaluations)
 
 
+def test_some_of_the_rows_are_worth_what_they_are_among_all() -> None:
+    network, inputs = everything()
+    trace = Trace(network, inputs)
+    game = Game(trace, Target(), partition_of({"patches": 9}), Drawn(noise(5, 2, 61, 57), trace))
+    expected = without_each(game, range(1, 3))
+    found = without_each(game.of_rows(torch.tensor([1])), range(1, 3))
+    assert expected is not None
+    assert found is not None
+    assert (expected[:, 0] - expected[:, 1]).abs().max() > 1e-3, "rows are alike"
+    torch.testing.assert_close(found, expected[:, 1:], **TOLERANCE)
+
+
 def test_large_features_are_evaluated_whole() -> None:
     network, inputs = everything()
     trace = Trace(network, inputs)
