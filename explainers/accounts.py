@@ -9,7 +9,7 @@ import torch
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from explainers.rules.table import Walked
+    from explainers.rules.walking import Walked
 
 
 def account(start: Tensor, walked: Walked) -> dict[str, Tensor]:

@@ -11,7 +11,7 @@ from explainers import baselines, kept, reference
 from explainers.base import Samples
 from explainers.cut import Cut, begun, ended
 from explainers.rules.gradient import gradient as gradient_table
-from explainers.rules.table import Walked, walk
+from explainers.rules.walking import Walked, walk
 from explainers.sampling.randomness import RandomRows
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from explainers.attribution.deep_lift import change, check_parameters, rules_bet
 from explainers.base import Attribution, Cost, Explained
 from explainers.catalogue import register
 from explainers.rules.rescale import MaxPoolRule, rescale
-from explainers.rules.table import walk
+from explainers.rules.walking import walk
 from explainers.sampling.map_moments import MapMoments
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from explainers.rules.gradient import gradient
-from explainers.rules.table import walk
+from explainers.rules.walking import walk
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -1,7 +1,7 @@
 """Amounts of relevance, summed over what belongs to one row of an operator's value.
 
 Rows are along ``op.batch_axis``, which is not the first where sequences come first. Windows, heads
-or places may be rows of their own; `explainers.rules.table.walk` adds up those of a sample.
+or places may be rows of their own; `explainers.rules.walking` adds up those of a sample.
 """
 
 from __future__ import annotations

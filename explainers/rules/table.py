@@ -1,14 +1,10 @@
-"""Rule tables, and the one loop that carries relevance back through a program."""
+"""Rule tables: what becomes of relevance at each operator; `explainers.rules.walking` asks them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
-
-import torch
-
-from explainers.rules.amounts import per_row
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -210,115 +206,3 @@ def describe(op: Operator) -> str:
     """Return an operator's class, with the function's name where it is a call."""
     function = getattr(op, "function", None) or getattr(op, "kind", None)
     return type(op).__name__ if function is None else f"{type(op).__name__}({function})"
-
-
-@dataclass(frozen=True)
-class Walked:
-    """What a walk brings back."""
-
-    relevance: Tensor
-    """Of the network's input."""
-    layers: Mapping[str, Tensor]
-    """Of the outputs of the operators that were asked for, by operator name."""
-    absorbed: Mapping[Keeper, Tensor] = field(default_factory=dict)
-    """What rules kept back on the way, ``(batch,)``, summed over operators."""
-
-
-def walk(
-    network: Network,
-    values: Values,
-    start: Tensor,
-    choose: Choose,
-    record: Sequence[str] = (),
-    release: Callable[[str], None] | None = None,
-) -> Walked:
-    """Carry relevance from the network's output back to its input, summing over a value's users.
-
-    Parameters
-    ----------
-    network
-        Must be a program.
-    values
-        Every operator's value for the batch.
-    start
-        Relevance of the output, ``(batch, classes)``.
-    choose
-        Gives the rule of each operator that depends on the input.
-    record
-        Names of operators whose output's relevance is kept.
-    release
-        Called with the name of every operator whose value no rule will look at any more.
-    """
-    relevances: dict[str, Tensor] = {network.output_name: start}
-    recorded: dict[str, Tensor] = {}
-    accounts = _Accounts({op.name: op for op in network.operators}, network.dependent, len(start))
-    for op in reversed(network.operators[1:]):
-        relevance = relevances.pop(op.name, None)
-        if relevance is None:
-            continue
-        if op.name in record:
-            recorded[op.name] = relevance
-        if not op.inputs:  # another input, or a value that is given
-            continue
-        found = choose(op)(op, relevance, values)
-        parts = found.relevances if isinstance(found, Shares) else found
-        if isinstance(found, Shares):
-            accounts.enter(op, relevance, found)
-        for name, part in zip(op.inputs, parts, strict=True):
-            if part is not None and name in network.dependent:
-                sum_so_far = relevances.get(name)
-                relevances[name] = part if sum_so_far is None else sum_so_far + part
-        if release is not None:
-            release(op.name)
-    source = network.operators[0].name
-    relevance = relevances.get(source)
-    if relevance is None:
-        relevance = torch.zeros_like(values[source])
-    if source in record:
-        recorded[source] = relevance
-    return Walked(relevance.contiguous(), recorded, accounts.total)
-
-
-@dataclass(frozen=True)
-class _Accounts:
-    """What is kept back of each sample, added up over operators."""
-
-    operators: Mapping[str, Operator]
-    dependent: frozenset[str]
-    batch: int
-    total: dict[Keeper, Tensor] = field(default_factory=dict)
-
-    def enter(self, op: Operator, relevance: Tensor, found: Shares) -> None:
-        """Add what an operator's rule keeps back."""
-        absorbed = {
-            keeper: self._of_samples(op, amount) for keeper, amount in found.absorbed.items()
-        }
-        handed_on = [
-            (self.operators[name], part)
-            for name, part in zip(op.inputs, found.relevances, strict=True)
-            if part is not None and name in self.dependent
-        ]
-        n_given = sum(part is not None for part in found.relevances)
-        if found.rest is not None or len(handed_on) < n_given:
-            rest = self._of_samples(op, per_row(op, relevance))
-            for source, part in handed_on:
-                rest = rest - self._of_samples(source, per_row(source, part))
-            for amount in absorbed.values():
-                rest = rest - amount
-            self._add(found.rest or "bias", rest)
-        for keeper, amount in absorbed.items():
-            self._add(keeper, amount)
-
-    def _add(self, keeper: Keeper, amount: Tensor) -> None:
-        self.total[keeper] = self.total[keeper] + amount if keeper in self.total else amount
-
-    def _of_samples(self, op: Operator, amount: Tensor) -> Tensor:
-        """Return ``(batch,)`` of amounts by row: windows, heads or places may be rows."""
-        outer, batch = op.batch_outer, self.batch
-        if amount.ndim != 1 or len(amount) % (outer * batch):
-            raise ValueError(
-                f"got an account of {' x '.join(map(str, amount.shape)) or 'one'} rows for the "
-                f"operator {op.name!r}, expected {batch} or a multiple: sum over all axes of its "
-                f"value but {op.batch_axis}, as explainers.rules.amounts.per_row does"
-            )
-        return amount.reshape(outer, batch, -1).sum((0, 2))

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from explainers.network import Network
 from explainers.operators import Add, Convolution, MaxPool, Operator
 from explainers.rules.gradient import gradient
-from explainers.rules.table import RuleTable, walk
+from explainers.rules.table import RuleTable
+from explainers.rules.walking import walk
 from explainers.trace import Trace
 from tests.explainers.zoo import (
     Weighted,
