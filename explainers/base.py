@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
     from torch import Tensor
 
@@ -201,6 +201,23 @@ class Scan(Explainer):
             state = self.update(state, trace, samples)
         return state
 
+    def records(self, trace: Trace, samples: Samples) -> Mapping[str, Tensor]:
+        """Return what is kept of each sample beside the state: ``(batch, ...)`` each, by name.
+
+        Asked for each batch after it was folded; what the fold found is best remembered by
+        `trace.once`. A name may have a group in front: ``layer4.1.conv2/total``.
+        """
+        return {}
+
+    def groups(self, names: Collection[str]) -> Sequence[Collection[str]]:
+        """Return which entries of a state go together, given the names of all.
+
+        States are merged and finalised group by group, so that no more than one is in memory, and
+        the result is the union of what `finalise` returns for each: of nested mappings, too. By
+        default there is one group; an entry may be in several.
+        """
+        return [names]
+
     def rounds(self, results: Mapping[str, Result]) -> Round | None:
         """Return the next round, or None when all are done.
 
@@ -212,8 +229,11 @@ class Scan(Explainer):
         return None if results else Round("all", self)
 
     def conclude(self, results: Mapping[str, Result]) -> Result:
-        """Return the scan's result from those of its rounds; by default their union."""
-        return {name: value for result in results.values() for name, value in result.items()}
+        """Return the scan's result from those of its rounds; by default their union.
+
+        Of large rounds the results may be missing here, and are joined to it later.
+        """
+        return united(results.values())
 
 
 @dataclass(frozen=True)
@@ -224,3 +244,20 @@ class Round:
     """Names the pass: ``<scan>.<name>``."""
     scan: Scan
     """What folds this round; it carries what earlier rounds decided, and is pickled to workers."""
+    samples: Tensor | None = None
+    """Those that it wants to see, their indices ascending, int64; None for all. Others are not
+    read."""
+    is_large: bool = False
+    """Whether its result is stored group by group and never in memory as a whole; then no later
+    round is given it."""
+
+
+def united(results: Iterable[Result]) -> Result:
+    """Return one mapping of several; where several have a mapping under a name, of these too."""
+    found: Result = {}
+    for result in results:
+        for name, value in result.items():
+            known = found.get(name)
+            is_nested = isinstance(known, dict) and isinstance(value, dict)
+            found[name] = united([known, value]) if is_nested else value  # type: ignore[list-item]
+    return found

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 
-from explainers.base import Scan
+from explainers.base import Samples, Scan, united
 from explainers.catalogue import build
 from explainers.explaining import check
 from explainers.inference import outside_inference_mode
@@ -17,7 +18,7 @@ from explainers.trace import Trace
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from explainers.base import Result, Samples
+    from explainers.base import Result, State
     from explainers.bound import Model
 
 
@@ -66,8 +67,8 @@ def scan(model: Model, name: str, loader: Iterable[Any], *, seed: int = 0, **par
     check(explainer, network)
     results: dict[str, Result] = {}
     while (following := explainer.rounds(results)) is not None:
-        state = following.scan.fold(_traced(network, loader, seed, name))
-        results[following.name] = following.scan.finalise(state)
+        state = following.scan.fold(_traced(network, loader, seed, name, following.samples))
+        results[following.name] = _finalised(following.scan, state)
     return explainer.conclude(results)
 
 
@@ -79,8 +80,13 @@ def _network(model: Model, loader: Iterable[Any]) -> Network:
     raise ValueError("the loader has no batch, so there is nothing to scan")
 
 
+def _finalised(each: Scan, state: State) -> Result:
+    groups = each.groups(state.keys())
+    return united(each.finalise({name: state[name] for name in group}) for group in groups)
+
+
 def _traced(
-    network: Network, loader: Iterable[Any], seed: int, namespace: str
+    network: Network, loader: Iterable[Any], seed: int, namespace: str, wanted: Tensor | None
 ) -> Iterator[tuple[Trace, Samples]]:
     start = 0
     for batch in loader:
@@ -88,6 +94,13 @@ def _traced(
         n_rows = len(network.structure.parts(inputs)[0])
         samples = samples_of(n_rows, labels, start)
         start += n_rows
+        if wanted is not None:
+            rows = torch.isin(samples.index, wanted).nonzero()[:, 0]
+            if not len(rows):
+                continue
+            parts = network.structure.parts(inputs)
+            inputs = network.structure.filled([part[rows.to(part.device)] for part in parts])
+            samples = Samples(samples.index[rows], samples.label[rows])
         yield Trace(network, inputs, samples=samples, seed=seed, namespace=namespace), samples
 
 

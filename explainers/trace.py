@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
@@ -15,7 +15,7 @@ from explainers.rules.walking import Walked, walk
 from explainers.sampling.randomness import RandomRows
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Mapping, Sequence
+    from collections.abc import Callable, Hashable, Mapping, Sequence
 
     from torch import Tensor
 
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from explainers.network import Network
     from explainers.rules.table import Choose
     from explainers.targets import Target
+
+T = TypeVar("T")
 
 
 class Trace(RandomRows):
@@ -84,7 +86,7 @@ class Trace(RandomRows):
         """The trace of the same rows of which this is a part."""
         self._origin: tuple[Trace, Tensor | None] | None = None
         # all below is shared by the copies that `named` makes
-        self._forward: dict[str, Any] = {}
+        self._made: dict[Hashable, Any] = {}
         self._walked: dict[Hashable, Walked] = {}
         self._weights: dict[Target, Tensor] = {}
         self._references: list[tuple[Baseline, str, Trace]] = []
@@ -132,10 +134,7 @@ class Trace(RandomRows):
         NotImplementedError
             If the network is not a program.
         """
-        if "values" not in self._forward:
-            self._forward["values"] = kept.computed(self)
-        values: Kept = self._forward["values"]
-        return values
+        return self.once("values", lambda: kept.computed(self))
 
     @property
     def _given(self) -> Any:
@@ -148,10 +147,14 @@ class Trace(RandomRows):
             return self.values[self.network.output_name]
         if len(self._parts) == 1:
             return self._recorded()[1].detach()
-        if "output" not in self._forward:
-            self._forward["output"] = self.network(self._given)
-        output: Tensor = self._forward["output"]
-        return output
+        return self.once("output", lambda: self.network(self._given))
+
+    def once(self, key: Hashable, make: Callable[[], T]) -> T:
+        """Return what `make` makes; made once for the key, whoever asks for this batch."""
+        if key not in self._made:
+            self._made[key] = make()
+        made: T = self._made[key]
+        return made
 
     @property
     def prediction(self) -> Tensor:
@@ -394,7 +397,4 @@ class Trace(RandomRows):
         return made
 
     def _recorded(self) -> tuple[Tensor, Tensor]:
-        if "recorded" not in self._forward:
-            self._forward["recorded"] = self.network.recorded(self.inputs, self.carried)
-        recorded: tuple[Tensor, Tensor] = self._forward["recorded"]
-        return recorded
+        return self.once("recorded", lambda: self.network.recorded(self.inputs, self.carried))
