@@ -1,0 +1,1 @@
+"""What parts of a layer's value stand for: channels, heads, tokens, directions."""
