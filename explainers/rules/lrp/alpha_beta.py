@@ -6,7 +6,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from explainers.operators import Convolution, Linear
-from explainers.rules.lrp.pairs import Pair, Single
+from explainers.rules.lrp.pairs import Pair, Single, sums_by_sign
 from explainers.rules.lrp.parameters import check_alpha_beta
 from explainers.rules.lrp.sharing import Absorbed, divided_by_sums
 from explainers.rules.lrp.stabiliser import STABILISER, Stabiliser, Stabilising
@@ -39,7 +39,7 @@ def alpha_beta(
     ``-beta * R`` is, so that more than R is handed on; both count as lost, with their sign.
     """
     by_sign = Pair.of_signs(without(op, zero_params), values[op.inputs[0]])
-    return _alpha_beta(by_sign, relevance, (alpha, beta), stabiliser)
+    return _alpha_beta(by_sign, relevance, values, (alpha, beta), Stabiliser.of(stabiliser))
 
 
 @lrp.rule(
@@ -56,19 +56,20 @@ def alpha_beta_of_nonnegative(
 ) -> Shares:
     """Share as `alpha_beta` does, where ``x- = 0``."""
     single = Single(without(op, zero_params), values[op.inputs[0]])
-    return _alpha_beta(single, relevance, (alpha, beta), stabiliser)
+    return _alpha_beta(single, relevance, values, (alpha, beta), Stabiliser.of(stabiliser))
 
 
 def _alpha_beta(
     by_sign: Pair | Single,
     relevance: Tensor,
+    values: Values,
     factors: tuple[float, float],
-    stabiliser: Stabilising,
+    stabiliser: Stabiliser,
 ) -> Shares:
     alpha, beta = factors
     check_alpha_beta(alpha, beta)
-    share, absorbed = _part(by_sign, 1, relevance, stabiliser)
-    other, more = _part(by_sign, -1, relevance, stabiliser) if beta else (None, {})
+    share, absorbed = _part(by_sign, 1, relevance, values, stabiliser)
+    other, more = _part(by_sign, -1, relevance, values, stabiliser) if beta else (None, {})
     back = by_sign.transpose(share, other, -beta / alpha)
     if alpha != 1:
         back.mul_(alpha)
@@ -80,10 +81,10 @@ def _alpha_beta(
 
 
 def _part(
-    by_sign: Pair | Single, sign: int, relevance: Tensor, stabiliser: Stabilising
+    by_sign: Pair | Single, sign: int, relevance: Tensor, values: Values, stabiliser: Stabiliser
 ) -> tuple[Tensor, Absorbed]:
     """Return ``R / stab(abs(z))`` of a sign's contributions, and what is kept of it."""
     op = by_sign.op
     bias = positive_bias(op, sign)
-    sums = partial(by_sign.linear, sign)
-    return divided_by_sums(op, relevance, sums, bias, Stabiliser.of(stabiliser))
+    sums = partial(sums_by_sign, by_sign, sign, values=values, key=stabiliser)
+    return divided_by_sums(op, relevance, sums, bias, stabiliser)

@@ -16,6 +16,7 @@ from explainers.operators import Attention, Softmax
 from explainers.rules.lrp.sharing import divided
 from explainers.rules.lrp.stabiliser import STABILISER, Stabiliser, Stabilising, check_stabiliser
 from explainers.rules.lrp.table import lrp
+from explainers.rules.repeated import derived
 from explainers.rules.table import Relevances, Shares, Values
 
 if TYPE_CHECKING:
@@ -33,7 +34,10 @@ def along_values(
     """
     attended = values[op.inputs[2]]
     share, absorbed = divided(op, relevance, values[op.name], Stabiliser.of(stabiliser))
-    back = op.weights(*(values[name] for name in op.inputs)).mT @ share
+    weights = derived(
+        values, (op, "weights"), lambda of: op.weights(*(of[name] for name in op.inputs))
+    )
+    back = weights.mT @ share
     if op.enable_gqa and back.shape[-3] != attended.shape[-3]:
         grouped = (*back.shape[:-3], attended.shape[-3], -1, *back.shape[-2:])
         back = back.reshape(grouped).sum(-3)

@@ -11,6 +11,7 @@ from explainers.rules.lrp.sharing import Absorbed, divided, kept_by_bias
 from explainers.rules.lrp.stabiliser import STABILISER, Stabiliser, Stabilising
 from explainers.rules.lrp.table import lrp
 from explainers.rules.lrp.weights import ZeroParams, absolute_weight, output_without, without
+from explainers.rules.repeated import derived
 from explainers.rules.table import Shares
 
 if TYPE_CHECKING:
@@ -75,7 +76,12 @@ def _gamma(
     x, z = values[op.inputs[0]], output_without(op, used, values)
     magnitude = x.abs() if is_signed else x
     size = None if used.bias is None else used.bias.detach().abs()
-    sizes = used.linear(magnitude, absolute_weight(used), size).mul_(gamma / 2)
+
+    def magnitudes(of: Values) -> Tensor:
+        own = magnitude if of is values else of[op.inputs[0]].abs()
+        return used.linear(own, absolute_weight(used), size)
+
+    sizes = derived(values, (op, "magnitudes", used), magnitudes).mul_(gamma / 2)
     stabiliser, sign = Stabiliser.of(common[0]), values[op.name].sgn()
     divide = _divided if used is op and not stabiliser.norm_scale else _divided_apart
     share, signed, absorbed = divide(op, relevance, (z, sizes, sign), gamma, stabiliser)

@@ -6,7 +6,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from explainers.operators import Convolution, Linear
-from explainers.rules.lrp.pairs import Pair, Single
+from explainers.rules.lrp.pairs import Pair, Single, sums_by_sign
 from explainers.rules.lrp.parameters import check_common
 from explainers.rules.lrp.sharing import accounted, divided, divided_by_sums
 from explainers.rules.lrp.stabiliser import STABILISER, Stabiliser, Stabilising, check_stabiliser
@@ -99,7 +99,7 @@ def z_plus(
     without a positive contribution lose their relevance.
     """
     by_sign = Pair.of_signs(without(op, zero_params), values[op.inputs[0]])
-    return _z_plus(by_sign, relevance, stabiliser)
+    return _z_plus(by_sign, relevance, values, stabiliser)
 
 
 @lrp.rule(Convolution, Linear, name="z_plus.nonnegative", check=check_common)
@@ -112,11 +112,13 @@ def z_plus_of_nonnegative(
 ) -> Shares:
     """Share by positive contribution where ``x- = 0``: ``x * W+^T (R / stab(x W+ + b+))``."""
     single = Single(without(op, zero_params), values[op.inputs[0]])
-    return _z_plus(single, relevance, stabiliser)
+    return _z_plus(single, relevance, values, stabiliser)
 
 
-def _z_plus(by_sign: Pair | Single, relevance: Tensor, stabiliser: Stabilising) -> Shares:
-    op, sums = by_sign.op, partial(by_sign.linear, 1)
-    stabilises = Stabiliser.of(stabiliser)
+def _z_plus(
+    by_sign: Pair | Single, relevance: Tensor, values: Values, stabiliser: Stabilising
+) -> Shares:
+    op, stabilises = by_sign.op, Stabiliser.of(stabiliser)
+    sums = partial(sums_by_sign, by_sign, 1, values=values, key=stabilises)
     share, absorbed = divided_by_sums(op, relevance, sums, positive_bias(op), stabilises)
     return Shares((by_sign.transpose(share),), absorbed)

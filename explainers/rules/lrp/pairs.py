@@ -10,13 +10,15 @@ import torch
 
 from explainers.operators import Convolution, Linear
 from explainers.rules.lrp.weights import negative_weight, positive_weight, stacked_weight
+from explainers.rules.repeated import derived
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Hashable
 
     from torch import Tensor
 
     from explainers.rules.lrp.weights import Weighted
+    from explainers.rules.table import Values
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,6 +27,11 @@ class Single:
 
     op: Weighted
     x: Tensor
+
+    @classmethod
+    def of_signs(cls, op: Weighted, x: Tensor) -> Single:
+        """Return what stands for the pair of ``max(x, 0)`` and ``min(x, 0)``."""
+        return cls(op, x)
 
     def linear(self, sign: int, bias: Tensor | None = None) -> Tensor:
         """Return what `Pair.linear` does."""
@@ -110,3 +117,35 @@ class Pair:
     @cached_property
     def _stacked(self) -> Tensor:
         return torch.cat([self.first, self.second], self._axis)
+
+
+def sums_by_sign(
+    by_sign: Pair | Single,
+    sign: int,
+    bias: Tensor | None,
+    *,
+    values: Values,
+    key: Hashable,
+) -> Tensor:
+    """Return ``by_sign.linear(sign, bias)``, made once for a batch whose rows are repeated.
+
+    Parameters
+    ----------
+    by_sign
+        Of the signs of the operator's input.
+    sign
+        Of the contributions that are added up.
+    bias
+        The last term of the sums.
+    values
+        Every operator's value.
+    key
+        What the bias depends on, but for the operator's own.
+    """
+    op, kind = by_sign.op, type(by_sign)
+
+    def made(of: Values) -> Tensor:
+        own = by_sign if of is values else kind.of_signs(op, of[op.inputs[0]])
+        return own.linear(sign, bias)
+
+    return derived(values, (op, kind, sign, key), made)
