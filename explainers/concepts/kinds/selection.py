@@ -1,0 +1,57 @@
+"""The concepts of all layers that patterns name."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from explainers.concepts.kinds.resolving import resolve
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from explainers.concepts.kinds.base import Concepts
+    from explainers.concepts.kinds.resolving import Spec
+    from explainers.network import Network
+
+
+def select(
+    patterns: str | Sequence[str], spec_by_pattern: Mapping[str, Spec], network: Network
+) -> dict[str, Concepts]:
+    """Return the concepts of the layers that patterns name, in execution order.
+
+    A convolution and the norm that was folded into it are one layer, and so are other names of
+    one value; it goes by the name of its operator if that is among those named, else by the first.
+
+    Parameters
+    ----------
+    patterns
+        As `Network.match` takes them.
+    spec_by_pattern
+        Pattern to the kind of concepts of the layers that it names, see `resolve`; where several
+        name a layer, the last decides. Channels, where none does.
+    network
+        Must be a program.
+
+    Raises
+    ------
+    LookupError
+        If a pattern names nothing, or one with a spec none of the layers.
+    ValueError
+        If a layer has no such concepts.
+    """
+    names = network.match(patterns)
+    specs: dict[str, Spec] = dict.fromkeys(names, "channels")
+    for pattern, spec in spec_by_pattern.items():
+        named = [name for name in network.match(pattern) if name in specs]
+        if not named:
+            raise LookupError(
+                f"concepts are given for {pattern!r}, which is none of the layers asked for: "
+                f"{', '.join(names)}; name it among the layers too"
+            )
+        specs |= dict.fromkeys(named, spec)
+    found: dict[str, Concepts] = {}
+    for name in sorted(names, key=lambda name: network.operator(name).name != name):
+        concepts = resolve(specs[name], network, name)
+        if not any(one.operator == concepts.operator for one in found.values()):
+            found[name] = concepts
+    return {name: found[name] for name in names if name in found}
