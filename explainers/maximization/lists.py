@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 import torch
 
 from explainers import numeric
-from explainers.maximization import order, tables
+from explainers.maximization import order, results, tables
 from explainers.maximization.tables import Table
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator, Sequence
+    from collections.abc import Collection, Iterator, Sequence
 
     from torch import Tensor
 
@@ -26,8 +26,6 @@ layer's."""
 
 STABILISER = 1e-10
 """Added to what is divided by, as Achtibat et al. 2023 (doi:10.1038/s42256-023-00711-8) do."""
-
-PER_CLASS = "per_class"
 
 
 @dataclass(frozen=True)
@@ -72,12 +70,12 @@ class Lists:
         scored
             Their scores.
         prefix
-            Goes in front of the layers' names, with a slash, where there are several targets.
+            Goes in front of the layers' names: ``<target>/`` where there are several.
         """
         _check(scored.sample)
         state: State = {}
         for layer, scores in scored.layers.items():
-            head = f"{prefix}/{layer}" if prefix else layer
+            head = f"{prefix}{layer}"
             device = scores.total.device
             sample, group = scored.sample.to(device), scored.group.to(device)
             is_known = (group >= 0).nonzero()[:, 0]
@@ -87,16 +85,16 @@ class Lists:
                 state.update(self._listed(f"{head}/{score}", entries))
                 if self.per_class:
                     entries = Table(*(part[is_known] for part in (keys, position, group)))
-                    state.update(self._listed(f"{head}/{PER_CLASS}/{score}", entries))
+                    state.update(self._listed(f"{head}/{tables.PER_CLASS}/{score}", entries))
         return state
 
     def merge(self, left: State, right: State) -> State:
         """Return the lists of both parts, which may have different layers."""
         state: State = {}
-        for name in _names({**left, **right}):
+        for name in tables.names_of({**left, **right}):
             parts = [part for part in (left, right) if f"{name}/value" in part]
             if len(parts) == 1:
-                state.update(_stored_as_is(name, parts[0]))
+                state.update(tables.taken(name, parts[0]))
                 continue
             found = [tables.restored(name, part) for part in parts]
             _check_channels(name, found)
@@ -107,7 +105,7 @@ class Lists:
         """Return the names of each layer's entries, for `Scan.groups`."""
         found: dict[str, list[str]] = {}
         for name in names:
-            found.setdefault(_layer(name), []).append(name)
+            found.setdefault(tables.layer_of(name), []).append(name)
         return list(found.values())
 
     def finalise(self, state: State, prefix: str = "") -> Result:
@@ -120,15 +118,14 @@ class Lists:
         prefix
             That of the layers; those with another are left out.
         """
-        start = f"{prefix}/" if prefix else ""
         result: Result = {}
-        for group in self.groups([name for name in state if name.startswith(start)]):
-            layer = _layer(next(iter(group))).removeprefix(start)
-            result[layer] = _result({name: state[name] for name in group})
+        for group in self.groups([name for name in state if name.startswith(prefix)]):
+            layer = tables.layer_of(next(iter(group))).removeprefix(prefix)
+            result[layer] = results.of_layer({name: state[name] for name in group})
         return result
 
     def _listed(self, name: str, entries: Table) -> State:
-        is_per_class = _is_per_class(name)
+        is_per_class = tables.is_per_class(name)
         found = tables.best(entries, self.per_class if is_per_class else self.k)
         return tables.stored(name, found, has_groups=is_per_class)
 
@@ -153,52 +150,6 @@ def _norm(raw: Tensor) -> Tensor:
         paired = sums[:, :half] + sums[:, half : 2 * half]
         sums = torch.cat([paired, sums[:, 2 * half :]], 1) if n % 2 else paired
     return torch.where(sums.isfinite(), sums + STABILISER, torch.nan)
-
-
-def _result(state: State) -> Result:
-    """Return the lists of one layer."""
-    result: Result = {}
-    grouped: dict[str, Table] = {}
-    for name in _names(state):
-        table = tables.restored(name, state)
-        score = name.rsplit("/", 1)[1]
-        if _is_per_class(name):
-            grouped[score] = table
-        else:
-            result[score] = tables.form(table)
-    if grouped:
-        result[PER_CLASS] = _by_class(grouped)
-    return result
-
-
-def _by_class(grouped: dict[str, Table]) -> Result:
-    """Return lists by class and score, as long as the longest of any class."""
-    classes = torch.unique(torch.cat([table.group for table in grouped.values()]))
-    forms = {score: tables.form(tables.dense(table, classes)) for score, table in grouped.items()}
-    return {
-        each: {
-            score: {field: values[place] for field, values in lists.items()}
-            for score, lists in forms.items()
-        }
-        for place, each in enumerate(classes.tolist())
-    }
-
-
-def _names(names: Iterable[str]) -> list[str]:
-    """Return what names of a state's lists start with, sorted: without the field."""
-    return sorted({name.rsplit("/", 1)[0] for name in names})
-
-
-def _layer(name: str) -> str:
-    return name.rsplit("/", 2)[0].removesuffix(f"/{PER_CLASS}")
-
-
-def _is_per_class(name: str) -> bool:
-    return name.rsplit("/", 2)[-2] == PER_CLASS
-
-
-def _stored_as_is(name: str, state: State) -> State:
-    return {key: value for key, value in state.items() if key.rsplit("/", 1)[0] == name}
 
 
 def _check(sample: Tensor) -> None:

@@ -9,13 +9,14 @@ import torch
 from explainers.maximization import order
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from torch import Tensor
 
-    from explainers.base import Result, State
+    from explainers.base import State
 
-Pieces = list[tuple["Tensor", "Tensor", "Tensor"]]
+PER_CLASS = "per_class"
+"""Stands before the score in the names of tables of classes."""
 
 
 class Table(NamedTuple):
@@ -95,24 +96,21 @@ def restored(name: str, state: State) -> Table:
     return Table(order.keys(value, state[f"{name}/sample"]), position, group)
 
 
-def form(table: Table) -> Result:
-    """Return the lists of a table of one group as results have them."""
-    return {
-        "sample": order.samples(table.keys).long(),
-        "value": order.values(table.keys),
-        "position": table.position.long(),
-    }
+def taken(name: str, state: State) -> State:
+    """Return a table's entries as they are."""
+    return {key: value for key, value in state.items() if key.rsplit("/", 1)[0] == name}
 
 
-def dense(table: Table, groups: Tensor) -> Table:
-    """Return the lists of these groups side by side, ``(group, rank, channel)``, ends filled."""
-    place = torch.searchsorted(groups, table.group)
-    counts = torch.bincount(place, minlength=len(groups))
-    rank = torch.arange(len(place), device=place.device) - (counts.cumsum(0) - counts)[place]
-    longest = int(counts.max()) if len(groups) else 0
-    shape = (len(groups), longest, table.keys.shape[1])
-    keys = table.keys.new_full(shape, order.NONE)
-    position = table.position.new_full(shape, -1)
-    keys[place, rank] = table.keys
-    position[place, rank] = table.position
-    return Table(keys, position, groups)
+def names_of(entries: Iterable[str]) -> list[str]:
+    """Return the names of the tables to which entries belong, sorted."""
+    return sorted({entry.rsplit("/", 1)[0] for entry in entries})
+
+
+def layer_of(entry: str) -> str:
+    """Return the name of an entry's layer, with what stands in front of it."""
+    return entry.rsplit("/", 2)[0].removesuffix(f"/{PER_CLASS}")
+
+
+def is_per_class(name: str) -> bool:
+    """Whether a table is one of the lists of classes."""
+    return name.rsplit("/", 2)[-2] == PER_CLASS
