@@ -70,12 +70,12 @@ class Lists:
         scored
             Their scores.
         prefix
-            Goes in front of the layers' names: ``<target>/`` where there are several.
+            Goes in front of the layers' names, with a slash, where there are several targets.
         """
         _check(scored.sample)
         state: State = {}
         for layer, scores in scored.layers.items():
-            head = f"{prefix}{layer}"
+            head = f"{prefix}/{layer}" if prefix else layer
             device = scores.total.device
             sample, group = scored.sample.to(device), scored.group.to(device)
             is_known = (group >= 0).nonzero()[:, 0]
@@ -118,9 +118,10 @@ class Lists:
         prefix
             That of the layers; those with another are left out.
         """
+        start = f"{prefix}/" if prefix else ""
         result: Result = {}
-        for group in self.groups([name for name in state if name.startswith(prefix)]):
-            layer = tables.layer_of(next(iter(group))).removeprefix(prefix)
+        for group in self.groups([name for name in state if name.startswith(start)]):
+            layer = tables.layer_of(next(iter(group))).removeprefix(start)
             result[layer] = results.of_layer({name: state[name] for name in group})
         return result
 
