@@ -82,16 +82,9 @@ def _maps(run: Run) -> Iterator[dict[str, Any]]:
 
 
 def _scans(run: Run) -> Iterator[dict[str, Any]]:
-    for name in run.scans:
-        yield from _nested(f"scans/{name}", run.scans[name])
-
-
-def _nested(name: str, value: Any) -> Iterator[dict[str, Any]]:
-    if hasattr(value, "items"):
-        for key, inner in value.items():
-            yield from _nested(f"{name}/{key}", inner)
-    elif hasattr(value, "shape"):
-        yield _row(name, (), value.shape, getattr(value, "dtype", ""))
+    for name, result in run.scans.items():
+        for path, shape, dtype in result.leaves():
+            yield _row(f"scans/{name}/{path}", (), shape, dtype)
 
 
 def _row(name: str, dims: Any, shape: Any, dtype: Any) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import hashlib
 import os
 import tempfile
 import uuid
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
@@ -173,6 +173,18 @@ class Folder:
         """
         content: bytes = self.fs.cat_file(self.at(name))
         return content
+
+    @contextlib.contextmanager
+    def open(self, name: str) -> Iterator[IO[bytes]]:
+        """Give a file to read parts of, for the time of a with block.
+
+        Raises
+        ------
+        FileNotFoundError
+            If there is none.
+        """
+        with self.fs.open(self.at(name), "rb") as file:
+            yield file
 
     def exists(self, name: str) -> bool:
         """Whether there is a file or a folder of this name."""

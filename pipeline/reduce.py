@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from explainers.base import united
 from pipeline.sinks import states
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Collection, Iterable, Iterator
 
     from explainers import Result, Round
 
@@ -26,8 +27,32 @@ def finalise(path: str, scan: str, each: Round, shards: Iterable[int]) -> Result
     shards
         Those that are committed; they are merged in ascending order.
     """
-    state = each.scan.init()
-    for position, shard in enumerate(sorted(shards)):
-        stored = states.read(path, scan, each.name, shard)
-        state = each.scan.merge(state, stored) if position else stored
-    return each.scan.finalise(state)
+    return united(parts(path, scan, each, shards))
+
+
+def parts(path: str, scan: str, each: Round, shards: Iterable[int]) -> Iterator[Result]:
+    """Yield the result group by group; no more than one group's entries are in memory.
+
+    The parameters are those of `finalise`.
+    """
+    ordered = sorted(shards)
+    if not ordered:
+        init = each.scan.init()
+        for group in each.scan.groups(tuple(init)):
+            yield each.scan.finalise({name: init[name] for name in group})
+        return
+    found = {name for shard in ordered for name in states.names(path, scan, each.name, shard)}
+    for group in each.scan.groups(tuple(sorted(found))):
+        yield _finalised(path, scan, each, ordered, frozenset(group))
+
+
+def _finalised(
+    path: str, scan: str, each: Round, shards: Iterable[int], group: Collection[str]
+) -> Result:
+    merged = None
+    for shard in shards:
+        stored = states.read(path, scan, each.name, shard, group)
+        # what a shard has nothing of would not change it
+        if stored:
+            merged = stored if merged is None else each.scan.merge(merged, stored)
+    return each.scan.finalise({} if merged is None else merged)

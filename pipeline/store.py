@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from pipeline.config import RunConfig
     from pipeline.manifest import Manifest
     from pipeline.shards import Shard
+    from pipeline.sinks.stored_result import StoredResult
 
 EVALUATE = "evaluate."
 """Start of the names of passes that write scores; their records have digests of their own."""
@@ -115,8 +116,8 @@ class Run:
         return _Lazily(tuple(self.plan.maps), self._map)
 
     @property
-    def scans(self) -> Mapping[str, dict[Any, Any]]:
-        """Scan to its result, with numpy arrays."""
+    def scans(self) -> Mapping[str, StoredResult]:
+        """Scan to its result: nested mappings whose numpy arrays are read when they are indexed."""
         return _Lazily(results.names(self.path), self._result)
 
     def array(self, name: str, array: str = map_sink.RELEVANCE) -> xr.DataArray:
@@ -127,7 +128,8 @@ class Run:
         name
             Explainer; the empty string for a coordinate.
         array
-            ``relevance``, or what the method finds beside it.
+            ``relevance``, what the method finds beside it, or what a scan keeps of each sample
+            (``layer/total``).
 
         Raises
         ------
@@ -137,9 +139,9 @@ class Run:
         import xarray as xr
 
         first = self.entries(EXPLAIN)
-        made_by = self.pass_of(name) if name else EXPLAIN
-        entries = first if made_by == EXPLAIN else self.entries(made_by)
-        stored = MaskedArray.open(self.folder, name, array, entries)
+        made_by = self._passes_of(name) if name else (EXPLAIN,)
+        entries = [first if each == EXPLAIN else self.entries(each) for each in made_by]
+        stored = MaskedArray.open(self.folder, name, array, *entries)
         coordinates: dict[str, Any] = {"sample": np.arange(self.plan.n_samples)}
         if name:
             others = [other for other in ("target", "prediction") if self._has(other)]
@@ -154,9 +156,14 @@ class Run:
         return self.array(explainer, map_sink.relevance_of(part)).rename(name)
 
     def arrays(self, name: str) -> tuple[str, ...]:
-        """Return the names of an explainer's arrays, ``relevance`` among them."""
-        nodes = (node.split("/") for node in map_sink.stored(self.folder))
-        return tuple(node[1] for node in nodes if node[0] == name and len(node) == 2)
+        """Return the names of an explainer's arrays, ``relevance`` among them.
+
+        Those of a scan are what it keeps of each sample: ``layer/total``.
+        """
+        nodes = map_sink.stored(self.folder)
+        groups = map_sink.groups(nodes)
+        below = [node.partition("/") for node in nodes if node not in groups]
+        return tuple(array for explainer, _, array in below if explainer == name and array)
 
     def entries(self, pass_name: str) -> dict[int, Entry]:
         """Return the records of this run's digest by shard; those of scores have their own."""
@@ -169,6 +176,13 @@ class Run:
         explainer, _ = split_name(name)
         passes = (each.name for each in self.plan.passes if explainer in each.attributions)
         return next(passes, EXPLAIN)
+
+    def _passes_of(self, name: str) -> tuple[str, ...]:
+        """Return the passes that may write arrays of an entry: of a scan, those of its rounds."""
+        if any(name in each.scans for each in self.plan.passes):
+            rounds = (each for each in self.ledger.passes() if each.startswith(f"{name}."))
+            return (EXPLAIN, *rounds)
+        return (self.pass_of(name),)
 
     def samples(self, pass_name: str = EXPLAIN) -> pa.Table:
         """Return the facts per sample of the shards that are done, in order."""
@@ -243,8 +257,8 @@ class Run:
     def _has(self, coordinate: str) -> bool:
         return map_sink.MapSink(self.path).has("", coordinate)
 
-    def _result(self, name: str) -> dict[Any, Any]:
-        return results.read(self.path, name)
+    def _result(self, name: str) -> StoredResult:
+        return results.stored(self.path, name)
 
     def _place(
         self, columns: dict[str, NDArray[Any]], column: str, shard: Shard, values: NDArray[Any]

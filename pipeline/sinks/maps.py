@@ -13,7 +13,7 @@ from pipeline.sinks import encoding, nodes
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     import zarr
     from numpy.typing import NDArray
@@ -103,7 +103,8 @@ class MapSink:
 
     def add(self, name: str, array: str, layout: Layout, n_samples: int, shard_size: int) -> None:
         """Write the metadata of one array; any worker may, because all write the same bytes."""
-        self._put(name, nodes.group_document())
+        for group in sorted(groups([f"{name}/{array}"])):
+            self._put(group, nodes.group_document())
         is_scaled = is_relevance(array) and layout.dtype == "float16"
         scale = SCALE + array.removeprefix(RELEVANCE)
         attributes = {"scaled_by": scale} if is_scaled else {}
@@ -222,6 +223,12 @@ def stored(folder: paths.Folder) -> list[str]:
     documents = (name for name in folder.files(paths.MAPS) if name.endswith(ending))
     below = (name.removeprefix(paths.MAPS).removesuffix(ending).strip("/") for name in documents)
     return sorted(node for node in below if node)
+
+
+def groups(nodes: Iterable[str]) -> set[str]:
+    """Return the paths of all groups that these nodes are in."""
+    parts = [node.split("/") for node in nodes]
+    return {"/".join(each[:end]) for each in parts for end in range(1, len(each))}
 
 
 def without_channels(layout: Layout) -> Layout:

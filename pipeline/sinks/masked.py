@@ -65,15 +65,19 @@ class MaskedArray(BackendArray):
 
     @classmethod
     def open(
-        cls, folder: paths.Folder, name: str, array: str, entries: Mapping[int, Entry]
+        cls, folder: paths.Folder, name: str, array: str, *entries: Mapping[int, Entry]
     ) -> MaskedArray:
-        """Open an array of which the shards in `entries` are done."""
+        """Open an array of which the shards in `entries`, of one pass or several, are done."""
         stored = maps.read(folder.url, name, array)
         scaled_by = stored.attrs.get("scaled_by")
         scale = maps.read(folder.url, name, str(scaled_by)) if scaled_by else None
         node = f"{name}/{array}".lstrip("/")
-        written = {shard: maps.object_path(node, shard, stored.ndim) for shard in entries}
-        vouched = {n: path for n, path in written.items() if path in entries[n].objects}
+        vouched = {
+            shard: path
+            for of_pass in entries
+            for shard, entry in of_pass.items()
+            if (path := maps.object_path(node, shard, stored.ndim)) in entry.objects
+        }
         return cls(stored, scale, folder, vouched)
 
     def variable(self) -> Variable:

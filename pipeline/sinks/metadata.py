@@ -82,7 +82,7 @@ def _rebuilt(folder: paths.Folder, root: bytes, wanted: Iterable[str]) -> bytes:
 
 def _groups(folder: paths.Folder) -> list[str]:
     """Return the nodes that have others below them; the metadata itself may be damaged."""
-    return sorted({node.split("/")[0] for node in maps.stored(folder) if "/" in node})
+    return sorted(maps.groups(maps.stored(folder)))
 
 
 def _copies(root: bytes) -> dict[str, Any] | None:

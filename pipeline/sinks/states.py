@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import contextlib
+import json
+from typing import IO, TYPE_CHECKING, Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load, save
@@ -12,8 +14,12 @@ from pipeline.errors import StoreError
 
 if TYPE_CHECKING:
     import os
+    from collections.abc import Collection, Iterator
 
     from explainers.base import State
+
+HEADER_BYTES = 100 << 20
+"""Of a header that can be one; safetensors itself draws the line here."""
 
 
 def write(
@@ -26,8 +32,8 @@ def write(
     return {path: paths.Folder(root).write(path, save(tensors))}
 
 
-def read(root: str | os.PathLike[str], scan: str, round_name: str, shard: int) -> State:
-    """Return a state.
+def names(root: str | os.PathLike[str], scan: str, round_name: str, shard: int) -> tuple[str, ...]:
+    """Return the names of a state's entries, of which nothing else is read.
 
     Raises
     ------
@@ -35,11 +41,80 @@ def read(root: str | os.PathLike[str], scan: str, round_name: str, shard: int) -
         If there is none or it cannot be read.
     """
     path = paths.state_path(scan, round_name, shard)
+    with _errors_told(path), paths.Folder(root).open(path) as file:
+        return tuple(_header(file)[0])
+
+
+def read(
+    root: str | os.PathLike[str],
+    scan: str,
+    round_name: str,
+    shard: int,
+    wanted: Collection[str] | None = None,
+) -> State:
+    """Return a state.
+
+    Parameters
+    ----------
+    root
+        The run folder.
+    scan, round_name, shard
+        Whose it is.
+    wanted
+        Entries to read, as far as it has them; all by default.
+
+    Raises
+    ------
+    StoreError
+        If there is none or it cannot be read.
+    """
+    path = paths.state_path(scan, round_name, shard)
+    with _errors_told(path):
+        if wanted is None:
+            state: State = load(paths.Folder(root).read(path))
+            return state
+        with paths.Folder(root).open(path) as file:
+            return _part(file, wanted)
+
+
+def _part(file: IO[bytes], wanted: Collection[str]) -> State:
+    """Return some entries of a safetensors file: eight bytes of length, a header, the values."""
+    header, start = _header(file)
+    chosen = {name: header[name] for name in header if name in wanted}
+    own, contents, end = {}, [], 0
+    # in the order of the file, as its format wants
+    for name, entry in sorted(chosen.items(), key=_offset):
+        first, last = entry["data_offsets"]
+        file.seek(start + first)
+        contents.append(file.read(last - first))
+        own[name] = {**entry, "data_offsets": [end, end + last - first]}
+        end += last - first
+    described = json.dumps(own).encode()
+    described += b" " * (-len(described) % 8)
+    state: State = load(b"".join((len(described).to_bytes(8, "little"), described, *contents)))
+    return state
+
+
+def _header(file: IO[bytes]) -> tuple[dict[str, Any], int]:
+    """Return what each entry is, by name, and where values start."""
+    length = int.from_bytes(file.read(8), "little")
+    if length > HEADER_BYTES:
+        raise ValueError(f"its header would have {length} bytes")
+    header: dict[str, Any] = json.loads(file.read(length))
+    header.pop("__metadata__", None)
+    return header, 8 + length
+
+
+def _offset(item: tuple[str, dict[str, Any]]) -> tuple[int, str]:
+    return item[1]["data_offsets"][0], item[0]
+
+
+@contextlib.contextmanager
+def _errors_told(path: str) -> Iterator[None]:
     try:
-        state: State = load(paths.Folder(root).read(path))
-    except (OSError, SafetensorError) as error:
+        yield
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise StoreError(
             f"cannot read the state {path!r}: {error}",
             fix="run `xpipe verify --repair` on the run, then `xpipe resume`",
         ) from error
-    return state

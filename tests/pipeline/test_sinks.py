@@ -11,7 +11,7 @@ import xarray as xr
 
 from pipeline import paths
 from pipeline.errors import StoreError
-from pipeline.sinks import results, samples, scores, states, tables
+from pipeline.sinks import result_writer, results, samples, scores, states, tables
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -170,7 +170,7 @@ def test_a_result_is_replaced_as_a_whole_and_counts_when_its_record_is_there(roo
 def test_large_arrays_are_cut_along_their_first_axis(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(results, "CHUNK_BYTES", 100)
+    monkeypatch.setattr(result_writer, "CHUNK_BYTES", 100)
     values = torch.arange(60.0).reshape(10, 6)
     objects = results.write(tmp_path, "statistics", {"covariance": values})
     assert sum("/c." in name for name in objects) == 3

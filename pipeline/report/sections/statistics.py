@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pipeline.report import naming, page, pictures
+from pipeline.sinks.stored_result import StoredResult
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator
 
     from numpy.typing import NDArray
 
@@ -71,31 +72,41 @@ def render(run: Run) -> str | None:
 
 
 def _arrays(
-    result: Mapping[Any, Any], shape: tuple[int, ...], label: Callable[[int], str]
+    result: StoredResult, shape: tuple[int, ...], label: Callable[[int], str]
 ) -> Iterator[Found]:
-    """Yield what has the form of an input, of stacks their first rows, of classes their means."""
-    for key, value in result.items():
-        if isinstance(value, dict):
-            by_class = "label" in value and "mean" in value
-            yield from _means(value, shape, label) if by_class else _arrays(value, shape, label)
-            continue
-        array = np.asarray(value)
-        if array.dtype.kind not in "fiu":
-            continue
-        caption = MEANINGS.get(str(key), str(key))
+    """Yield what has the form of an input, of stacks their first rows, of classes their means.
+
+    Nothing else is read: results of scans can be larger than memory.
+    """
+    for key in result:
+        if result.is_mapping(key):
+            below = result[key]
+            if not isinstance(below, StoredResult):
+                continue  # what is alike of many classes is no picture
+            by_class = "label" in below and "mean" in below
+            yield from _means(below, shape, label) if by_class else _arrays(below, shape, label)
+        elif np.dtype(result.dtype(key) or "U").kind in "fiu":
+            yield from _pictures(result, key, shape)
+
+
+def _pictures(result: StoredResult, key: Any, shape: tuple[int, ...]) -> Iterator[Found]:
+    caption = MEANINGS.get(str(key), str(key))
+    if result.shape(key) == shape:
+        array = result[key]
         array = np.sqrt(np.maximum(array, 0)) if key == "variance" else array
-        if array.shape == shape:
-            yield caption, array.astype(np.float64), False
-        elif array.shape[1:] == shape:
-            for position, row in enumerate(array[:N_LEADING]):
-                yield f"{caption} {position + 1}", row.astype(np.float64), True
+        yield caption, array.astype(np.float64), False
+    elif result.shape(key)[1:] == shape:
+        rows = result.part(key, slice(N_LEADING))
+        rows = np.sqrt(np.maximum(rows, 0)) if key == "variance" else rows
+        for position, row in enumerate(rows):
+            yield f"{caption} {position + 1}", row.astype(np.float64), True
 
 
 def _means(
-    classes: Mapping[str, Any], shape: tuple[int, ...], label: Callable[[int], str]
+    classes: StoredResult, shape: tuple[int, ...], label: Callable[[int], str]
 ) -> Iterator[Found]:
-    for index, mean in zip(classes["label"], classes["mean"], strict=True):
-        if np.shape(mean) == shape:
+    if classes.shape("mean")[1:] == shape:
+        for index, mean in zip(classes["label"], classes["mean"], strict=True):
             yield f"mean of class {label(int(index))}", np.asarray(mean, np.float64), False
 
 

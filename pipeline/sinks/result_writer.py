@@ -1,0 +1,247 @@
+"""Writes a result part by part; only its structure, and one array at a time, is in memory.
+
+Each mapping is a Zarr group. A mapping from integers (classes) to mappings that are alike is a
+stack: one array for all of them, with a first axis in the order of the integers, because a
+thousand classes of fifty layers would be a million files.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+import numpy as np
+import torch
+import zarr
+from zarr.codecs import Crc32cCodec, ZstdCodec
+from zarr.storage import MemoryStore
+
+from pipeline.errors import StoreError
+from pipeline.sinks import encoding, nodes
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from pipeline.paths import Folder
+
+ENTRIES = "entries"
+"""Attribute of a group: its keys in order, each as [key, kind, node name or value]."""
+STACKED = "stacked"
+"""Attribute of a stack: its keys, in the order of its arrays' first axis."""
+
+CHUNK_BYTES = 16 << 20
+"""Larger arrays are cut along their first axes, so that a part can be read without the rest."""
+
+
+@dataclass(frozen=True)
+class _Pile:
+    """Arrays of one shape that are stored as one."""
+
+    parts: list[Any]
+
+
+@dataclass
+class _Group:
+    """What is known of a group so far."""
+
+    entries: dict[Any, list[Any]] = field(default_factory=dict)
+    groups: dict[str, _Group] = field(default_factory=dict)
+    attributes: dict[str, Any] = field(default_factory=dict)
+
+
+class ResultWriter:
+    """Writes one result.
+
+    Parameters
+    ----------
+    folder
+        The run's.
+    base
+        The hierarchy in it, which is empty.
+    """
+
+    def __init__(self, folder: Folder, base: str) -> None:
+        self._folder = folder
+        self._base = base
+        self._root = _Group()
+        self._arrays: dict[str, bytes] = {}
+        self._objects: dict[str, dict[str, str]] = {}
+
+    def add(self, part: Mapping[Any, Any]) -> None:
+        """Write the arrays of a part; mappings of one name are joined, other values replaced.
+
+        Raises
+        ------
+        StoreError
+            If it holds what cannot be stored.
+        """
+        self._put(self._root, "", part)
+
+    def close(self, attributes: Mapping[str, Any]) -> dict[str, str]:
+        """Write the metadata, and return all objects and their SHA-256."""
+        documents = dict(self._arrays)
+        self._describe(documents, "", self._root, attributes)
+        documents[""] = nodes.consolidated(documents.pop(""), documents)
+        found = {path: digest for each in self._objects.values() for path, digest in each.items()}
+        for node, document in documents.items():
+            path = self._path(node, nodes.DOCUMENT)
+            found[path] = self._folder.write(path, document)
+        return found
+
+    def _describe(
+        self,
+        documents: dict[str, bytes],
+        node: str,
+        group: _Group,
+        attributes: Mapping[str, Any],
+    ) -> None:
+        own = {ENTRIES: list(group.entries.values()), **group.attributes, **attributes}
+        documents[node] = nodes.group_document(own)
+        for name, below in group.groups.items():
+            self._describe(documents, f"{node}/{name}".lstrip("/"), below, {})
+
+    def _put(self, group: _Group, node: str, part: Mapping[Any, Any]) -> None:
+        for key, value in part.items():
+            name = quote(str(key), safe=" #:()[]=,")
+            path = f"{node}/{name}".lstrip("/")
+            stack = _stack(value)
+            kind = "stack" if stack is not None else _kind(value)
+            self._make_room(group, key, kind, path)
+            group.entries[key] = [_plain(key), kind, _plain(value) if kind == "value" else name]
+            if kind == "array":
+                self._put_array(path, name, _array(value))
+            elif kind in ("group", "stack"):
+                below = group.groups.setdefault(name, _Group())
+                if stack is not None:
+                    below.attributes[STACKED] = [int(each) for each in value]
+                self._put(below, path, value if stack is None else stack)
+
+    def _make_room(self, group: _Group, key: Any, kind: str, path: str) -> None:
+        """Forget what is replaced."""
+        known = group.entries.get(key, [None, kind])[1]
+        if known == "array":
+            self._arrays.pop(path, None)
+            for stored in self._objects.pop(path, {}):
+                self._folder.remove(stored)
+        is_joined = known == kind and (kind != "stack" or key not in group.entries)
+        if "stack" in (known, kind) and not is_joined:
+            raise StoreError(
+                f"{path!r} of a result is in several of its parts, but is one stack of classes",
+                fix="let the scan's groups keep all classes of a layer together",
+            )
+        if known == "group" and kind != "group":
+            raise StoreError(
+                f"{path!r} of a result is a mapping in one part and a value in another",
+                fix="let the scan's finalise give the same form for every group",
+            )
+
+    def _put_array(self, node: str, name: str, values: NDArray[Any]) -> None:
+        kept: dict[str, Any] = {}
+        array = zarr.create_array(
+            MemoryStore(kept),
+            shape=values.shape,
+            dtype=values.dtype,
+            chunks=_chunks(values.shape, values.dtype.itemsize),
+            compressors=[ZstdCodec(level=encoding.LEVEL), Crc32cCodec()],
+            fill_value=nodes.fill_value(values.dtype.str),
+            dimension_names=[f"{name}_{axis}" for axis in range(values.ndim)],
+            chunk_key_encoding={"name": "default", "separator": "."},
+            config={"write_empty_chunks": True},  # or a missing object looked like zeros
+        )
+        array[...] = values
+        self._arrays[node] = bytes(kept.pop(nodes.DOCUMENT).to_bytes())
+        self._objects[node] = {
+            path: self._folder.write(path, bytes(kept[key].to_bytes()))
+            for key in sorted(kept)
+            for path in [self._path(node, key)]
+        }
+
+    def _path(self, node: str, key: str) -> str:
+        return "/".join(part for part in (self._base, node, key) if part)
+
+
+def _chunks(shape: Sequence[int], itemsize: int) -> tuple[int, ...]:
+    """Return chunks of at most `CHUNK_BYTES`, cut along as few of the first axes as possible."""
+    chunks = [max(1, length) for length in shape]
+    for axis in range(len(chunks)):
+        row = itemsize * math.prod(chunks[axis + 1 :])
+        chunks[axis] = max(1, min(CHUNK_BYTES // row, chunks[axis]))
+        if row <= CHUNK_BYTES:
+            break
+    return tuple(chunks)
+
+
+def _stack(value: Any) -> dict[Any, Any] | None:
+    """Return a mapping from integers to mappings as one mapping of piles, if they are alike."""
+    if not isinstance(value, Mapping) or len(value) < 2:
+        return None
+    is_by_number = all(isinstance(key, int | np.integer) for key in value)
+    values = list(value.values())
+    if not is_by_number or not all(isinstance(each, Mapping) and each for each in values):
+        return None
+    return _piled(values)
+
+
+def _piled(values: Sequence[Mapping[Any, Any]]) -> dict[Any, Any] | None:
+    piled: dict[Any, Any] = {}
+    if len({tuple(each) for each in values}) > 1:
+        return None
+    for key in values[0]:
+        parts = [each[key] for each in values]
+        if all(isinstance(part, Mapping) for part in parts):
+            piled[key] = _piled(parts)
+        else:
+            forms = {_form(part) for part in parts}
+            piled[key] = _Pile(parts) if len(forms) == 1 and None not in forms else None
+        if piled[key] is None:
+            return None
+    return piled
+
+
+def _form(part: Any) -> tuple[Any, ...] | None:
+    if not isinstance(part, torch.Tensor | np.ndarray):
+        return None
+    return (*part.shape, part.dtype)
+
+
+def _kind(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return "group"
+    # JSON has no NaN and no infinity; an array of no dimensions has.
+    is_array = isinstance(value, torch.Tensor | np.ndarray | _Pile) or not _is_finite(value)
+    return "array" if is_array else "value"
+
+
+def _is_finite(value: Any) -> bool:
+    return not isinstance(value, float | np.floating) or bool(np.isfinite(value))
+
+
+def _array(value: torch.Tensor | NDArray[Any] | float | _Pile) -> NDArray[Any]:
+    if isinstance(value, _Pile):
+        return np.stack([_array(part) for part in value.parts])
+    if not isinstance(value, torch.Tensor):
+        return np.asarray(value)
+    tensor = value.detach().cpu()
+    # numpy has no bfloat16; float32 holds it exactly.
+    values: NDArray[Any] = (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
+    return values
+
+
+def _plain(value: Any) -> Any:
+    """Return a value that JSON keeps."""
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, tuple | list):
+        return [_plain(part) for part in value]
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    raise StoreError(
+        f"got a {type(value).__name__} in a result, expected a tensor, an array, a mapping or a "
+        "plain value",
+        fix="let the scan's finalise return tensors",
+    )
