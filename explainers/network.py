@@ -21,7 +21,7 @@ from explainers.registry import suggest
 from explainers.rules.gradient import normalised as softmax_rule
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Container, Hashable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Container, Hashable, Mapping, Sequence
 
     from torch import Tensor, nn
 
@@ -181,6 +181,14 @@ class Network:
         values = self._entered(self.parts(inputs), self._taken_over(carried))
         with torch.no_grad():
             return self._run(values, unread)
+
+    def show(
+        self, inputs: Inputs, names: Collection[str], seen: Callable[[str, Tensor], None]
+    ) -> None:
+        """Show values of operators as they come, and run no further; see `running.show`."""
+        values = self._entered(self.parts(inputs), self._taken_over(None))
+        with torch.no_grad():
+            running.show(self._readable(), values, names, seen)
 
     def value(self, layer: str, values: Mapping[str, Tensor]) -> Tensor:
         """Return a layer's value, as a hook on its module sees it, given those of the operators."""

@@ -9,7 +9,7 @@ import torch
 from explainers.operators import Activation, Add, Convolution, Linear, MaxPool
 
 if TYPE_CHECKING:
-    from collections.abc import Container
+    from collections.abc import Callable, Collection, Container
 
     from torch import Tensor
 
@@ -43,6 +43,43 @@ def run(
         for name in dropped:
             del values[name]
     return values
+
+
+def show(
+    program: Program,
+    values: dict[str, Tensor],
+    names: Collection[str],
+    seen: Callable[[str, Tensor], None],
+) -> None:
+    """Compute no more than some operators' values need, and show these as they come.
+
+    Parameters
+    ----------
+    program
+        What is run.
+    values
+        Those that are given; it is used up.
+    names
+        Of the operators.
+    seen
+        Called with each name and value, in the order of the program; the value is lost afterwards.
+    """
+    needed = set(names)
+    for op in reversed(program.operators):
+        if op.name in needed and op.name not in values:
+            needed |= set(op.inputs)
+    fresh = {op.name for op in program.operators if isinstance(op, _FRESH)} - values.keys()
+    for op in program.operators:
+        if op.name not in needed:
+            continue
+        dropped = program.last_uses[op.name]
+        if op.name not in values:
+            is_free = op.inputs == tuple(dropped) and fresh.issuperset(dropped)
+            _compute(op, values, has_switches=False, is_free=is_free)
+        if op.name in names:
+            seen(op.name, values[op.name])
+        for name in dropped:
+            values.pop(name, None)
 
 
 _FRESH = Add | Convolution | Linear

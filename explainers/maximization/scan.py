@@ -1,0 +1,257 @@
+"""What both maximization scans do: scores of a batch's concepts, folded into lists of the best."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+
+from explainers import numeric
+from explainers.base import Round, Scan
+from explainers.concepts.kinds import select
+from explainers.maximization.lists import SCORES, Lists
+from explainers.maximization.scored import Scored
+from explainers.registry import suggest
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Mapping, Sequence
+
+    from torch import Tensor
+
+    from explainers.base import Result, Samples, State
+    from explainers.concepts.kinds import Concepts
+    from explainers.network import Network
+    from explainers.trace import Trace
+
+Score = Literal["sum_normed", "sum", "max_normed", "max"]
+
+Found = dict[str, Scored]
+"""Scores of a batch by target; ``""`` where there is one, or none."""
+
+Reader = Callable[["Trace", "Samples"], Found]
+"""Finds the scores of a batch."""
+
+LAYER_BYTES = 4 << 30
+"""Largest lists of one layer, of which the reduction of states holds some at once."""
+PENDING_BYTES = 64 << 20
+"""Scores that a fold collects before it makes lists of them."""
+LEAST_PENDING = 256
+"""Samples whose scores are collected at least: lists of fewer are made too often."""
+_BYTES_OF_SCORES = 16
+_BYTES_OF_ENTRY = 12
+
+
+@dataclass(frozen=True)
+class Maximization(Scan):
+    """Lists of the samples that score best for each concept of layers; see its subclasses.
+
+    One pass over the data set gives, for every concept ``c`` of every layer and every sample, the
+    sum ``s`` and the greatest value ``m`` of what is scored over the concept's positions, with the
+    position of the greatest. Both are listed as they are (``sum``, ``max``) and divided by
+    ``sum_c |s_c| + 1e-10`` of the same score, sample and layer (``sum_normed``, ``max_normed``), as
+    concept relevance propagation has them (Achtibat et al. 2023, doi:10.1038/s42256-023-00711-8).
+    The order of a list is total: value descending, then sample index ascending. A sample of which
+    any score is not finite is in no list.
+
+    The result has ``[layer][score]`` with ``sample``, ``value`` and ``position`` (flat, row-major),
+    each ``(rank, concept)``, best first; and ``[layer]["per_class"][class][score]`` alike for the
+    samples of a class alone. States, and what they hold, are those of `Lists`; a state's size does
+    not depend on the number of samples.
+    """
+
+    layers: str | tuple[str, ...]
+    """Which layers: names, patterns (`*conv*`), or operator classes (`type:Convolution`)."""
+    k: int = 40
+    """How long lists are; zennit-crp's default."""
+    per_class: bool | int = True
+    """How long lists for each class are; true for `k`, false or 0 for none."""
+    concepts: dict[str, Any] = field(default_factory=dict)
+    """Layers, or patterns for their names, to what their concepts are: `channels`, `heads`,
+    `tokens` or `{directions: matrix.npy}`; the first that fits counts, and channels where none
+    does."""
+    keep: Literal["none", "scores"] = "none"
+    """Whether the scores of every sample are kept beside the lists; `scores` keeps sums, maxima and
+    their positions, from which longer lists and other classes follow without another pass."""
+    references: int = 0
+    """Of how many samples of each list a following pass makes heat maps; 0 for no such pass."""
+    reference_score: Score = "sum_normed"
+    """Whose list they are taken from."""
+
+    def __post_init__(self) -> None:
+        numeric.check_whole("k", self.k)
+        numeric.check_whole("per_class", int(self.per_class), 0)
+        numeric.check_whole("references", self.references, 0)
+        for name, options in (("keep", ("none", "scores")), ("reference_score", SCORES)):
+            given = getattr(self, name)
+            if given not in options:
+                raise ValueError(f"got {name} {given!r}; {suggest(str(given), options)}")
+        if not self.layers:
+            raise ValueError(
+                "got no layers, expected names or patterns; layers: type:Convolution takes all "
+                "convolutions"
+            )
+
+    @abstractmethod
+    def reader(self, network: Network) -> Reader:
+        """Return what finds the scores of batches."""
+
+    @property
+    def lists(self) -> Lists:
+        """The lists that are made."""
+        return Lists(self.k, self.k if self.per_class is True else int(self.per_class))
+
+    @property
+    def prefixes(self) -> tuple[str, ...]:
+        """What stands in front of layers in states: each target where there are several."""
+        return ("",)
+
+    def concepts_of(self, network: Network) -> dict[str, Concepts]:
+        """Return the concepts of each layer, in execution order.
+
+        Raises
+        ------
+        LookupError
+            If there is no such layer.
+        NotImplementedError, ValueError
+            If a layer has no such concepts.
+        """
+        return select(self.layers, self.concepts, network)
+
+    def layers_at(self, network: Network) -> dict[str, dict[str, Concepts]]:
+        """Return, by the operator whose value holds them, the layers and their concepts."""
+        found: dict[str, dict[str, Concepts]] = {}
+        for layer, concepts in self.concepts_of(network).items():
+            found.setdefault(concepts.operator, {})[layer] = concepts
+        return found
+
+    def check(self, network: Network) -> None:
+        """Refuse layers that do not exist or have no such concepts, and lists that are too long."""
+        if not network.is_program:
+            raise NotImplementedError(
+                f"{self.name} needs the layers of the network, and this model could not be read "
+                f"as a program: {network.reason}; change the model"
+            )
+        sizes = self._sizes(network)
+        layer = max(sizes, key=sizes.__getitem__)
+        if sizes[layer] > LAYER_BYTES:
+            raise ValueError(
+                f"lists of layer {layer!r} take up to {sizes[layer] / 2**30:.1f} GiB for "
+                f"{network.n_outputs} classes, more than {LAYER_BYTES / 2**30:.0f} GiB; set a "
+                "smaller per_class, or per_class: false and keep: scores, from which they follow"
+            )
+
+    def notes(self, network: Network) -> tuple[str, ...]:
+        """Return how large lists may become, where that is much."""
+        size = sum(self._sizes(network).values())
+        if size < LAYER_BYTES // 4:
+            return ()
+        return (f"lists take up to {size / 2**30:.1f} GiB; a smaller per_class shortens them",)
+
+    def _sizes(self, network: Network) -> dict[str, int]:
+        lists = self.lists
+        entries = len(SCORES) * (lists.k + network.n_outputs * lists.per_class)
+        each = entries * _BYTES_OF_ENTRY * len(self.prefixes)
+        return {layer: one.n * each for layer, one in self.concepts_of(network).items()}
+
+    def init(self) -> State:
+        """Return the lists of no samples."""
+        return self.lists.init()
+
+    def fold(self, batches: Iterable[tuple[Trace, Samples]]) -> State:
+        """Return the lists of a shard."""
+        state, pending, n_pending = self.init(), list[Found](), 0
+        reader: Reader | None = None
+        for trace, samples in batches:
+            if not trace.n_rows:
+                continue
+            reader = reader or self.reader(trace.network)
+            found = self._found(trace, samples, reader)
+            pending.append(found)
+            n_pending += trace.n_rows
+            if n_pending >= _n_together(found):
+                state, pending, n_pending = self._entered(state, pending), [], 0
+        state = self._entered(state, pending) if pending else state
+        return {name: entry.cpu() for name, entry in state.items()}
+
+    def update(self, state: State, trace: Trace, samples: Samples) -> State:
+        """Return the lists with one batch added."""
+        return self.merge(state, self.fold([(trace, samples)]))
+
+    def merge(self, left: State, right: State) -> State:
+        """Return the lists of both parts."""
+        return self.lists.merge(left, right)
+
+    def groups(self, names: Collection[str]) -> Sequence[Collection[str]]:
+        """Return the entries of each layer."""
+        return self.lists.groups(names)
+
+    def finalise(self, state: State) -> Result:
+        """Return lists by layer, of several targets by target first."""
+        found = {prefix: self.lists.finalise(state, prefix) for prefix in self.prefixes}
+        if "" in found:
+            return found[""]
+        return {prefix: lists for prefix, lists in found.items() if lists}
+
+    def records(self, trace: Trace, samples: Samples) -> Mapping[str, Tensor]:
+        """Return, if scores are kept, those of each layer: ``total``, ``peak``, ``position``."""
+        if self.keep == "none":
+            return {}
+        found = self._found(trace, samples, self.reader(trace.network))
+        return {
+            f"{prefix}/{layer}/{name}".removeprefix("/"): getattr(scores, name)
+            for prefix, scored in found.items()
+            for layer, scores in _finite(scored).layers.items()
+            for name in ("total", "peak", "position")
+        }
+
+    def rounds(self, results: Mapping[str, Result]) -> Round | None:
+        """Return the lists and then, if asked for, the heat maps of reference samples."""
+        if not results:
+            return Round("lists", self)
+        if not self.references or len(results) > 1:
+            return None
+        # references are made of these lists, and look at this module
+        from explainers.concepts.references import references_of
+
+        return references_of(self, results)
+
+    def _found(self, trace: Trace, samples: Samples, reader: Reader) -> Found:
+        if self.keep == "none":
+            return reader(trace, samples)
+        # who asks for records holds this scan, so that its identity is no other's meanwhile
+        return trace.once((type(self), id(self)), lambda: reader(trace, samples))
+
+    def _entered(self, state: State, pending: Sequence[Found]) -> State:
+        for prefix in pending[0]:
+            scored = _finite(Scored.joined([found[prefix] for found in pending]))
+            state = self.lists.merge(state, self.lists.of(scored, prefix))
+        return state
+
+
+def _n_together(found: Found) -> int:
+    """Return how many samples' scores are collected before lists are made of them."""
+    entries = sum(
+        scores.total.shape[1] for scored in found.values() for scores in scored.layers.values()
+    )
+    return max(LEAST_PENDING, PENDING_BYTES // (_BYTES_OF_SCORES * max(1, entries)))
+
+
+def _finite(scored: Scored) -> Scored:
+    """Return the scores, NaN throughout for samples of which any is not finite."""
+    layers = scored.layers
+    if not layers:
+        return scored
+    sums = [scores.total.sum(1) + scores.peak.sum(1) for scores in layers.values()]
+    bad = ~torch.stack(sums).isfinite().all(0)[:, None]
+    masked = {
+        layer: replace(
+            scores,
+            total=scores.total.masked_fill(bad, torch.nan),
+            peak=scores.peak.masked_fill(bad, torch.nan),
+        )
+        for layer, scores in layers.items()
+    }
+    return replace(scored, layers=masked)
