@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from explainers.concepts.kinds.attentions import is_mixing
 from explainers.concepts.kinds.form import form_of
 from explainers.concepts.kinds.parts import parts
 from explainers.concepts.kinds.resolving import kinds
@@ -11,6 +12,7 @@ from explainers.units import channel_axis
 
 if TYPE_CHECKING:
     from explainers.concepts.kinds.base import Concepts
+    from explainers.concepts.kinds.form import Form
     from explainers.network import Network
 
 
@@ -24,4 +26,12 @@ def channels(network: Network, layer: str) -> Concepts:
     """
     operator = network.operator(layer).name
     form = form_of(network, operator, layer)
-    return parts(layer, operator, form, (form.place(channel_axis(network, operator)),))
+    return parts(layer, operator, form, (axis_of_channels(network, layer, form),))
+
+
+def axis_of_channels(network: Network, layer: str, form: Form) -> int:
+    """Return the axis of a sample along which its channels lie."""
+    op = network.operator(layer)
+    if is_mixing(network, op):
+        return len(form.shape) - 1
+    return form.place(channel_axis(network, op.name))

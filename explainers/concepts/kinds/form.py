@@ -29,6 +29,7 @@ class Form:
     """How many places of a sample follow each other along it, within that."""
     rest: tuple[int, ...]
     """Sizes of the other axes."""
+    dtype: torch.dtype
 
     @property
     def joined(self) -> tuple[int, ...]:
@@ -89,4 +90,5 @@ def form_of(network: Network, operator: str, layer: str) -> Form:
             f"{'is not floating-point' if operator in network.dependent else 'is constant'}; "
             "name a layer behind the input that holds features"
         )
-    return Form(layout.axis, op.batch_outer, layout.n_places // op.batch_outer, layout.shape)
+    inner = layout.n_places // op.batch_outer
+    return Form(layout.axis, op.batch_outer, inner, layout.shape, layout.dtype)
