@@ -1,0 +1,165 @@
+"""Which lower concepts make a concept of a sample: its composition, layer by layer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+
+from explainers.concepts.composition_graph import Composition, Edge, Node
+from explainers.concepts.decomposing import Decomposing, Edges
+from explainers.concepts.frontier import depths, frontiers
+from explainers.concepts.kinds import resolve, select
+from explainers.numeric import check_whole
+from explainers.operators import Convolution, Linear
+from explainers.rules.walking import Course
+from explainers.targets import Target
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from torch import Tensor
+
+    from explainers.concepts.kinds import Concepts
+    from explainers.network import Network
+    from explainers.rules.table import Choose
+    from explainers.trace import Trace
+
+
+@dataclass(frozen=True, eq=False)
+class Decomposer:
+    """Decomposes a concept into concepts of lower layers (Achtibat et al. 2023, section 4.2.2).
+
+    doi:10.1038/s42256-023-00711-8. The relevance of a concept of a layer, restricted to it, is
+    carried to the next lower layers that are asked for; there the concepts that most of it arrives
+    at are followed, restricted to each of them in turn, and so on. A concept that is reached from
+    several others is followed once, with the sum of what arrives. What arrives at all concepts of
+    the layers below sums to the relevance of the one above, but for what the input gets directly
+    and what rules keep back.
+    """
+
+    layer: str
+    """Of the concept that is decomposed."""
+    concept: int | Tensor | None = None
+    """Its number, or ``(batch,)`` of them; by default that which is most relevant in the sample."""
+    layers: str | tuple[str, ...] | None = None
+    """Lower layers, by name or pattern; by default all convolutions and linear layers."""
+    width: tuple[int, ...] = (4, 2)
+    """How many concepts are followed of each layer that a concept is reached from: of those right
+    behind the first, of those behind these, and so on."""
+    start: Literal["target", "activation"] = "target"
+    """Whether relevance to the target is decomposed, or the concept's own activation."""
+    abs_norm: bool = True
+    """Whether weights are relevances divided by the sum of their amounts over the layer's concepts;
+    else they are the relevances."""
+    concepts: dict[str, Any] = field(default_factory=dict)
+    """Layers, or patterns for their names, to the kind of their concepts; channels else."""
+
+    def __post_init__(self) -> None:
+        if not self.width:
+            raise ValueError("got no width, expected a number for each level: width=(4, 2)")
+        for number in self.width:
+            check_whole("width", number)
+        if self.start not in ("target", "activation"):
+            raise ValueError(f"got start {self.start!r}, expected 'target' or 'activation'")
+
+    def check(self, network: Network) -> None:
+        """Refuse layers and concepts that a network does not have.
+
+        Raises
+        ------
+        LookupError
+            If there is no such layer.
+        NotImplementedError
+            If the network is opaque.
+        ValueError
+            If a layer has no such concepts, or none of the number asked for.
+        """
+        top, _ = self._asked(network)
+        numbers = torch.as_tensor(() if self.concept is None else self.concept)
+        if bool(((numbers < 0) | (numbers >= top.n)).any()):
+            raise ValueError(
+                f"got concept {numbers.tolist()!r} of layer {self.layer!r}, which has {top.n}; "
+                f"choose from 0 to {top.n - 1}"
+            )
+
+    def composition(
+        self, trace: Trace, choose: Choose, target: Target | None = None
+    ) -> Composition:
+        """Return what makes the concept in each sample of a batch.
+
+        Parameters
+        ----------
+        trace
+            Of the batch.
+        choose
+            Gives the rule of each operator.
+        target
+            Whose relevance is decomposed; the predicted class by default.
+        """
+        network = trace.network
+        self.check(network)
+        top, by_operator = self._asked(network)
+        below = frontiers(network, by_operator)
+        depth = depths(below, top.operator)
+        value = trace.values[top.operator]
+        arriving = value
+        if self.start == "target":
+            arriving = _relevance(trace, choose, target or Target(), top.operator)
+        total = top.scores(arriving, value).total
+        if self.concept is None:
+            chosen = total.nan_to_num(nan=-torch.inf).argmax(1)
+        else:
+            chosen = torch.as_tensor(self.concept, device=total.device).expand(len(total))
+        relevance = total.gather(1, chosen.unsqueeze(1)).squeeze(1)
+        decomposing = Decomposing(trace, choose, by_operator, below, depth, self.width)
+        found = decomposing.edges(top.operator, arriving, chosen, is_normed=self.abs_norm)
+        tops = zip(range(len(total)), chosen.tolist(), relevance.tolist(), strict=True)
+        return Composition(
+            tuple(Node(row, top.layer, concept, 0, amount) for row, concept, amount in tops),
+            tuple(_rows(found, by_operator, depth)),
+        )
+
+    def _asked(self, network: Network) -> tuple[Concepts, dict[str, Concepts]]:
+        """Return the concepts of the layer, and of it and all layers behind it by operator."""
+        known = {name: spec for name, spec in self.concepts.items()}
+        layers = self.layers if self.layers is not None else _weighted(network)
+        patterns = (layers,) if isinstance(layers, str) else layers
+        found = select((*patterns, self.layer), known, network)
+        by_operator = {one.operator: one for one in found.values()}
+        specs = [spec for name, spec in known.items() if self.layer in network.match(name)]
+        top = resolve(specs[-1] if specs else "channels", network, self.layer)
+        by_operator[top.operator] = top
+        return top, by_operator
+
+
+def _weighted(network: Network) -> tuple[str, ...]:
+    return tuple(
+        op.name
+        for op in network.operators
+        if isinstance(op, Convolution | Linear) and op.name in network.dependent
+    )
+
+
+def _relevance(trace: Trace, choose: Choose, target: Target, operator: str) -> Tensor:
+    """Return the relevance that arrives at an operator's output; zeros where none does."""
+    network = trace.network
+    kept: dict[str, Tensor] = {}
+    start = trace.cotangent(target) * trace.output
+    course = Course(network, choose, ends=[operator])
+    course.carry(trace.values, {network.output_name: start}, {operator}, kept)
+    found = kept.get(operator)
+    return torch.zeros_like(trace.values[operator]) if found is None else found
+
+
+def _rows(
+    found: list[Edges], concepts: dict[str, Concepts], depth: dict[str, int]
+) -> Iterator[Edge]:
+    for edges in found:
+        upper, lower = concepts[edges.upper].layer, concepts[edges.lower].layer
+        columns = (edges.sample, edges.concept, edges.lower_concept, edges.relevance, edges.weight)
+        for row, concept, other, relevance, weight in zip(
+            *(column.tolist() for column in columns), strict=True
+        ):
+            yield Edge(row, upper, concept, lower, other, depth[edges.lower], relevance, weight)
