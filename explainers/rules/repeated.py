@@ -72,7 +72,7 @@ class Repeated(Mapping[str, "Tensor"]):
         if name not in self._gathered:
             pool = self._switches.get(name)
             if pool is None:
-                self._gathered[name] = self._taken(self._operators[name], self._values[name])
+                self._gathered[name] = self.gathered(self._operators[name], self._values[name])
             else:
                 self._gathered[name] = self.derived((pool, "switches"), pool.switches)
         return self._gathered[name]
@@ -90,9 +90,9 @@ class Repeated(Mapping[str, "Tensor"]):
         if key not in self._made:
             self._made[key] = make(self._values)
         made = self._made[key]
-        return made.clone() if self._is_whole else self._taken(key[0], made)
+        return made.clone() if self._is_whole else self.gathered(key[0], made)
 
-    def _taken(self, op: Operator, value: Tensor) -> Tensor:
+    def gathered(self, op: Operator, value: Tensor) -> Tensor:
         """Return a value, with rows as the operator's has them, for the rows.
 
         Raises
