@@ -9,23 +9,19 @@ import torch
 
 from explainers import numeric
 from explainers.maximization import order, results, tables
-from explainers.maximization.tables import Table
+from explainers.maximization.classes import ClassLists
+from explainers.maximization.ranking import SCORES, Rows
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Sequence
+    from collections.abc import Collection, Iterable, Sequence
 
     from torch import Tensor
 
     from explainers.base import Result, State
-    from explainers.concepts.scores import Scores
     from explainers.maximization.scored import Scored
 
-SCORES = ("sum_normed", "sum", "max_normed", "max")
-"""What samples are ordered by: a channel's sum or its greatest value, as such or as a share of the
-layer's."""
-
-STABILISER = 1e-10
-"""Added to what is divided by, as Achtibat et al. 2023 (doi:10.1038/s42256-023-00711-8) do."""
+PER_CLASS = "per_class"
+"""Stands before the entries of classes in the names of a state."""
 
 
 @dataclass(frozen=True)
@@ -40,13 +36,11 @@ class Lists:
     or with a sum of them that is beyond float32, is in none of the layer's normed lists.
 
     A state has, by layer and score, ``<layer>/<score>/value`` (float32), ``/sample`` and
-    ``/position`` (int32), ``(rank, channel)`` each and best first; and with classes the same under
-    ``<layer>/per_class/<score>/``, the lists of the classes one below the other, and ``/class``
-    (int64), the class of each row, ascending. Lists that are shorter than others of their class end
-    in NaN, -1 and -1. What is kept does not depend on the order in which samples come, so merging
-    is associative and commutative to the bit as long as each sample is scored once. One that comes
-    several times, for several labels say, may be in a list several times, and of entries that have
-    sample and value in common either may come first.
+    ``/position`` (int32), ``(rank, channel)`` each and best first; short lists end in NaN, -1 and
+    -1. Under ``<layer>/per_class/`` it has what `ClassLists` keeps. What is kept does not depend on
+    the order in which samples come, so merging is associative and commutative to the bit as long as
+    each sample is scored once. One that comes several times, for several labels say, counts and is
+    listed as often, and of entries that have sample and value in common either may come first.
     """
 
     k: int = 40
@@ -77,35 +71,52 @@ class Lists:
         for layer, scores in scored.layers.items():
             head = f"{prefix}/{layer}" if prefix else layer
             device = scores.total.device
-            sample, group = scored.sample.to(device), scored.group.to(device)
-            is_known = (group >= 0).nonzero()[:, 0]
-            for score, value in normed(scores):
-                keys, position = order.keys(value, sample[:, None]), scores.position.int()
-                entries = Table(keys, position, torch.zeros_like(group))
-                state.update(self._listed(f"{head}/{score}", entries))
-                if self.per_class:
-                    entries = Table(*(part[is_known] for part in (keys, position, group)))
-                    state.update(self._listed(f"{head}/{tables.PER_CLASS}/{score}", entries))
+            rows = Rows(
+                scores.total.float(),
+                scores.peak.float(),
+                scores.position.int(),
+                scored.sample.to(device),
+                scored.group.to(device),
+            )
+            overall = rows._replace(group=torch.zeros_like(rows.group))
+            for score, entries in overall.tables():
+                found = tables.best(entries, self.k)
+                state |= tables.stored(f"{head}/{score}", found, has_groups=False)
+            if self.per_class:
+                state |= ClassLists.of(rows, self.per_class).stored(f"{head}/{PER_CLASS}")
         return state
 
     def merge(self, left: State, right: State) -> State:
         """Return the lists of both parts, which may have different layers."""
+        found = [_by_layer(part) for part in (left, right)]
         state: State = {}
-        for name in tables.names_of({**left, **right}):
-            parts = [part for part in (left, right) if f"{name}/value" in part]
-            if len(parts) == 1:
-                state.update(tables.taken(name, parts[0]))
-                continue
-            found = [tables.restored(name, part) for part in parts]
-            _check_channels(name, found)
-            state.update(self._listed(name, tables.joined(found)))
+        for layer in sorted({*found[0], *found[1]}):
+            parts = [part[layer] for part in found if layer in part]
+            state |= parts[0] if len(parts) == 1 else self._merged(layer, parts)
         return state
+
+    def merged(self, states: Iterable[State]) -> State:
+        """Return the lists of all parts, which are merged in pairs of about equal size.
+
+        Otherwise each would be compared with the lists of all that came before. Of n states no more
+        than log2 n are in memory.
+        """
+        waiting: list[tuple[int, State]] = []
+        for state in states:
+            size = 1
+            while waiting and waiting[-1][0] == size:
+                state, size = self.merge(waiting.pop()[1], state), 2 * size
+            waiting.append((size, state))
+        found = self.init()
+        while waiting:
+            found = self.merge(waiting.pop()[1], found)
+        return found
 
     def groups(self, names: Collection[str]) -> Sequence[Collection[str]]:
         """Return the names of each layer's entries, for `Scan.groups`."""
         found: dict[str, list[str]] = {}
         for name in names:
-            found.setdefault(tables.layer_of(name), []).append(name)
+            found.setdefault(_layer(name), []).append(name)
         return list(found.values())
 
     def finalise(self, state: State, prefix: str = "") -> Result:
@@ -120,37 +131,43 @@ class Lists:
         """
         start = f"{prefix}/" if prefix else ""
         result: Result = {}
-        for group in self.groups([name for name in state if name.startswith(start)]):
-            layer = tables.layer_of(next(iter(group))).removeprefix(start)
-            result[layer] = results.of_layer({name: state[name] for name in group})
+        for layer, entries in _by_layer(state).items():
+            if not layer.startswith(start):
+                continue
+            lists: Result = {
+                score: results.form(tables.restored(f"{layer}/{score}", entries))
+                for score in SCORES
+            }
+            if self.per_class:
+                classes = ClassLists.restored(f"{layer}/{PER_CLASS}", entries)
+                lists[PER_CLASS] = results.by_class(classes.all_lists(self.per_class))
+            result[layer.removeprefix(start)] = lists
         return result
 
-    def _listed(self, name: str, entries: Table) -> State:
-        is_per_class = tables.is_per_class(name)
-        found = tables.best(entries, self.per_class if is_per_class else self.k)
-        return tables.stored(name, found, has_groups=is_per_class)
+    def _merged(self, layer: str, parts: Sequence[State]) -> State:
+        """Return the lists of one layer from several states."""
+        _check_channels(layer, parts)
+        state: State = {}
+        for score in SCORES:
+            name = f"{layer}/{score}"
+            entries = tables.joined([tables.restored(name, part) for part in parts])
+            state |= tables.stored(name, tables.best(entries, self.k), has_groups=False)
+        if self.per_class:
+            name = f"{layer}/{PER_CLASS}"
+            found = [ClassLists.restored(name, part) for part in parts]
+            state |= ClassLists.merged(found, self.per_class).stored(name)
+        return state
 
 
-def normed(scores: Scores) -> Iterator[tuple[str, Tensor]]:
-    """Yield each of `SCORES` and its values, float32, ``(rows, channel)``."""
-    for name, amounts in (("sum", scores.total), ("max", scores.peak)):
-        raw = amounts.float()
-        yield f"{name}_normed", raw / _norm(raw)
-        yield name, raw
+def _by_layer(state: State) -> dict[str, State]:
+    found: dict[str, State] = {}
+    for name, entry in state.items():
+        found.setdefault(_layer(name), {})[name] = entry
+    return found
 
 
-def _norm(raw: Tensor) -> Tensor:
-    """Return the stabilised sum of magnitudes, ``(rows, 1)``; NaN where it is not finite.
-
-    Halves are added until one is left, element by element: so no kernel chooses an order, and the
-    bits depend neither on the other rows nor on the device.
-    """
-    sums = raw.abs()
-    while (n := sums.shape[1]) > 1:
-        half = n // 2
-        paired = sums[:, :half] + sums[:, half : 2 * half]
-        sums = torch.cat([paired, sums[:, 2 * half :]], 1) if n % 2 else paired
-    return torch.where(sums.isfinite(), sums + STABILISER, torch.nan)
+def _layer(name: str) -> str:
+    return name.rsplit("/", 2)[0].removesuffix(f"/{PER_CLASS}")
 
 
 def _check(sample: Tensor) -> None:
@@ -161,10 +178,10 @@ def _check(sample: Tensor) -> None:
         )
 
 
-def _check_channels(name: str, found: Sequence[Table]) -> None:
-    widths = sorted({table.keys.shape[1] for table in found})
+def _check_channels(layer: str, parts: Sequence[State]) -> None:
+    widths = sorted({part[f"{layer}/{SCORES[0]}/value"].shape[1] for part in parts})
     if len(widths) > 1:
         raise ValueError(
-            f"states have {widths[0]} and {widths[1]} channels in {name!r}, expected as many; "
+            f"states have {widths[0]} and {widths[1]} channels of {layer!r}, expected as many; "
             "merge states of one network and one choice of concepts only"
         )

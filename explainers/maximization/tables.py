@@ -9,14 +9,11 @@ import torch
 from explainers.maximization import order
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
 
     from torch import Tensor
 
     from explainers.base import State
-
-PER_CLASS = "per_class"
-"""Stands before the score in the names of tables of classes."""
 
 
 class Table(NamedTuple):
@@ -41,27 +38,33 @@ def best(entries: Table, k: int) -> Table:
     starts = counts.cumsum(0) - counts
     pieces: list[Table] = []
     for n in counts.unique().tolist():
-        taken = rows[starts[counts == n][:, None] + torch.arange(n, device=rows.device)]
-        pieces.append(_best_of_equal(entries, taken, k))
-    if len(pieces) == 1:
-        found = pieces[0]
-    elif pieces:
+        places = starts[counts == n][:, None] + torch.arange(n, device=rows.device)
+        pieces.append(_best_of_equal(entries, rows[places], k))
+    if not pieces:
+        return entries
+    found = pieces[0]
+    if len(pieces) > 1:
         found = joined(pieces)
         found = Table(*(part[found.group.argsort(stable=True)] for part in found))
-    else:
-        found = entries
     return _without_empty_rows(found)
 
 
 def _best_of_equal(entries: Table, rows: Tensor, k: int) -> Table:
     """Return the lists of groups that have equally many rows: ``(group, rows of the group)``."""
-    n = rows.shape[1]
-    keys, position = entries.keys[rows], entries.position[rows]  # (group, rows, channel)
-    if n > 1:
-        keys, places = keys.topk(min(k, n), dim=1)
-        position = position.gather(1, places)
-    group = entries.group[rows[:, : keys.shape[1]]]
-    return Table(keys.flatten(0, 1), position.flatten(0, 1), group.flatten())
+    n_groups, n = rows.shape
+    n_kept = min(k, n)
+    is_whole = n_groups == 1 and n == len(entries.keys)
+    # All rows of one group are looked at where they are: any order will do.
+    keys = entries.keys[None] if is_whole else entries.keys[rows]  # (group, rows, channel)
+    group = entries.group[rows[:, :n_kept]].flatten()
+    if n_kept == n and bool((keys[:, :-1] >= keys[:, 1:]).all()):
+        found = entries.position if is_whole else entries.position[rows].flatten(0, 1)
+        return Table(keys.flatten(0, 1), found, group)
+    keys, places = keys.topk(n_kept, dim=1)
+    if not is_whole:
+        places = rows.gather(1, places.flatten(1)).view_as(places)
+    position = entries.position.gather(0, places.flatten(0, 1))
+    return Table(keys.flatten(0, 1), position, group)
 
 
 def _without_empty_rows(table: Table) -> Table:
@@ -94,23 +97,3 @@ def restored(name: str, state: State) -> Table:
     if group is None:
         group = torch.zeros(len(value), dtype=torch.int64, device=value.device)
     return Table(order.keys(value, state[f"{name}/sample"]), position, group)
-
-
-def taken(name: str, state: State) -> State:
-    """Return a table's entries as they are."""
-    return {key: value for key, value in state.items() if key.rsplit("/", 1)[0] == name}
-
-
-def names_of(entries: Iterable[str]) -> list[str]:
-    """Return the names of the tables to which entries belong, sorted."""
-    return sorted({entry.rsplit("/", 1)[0] for entry in entries})
-
-
-def layer_of(entry: str) -> str:
-    """Return the name of an entry's layer, with what stands in front of it."""
-    return entry.rsplit("/", 2)[0].removesuffix(f"/{PER_CLASS}")
-
-
-def is_per_class(name: str) -> bool:
-    """Whether a table is one of the lists of classes."""
-    return name.rsplit("/", 2)[-2] == PER_CLASS
