@@ -30,6 +30,7 @@ SCANS = "scans"
 SCORES = "scores"
 AGGREGATES = "aggregates.parquet"
 REPORT = "report.html"
+ATLAS = "atlas"
 EVENTS = "events.jsonl"
 
 SHARDED = (MAPS, SAMPLES, TABLES, STATES, SCORES)

@@ -1,0 +1,60 @@
+"""Pages to browse concepts: an index, and a page a layer; files that need no server."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipeline import paths
+from pipeline.atlas import views
+from pipeline.atlas.building import Atlas, Place
+from pipeline.errors import StoreError
+from pipeline.store import open_run
+
+if TYPE_CHECKING:
+    from pipeline.store import Run
+
+__all__ = ["build", "is_wanted"]
+
+N_REFERENCES = 8
+"""Samples shown of each list if there is no saying."""
+
+
+def build(
+    path: str | Path | Run, out: str | Path | None = None, *, n_references: int = N_REFERENCES
+) -> str:
+    """Write the atlas of a run and return where its index is.
+
+    A layer at a time is in memory; each sample that is shown is read once.
+
+    Parameters
+    ----------
+    path
+        The run's folder, or the opened run.
+    out
+        The folder to write; ``atlas`` in the run's folder if not given. An atlas that is there
+        is replaced.
+    n_references
+        Samples shown of each list, at most.
+
+    Raises
+    ------
+    StoreError
+        If the run has no lists, or the folder holds something else.
+    """
+    run = open_run(path) if isinstance(path, (str, Path)) else path
+    found = views.views_of(run)
+    if not found:
+        raise StoreError(
+            f"{run.path} has no lists of samples to show",
+            fix="add a scan to its run file: `relevance_maximization` or "
+            "`activation_maximization`, with `layers` and `references`",
+        )
+    place = Place(paths.Folder(run.folder.at_url(paths.ATLAS) if out is None else out))
+    Atlas(run, found, place, max(1, n_references)).write()
+    return place.folder.at_url("index.html")
+
+
+def is_wanted(run: Run) -> bool:
+    """Whether a run asked for what an atlas shows: heat maps of reference samples."""
+    return any(view.has_references(layer) for view in views.views_of(run) for layer in view.layers)

@@ -1,0 +1,248 @@
+"""An atlas from a run: pictures and cards of a layer at a time, then what joins the layers."""
+
+from __future__ import annotations
+
+import json
+import os
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pipeline.atlas import page, samples, strips, tiles, views
+from pipeline.atlas.cards import Cards, Names, Shown
+from pipeline.atlas.searching import Index
+from pipeline.errors import StoreError
+from pipeline.report import naming
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from pipeline.atlas.cards import Card
+    from pipeline.atlas.samples import Pictures
+    from pipeline.atlas.views import View
+    from pipeline.paths import Folder
+    from pipeline.store import Run
+
+SUMMARY = "atlas.json"
+"""What the report reads of an atlas; it also tells an atlas from a folder of something else."""
+N_PREVIEWS = 6
+"""Concepts of a layer whose best sample the index shows."""
+N_TOP = 5
+"""Concepts of the deepest layer that the summary names for each class."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where an atlas is written: any file system; nothing is synced, for it can be made again."""
+
+    folder: Folder
+
+    def clear(self) -> None:
+        """Make room, if what is there is an atlas.
+
+        Raises
+        ------
+        StoreError
+            If there is something else.
+        """
+        if self.folder.entries() and not self.folder.exists(SUMMARY):
+            raise StoreError(
+                f"{self.folder.url} holds something that is no atlas",
+                fix="name another folder with --out",
+            )
+        self.folder.remove("")
+
+    def write(self, name: str, content: bytes) -> None:
+        """Write a file."""
+        target = self.folder.at(name)
+        if not self.folder.is_local:
+            self.folder.fs.pipe_file(target, content)
+            return
+        Path(target).parent.mkdir(parents=True, exist_ok=True)
+        Path(target).write_bytes(content)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A layer, as the index shows it."""
+
+    name: str
+    slug: str
+    n_concepts: int
+    n_silent: int
+    redundancy: list[tuple[str, float]]
+    """View and how alike its concepts are."""
+    previews: list[int]
+    """Concepts in the picture of previews."""
+
+
+@dataclass
+class Atlas:
+    """An atlas that is being written."""
+
+    run: Run
+    views: Sequence[View]
+    place: Place
+    n: int
+    """Samples shown of each list, at most."""
+    entries: list[Entry] = field(default_factory=list)
+    index: Index = field(default_factory=Index)
+    top: dict[str, Any] = field(default_factory=dict)
+    """Concepts of each class, of the last layer that has classes."""
+
+    def write(self) -> None:
+        """Write all of it; the index last."""
+        self.place.clear()
+        self.slugs = page.slugs(views.layers_of(self.views))
+        self.names = Names(
+            self.run.manifest.sample_ids, self.run.manifest.labels, naming.class_names(self.run)
+        )
+        # first, so that a folder in which a build was cut short counts as an atlas
+        self.place.write(SUMMARY, b"{}")
+        for asset in page.ASSETS:
+            self.place.write(asset, page.render(asset))
+        with samples.read(self.run, self._shown()) as pictures:
+            for layer in self.slugs:
+                self._layer(layer, pictures)
+        self.place.write("search.js", self.index.script())
+        self.place.write(SUMMARY, json.dumps(self._summary(), indent=1).encode())
+        self.place.write("index.html", self._index())
+
+    def _shown(self) -> NDArray[np.int64]:
+        """Return all samples that are shown somewhere."""
+        held = [
+            np.unique(views.shown_samples(view, layer, self.n))
+            for view in self.views
+            for layer in view.layers
+        ]
+        every = np.unique(np.concatenate(held))
+        return np.asarray(every[every != views.MISSING])
+
+    def _layer(self, layer: str, pictures: Pictures | None) -> None:
+        shown = [Shown.of(view, layer, self.n) for view in self.views if layer in view.layers]
+        cards = Cards(shown, self.names)
+        made = [cards.card(channel) for channel in range(cards.n_concepts)]
+        slug = self.slugs[layer]
+        n_tiles = max(len(each.samples) for each in shown)
+        entry = Entry(
+            layer,
+            slug,
+            cards.n_concepts,
+            int(cards.is_silent.sum()),
+            [
+                (each.view.title, float(each.quality["redundancy"]))
+                for each in shown
+                if "redundancy" in each.quality
+            ],
+            _previews(made),
+        )
+        if pictures is not None:
+            self._strips(entry, shown, n_tiles, pictures)
+        self.entries.append(entry)
+        self.index.add(layer, slug, cards.n_concepts, made)
+        self._remember(layer, shown[-1])
+        content = self._page(entry, cards, made, n_tiles, pictures)
+        self.place.write(f"layers/{slug}.html", content)
+
+    def _strips(self, entry: Entry, shown: Sequence[Shown], n: int, pictures: Pictures) -> None:
+        """Write the pictures of a layer's concepts, and one for the index."""
+        is_exact = tiles.is_coarse(pictures.size)
+
+        def make(channel: int) -> NDArray[np.uint8]:
+            parts = [
+                strips.strip(pictures, each.samples[:, channel], each.references, channel, n)
+                for each in shown
+            ]
+            pixels = np.concatenate(parts)
+            content = strips.encode(pixels, is_exact=is_exact)
+            self.place.write(f"layers/{entry.slug}/{channel}.webp", content)
+            return pixels[: pictures.side, : pictures.side]
+
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            first = list(pool.map(make, range(entry.n_concepts)))
+        if entry.previews:
+            row = np.concatenate([first[channel] for channel in entry.previews], axis=1)
+            content = strips.encode(row, is_exact=is_exact)
+            self.place.write(f"layers/{entry.slug}/previews.webp", content)
+
+    def _page(
+        self,
+        entry: Entry,
+        cards: Cards,
+        made: Sequence[Card],
+        n_tiles: int,
+        pictures: Pictures | None,
+    ) -> bytes:
+        order = list(self.slugs)
+        place = order.index(entry.name)
+        return page.render(
+            "layer.html",
+            run=self.run.config.name,
+            layer=entry,
+            cards=made,
+            n_rows=cards.n_rows,
+            n_tiles=n_tiles,
+            sorts=sorted({key for card in made for key in card.keys}),
+            has_pictures=pictures is not None,
+            is_coarse=pictures is not None and tiles.is_coarse(pictures.size),
+            before=self._neighbour(order, place - 1),
+            after=self._neighbour(order, place + 1),
+        )
+
+    def _neighbour(self, order: Sequence[str], place: int) -> tuple[str, str] | None:
+        """Return name and file name of a layer; None beyond the ends."""
+        return (order[place], self.slugs[order[place]]) if 0 <= place < len(order) else None
+
+    def _remember(self, layer: str, shown: Shown) -> None:
+        """Keep which concepts of a layer each class shows most, for the report."""
+        if shown.by_class is None:
+            return
+        self.top = {
+            "layer": layer,
+            "page": f"layers/{self.slugs[layer]}.html",
+            "view": shown.view.title,
+            "classes": [
+                {"name": self.names.label(int(index)), "index": int(index), "concepts": best}
+                for row, index in enumerate(shown.by_class.classes)
+                if (best := shown.by_class.best_concepts(row, N_TOP))
+            ],
+        }
+
+    def _summary(self) -> dict[str, Any]:
+        return {
+            "views": [view.title for view in self.views],
+            "n_references": self.n,
+            "layers": [asdict(entry) for entry in self.entries],
+            "top": self.top,
+        }
+
+    def _index(self) -> bytes:
+        return page.render(
+            "index.html",
+            run=self.run.config.name,
+            layers=self.entries,
+            views=[view.title for view in self.views],
+            n_concepts=sum(entry.n_concepts for entry in self.entries),
+            n_samples=self.run.plan.n_samples,
+            has_pictures=any(
+                self.place.folder.exists(f"layers/{entry.slug}/previews.webp")
+                for entry in self.entries
+            ),
+        )
+
+
+def _previews(made: Sequence[Card]) -> list[int]:
+    """Return concepts that stand for a layer: the clearest, or some at even distances."""
+    heard = [card for card in made if not card.is_silent]
+    if all("clarity" in card.keys for card in heard):
+        heard.sort(key=lambda card: -card.keys["clarity"])
+        chosen = heard[:N_PREVIEWS]
+    else:
+        step = max(1, len(heard) // N_PREVIEWS)
+        chosen = heard[::step][:N_PREVIEWS]
+    return [card.channel for card in chosen]

@@ -1,0 +1,176 @@
+"""What scans of maximization found, a layer at a time: one view per scan and target."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pipeline.report.naming import target_in_words
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from numpy.typing import NDArray
+
+    from pipeline.store import Run
+
+SCORES = ("sum_normed", "sum", "max_normed", "max")
+"""Lists of a layer, the one shown by default first."""
+TITLES = {"activation_maximization": "ActMax", "relevance_maximization": "RelMax"}
+"""What the literature calls the scans' lists."""
+MISSING = -1
+"""Sample of a place in a list that nothing fills."""
+
+
+@dataclass(frozen=True)
+class View:
+    """Lists of one scan, for one of its targets: a column of the pages."""
+
+    title: str
+    """What it is called on the pages."""
+    method: str
+    """The registered scan."""
+    score: str
+    """Whose lists are shown."""
+    layers: Mapping[str, Any]
+    """Layer to its lists, read when they are asked for."""
+
+    @property
+    def is_relevance(self) -> bool:
+        """Whether samples were ranked by relevance."""
+        return self.method == "relevance_maximization"
+
+    def has_references(self, layer: str) -> bool:
+        """Whether there are heat maps of a layer's reference samples."""
+        return layer in self.layers and "references" in self.layers[layer]
+
+
+@dataclass(frozen=True)
+class Lists:
+    """Best samples of every concept of a layer, best first."""
+
+    sample: NDArray[np.int64]
+    """``(rank, channel)``; -1 where there are fewer."""
+    value: NDArray[np.float32]
+    """``(rank, channel)``."""
+
+    @property
+    def is_found(self) -> NDArray[np.bool_]:
+        """Which places of the lists are filled."""
+        return np.asarray((self.sample != MISSING) & np.isfinite(self.value))
+
+    @property
+    def is_silent(self) -> NDArray[np.bool_]:
+        """Which concepts no sample shows, ``(channel,)``: nothing found, or zeros alone."""
+        return np.asarray(~(self.is_found & (self.value != 0)).any(axis=0))
+
+
+@dataclass(frozen=True)
+class References:
+    """Heat maps of the best samples of every concept."""
+
+    sample: NDArray[np.int64]
+    """``(rank, channel)``."""
+    heatmap: NDArray[np.float16]
+    """``(rank, channel, height, width)`` in [-1, 1]."""
+    crop: NDArray[np.int64]
+    """``(rank, channel, 4)``: top, left, bottom, right, the last two exclusive."""
+
+
+def views_of(run: Run) -> list[View]:
+    """Return the views of a run, activations before relevances."""
+    found = []
+    for scan, result in run.scans.items():
+        parameters = _parameters(run, scan)
+        method = str(parameters.get("method", scan))
+        for target, layers in _by_target(result):
+            title = TITLES.get(method, scan)
+            if target is not None:
+                title = f"{title} of {target_in_words(target)}"
+            score = str(parameters.get("reference_score", SCORES[0]))
+            found.append((scan, View(title, method, score, layers)))
+    return sorted(_told_apart(found), key=_by_kind)
+
+
+def layers_of(views: Sequence[View]) -> list[str]:
+    """Return all layers of the views, in the order of the results."""
+    return list(dict.fromkeys(layer for view in views for layer in view.layers))
+
+
+def lists(view: View, layer: str) -> Lists:
+    """Return the lists of a layer that a view shows."""
+    held = view.layers[layer]
+    score = view.score if view.score in held else next(name for name in SCORES if name in held)
+    return Lists(
+        np.asarray(held[score]["sample"], np.int64), np.asarray(held[score]["value"], np.float32)
+    )
+
+
+def references(view: View, layer: str, n: int) -> References | None:
+    """Return the first heat maps of each concept of a layer; None if there are none."""
+    if not view.has_references(layer):
+        return None
+    held = view.layers[layer]["references"]
+    return References(
+        np.asarray(held["sample"][:n], np.int64),
+        np.asarray(held["heatmap"][:n], np.float16),
+        np.asarray(held["crop"][:n], np.int64),
+    )
+
+
+def quality(view: View, layer: str) -> dict[str, NDArray[Any]]:
+    """Return what was found about the concepts of a layer, by name; empty if nothing was."""
+    return {
+        name: np.asarray(value) for name, value in view.layers[layer].get("quality", {}).items()
+    }
+
+
+def shown_samples(view: View, layer: str, n: int) -> NDArray[np.int64]:
+    """Return the samples of which a layer's page shows pictures, ``(rank, channel)``."""
+    if view.has_references(layer):
+        return np.asarray(view.layers[layer]["references"]["sample"][:n], np.int64)
+    return lists(view, layer).sample[:n]
+
+
+def _parameters(run: Run, scan: str) -> Mapping[str, Any]:
+    asked = run.config.explainers.get(scan, {})
+    return asked if isinstance(asked, Mapping) else {}
+
+
+def _by_target(result: Mapping[Any, Any]) -> Iterator[tuple[Any, Mapping[str, Any]]]:
+    """Yield targets (None for the only one) and the lists of their layers."""
+    if layers := _layers(result):
+        yield None, layers
+        return
+    for target, inner in result.items():
+        if isinstance(inner, Mapping) and (layers := _layers(inner)):
+            yield target, layers
+
+
+def _layers(result: Mapping[Any, Any]) -> dict[str, Any]:
+    return {str(name): value for name, value in result.items() if _has_lists(value)}
+
+
+def _has_lists(value: Any) -> bool:
+    return isinstance(value, Mapping) and any(
+        score in value and isinstance(value[score], Mapping) and "sample" in value[score]
+        for score in SCORES
+    )
+
+
+def _told_apart(found: Sequence[tuple[str, View]]) -> list[View]:
+    """Return the views; of those that would be called alike each is called by its scan."""
+    titles = [view.title for _, view in found]
+    return [
+        view
+        if titles.count(view.title) == 1
+        else View(f"{view.title} ({scan})", view.method, view.score, view.layers)
+        for scan, view in found
+    ]
+
+
+def _by_kind(view: View) -> int:
+    return list(TITLES).index(view.method) if view.method in TITLES else len(TITLES)
