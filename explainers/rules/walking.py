@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from explainers.operators import Input
+from explainers.rules.accounting import is_accounted
 from explainers.rules.amounts import per_row
 from explainers.rules.table import Shares
 
@@ -119,7 +120,8 @@ class Course:
         Parameters
         ----------
         values
-            Every operator's value for the rows that relevance is of.
+            Every operator's value for the rows that relevance is of; of `Unaccounted` ones nothing
+            is said about what rules keep back.
         starts
             Operator to the relevance of its output that starts there, shaped as its value.
         record
@@ -133,11 +135,7 @@ class Course:
         """
         network = self._network
         relevances = dict(starts)
-        accounts = _Accounts(
-            {op.name: op for op in network.operators},
-            network.dependent,
-            _n_rows(network, values),
-        )
+        accounts = _accounts(network, values) if is_accounted(values) else None
         for op in reversed(network.operators):
             relevance = relevances.pop(op.name, None)
             if relevance is None:
@@ -154,7 +152,7 @@ class Course:
                 self._pass(op, relevance, values, relevances, accounts)
             if self._release is not None and op.inputs:
                 self._release(op.name)
-        return accounts.total
+        return {} if accounts is None else accounts.total
 
     def _pass(
         self,
@@ -162,20 +160,16 @@ class Course:
         relevance: Tensor,
         values: Values,
         relevances: dict[str, Tensor],
-        accounts: _Accounts,
+        accounts: _Accounts | None,
     ) -> None:
         found = self._choose(op)(op, relevance, values)
         parts = found.relevances if isinstance(found, Shares) else found
-        if isinstance(found, Shares):
+        if accounts is not None and isinstance(found, Shares):
             accounts.enter(op, relevance, found)
         for name, part in zip(op.inputs, parts, strict=True):
             if part is not None and name in self._wanted:
                 sum_so_far = relevances.get(name)
                 relevances[name] = part if sum_so_far is None else sum_so_far + part
-
-
-def _n_rows(network: Network, values: Values) -> int:
-    return len(values[network.operators[0].name])
 
 
 def _leading_to(network: Network, ends: set[str]) -> frozenset[str]:
@@ -230,3 +224,8 @@ class _Accounts:
                 f"value but {op.batch_axis}, as explainers.rules.amounts.per_row does"
             )
         return amount.reshape(outer, batch, -1).sum((0, 2))
+
+
+def _accounts(network: Network, values: Values) -> _Accounts:
+    operators = {op.name: op for op in network.operators}
+    return _Accounts(operators, network.dependent, len(values[network.operators[0].name]))

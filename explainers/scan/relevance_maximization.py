@@ -12,13 +12,17 @@ from explainers.base import Cost
 from explainers.composites.composed import Composed
 from explainers.concepts.kinds.parts import Parts
 from explainers.concepts.scores import Scores
+from explainers.kept import Kept, unread_by_gradients
 from explainers.maximization.scan import Maximization
 from explainers.maximization.scored import Scored
 from explainers.registry import suggest
+from explainers.rules.accounting import Unaccounted
 from explainers.rules.walking import Course
 from explainers.targets import Target
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
     from torch import Tensor
 
     from explainers.base import Samples
@@ -101,18 +105,27 @@ class _Relevances:
         self._targets = targets
         self._concepts = scan.concepts_of(network)
         self._layers_at = scan.layers_at(network)
-        self._course = Course(network, scan.resolved.choose(network), ends=self._layers_at)
+        choose = scan.resolved.choose(network)
+        self._course = Course(network, choose, ends=self._layers_at)
+        self._unread = _unread(network, scan.resolved.rules(network), self._concepts.values())
 
     def __call__(self, trace: Trace, samples: Samples) -> Found:
         """Return the scores of a batch."""
+        values = trace.once("values", lambda: self._computed(trace))
         return {
-            prefix: Scored(samples.index, _classes(trace, target), self._scores(trace, target))
+            prefix: Scored(
+                samples.index, _classes(trace, target), self._scores(trace, target, values)
+            )
             for prefix, target in self._targets.items()
         }
 
+    def _computed(self, trace: Trace) -> Kept:
+        network = trace.network
+        inputs = network.structure.filled(tuple(trace.parts.values()))
+        return Kept(network, network.run(inputs, unread=self._unread))
+
     @torch.no_grad()
-    def _scores(self, trace: Trace, target: Target) -> dict[str, Scores]:
-        values, output = trace.values, trace.output
+    def _scores(self, trace: Trace, target: Target, values: Kept) -> dict[str, Scores]:
         found: dict[str, Scores] = {}
 
         def seen(name: str, relevance: Tensor) -> None:
@@ -120,13 +133,31 @@ class _Relevances:
                 value = None if isinstance(concepts, Parts) else values[name]
                 found[layer] = concepts.scores(relevance, value)
 
-        start = trace.cotangent(target) * output
+        start = trace.cotangent(target) * trace.output
         starts = {trace.network.output_name: start}
-        self._course.carry(values, starts, self._layers_at, {}, seen)
+        self._course.carry(Unaccounted(values), starts, self._layers_at, {}, seen)
         return {
             layer: found[layer] if layer in found else _none(concepts, start)
             for layer, concepts in self._concepts.items()
         }
+
+
+def _unread(
+    network: Network, rules: Mapping[str, str], concepts: Iterable[Concepts]
+) -> frozenset[str]:
+    """Return the operators whose values a walk with these rules does not look at.
+
+    They go into a ReLU alone, which passes relevance, and their own rule looks at the input.
+    """
+    wanted = {one.operator for one in concepts if not isinstance(one, Parts)}
+    return frozenset(
+        name
+        for name in unread_by_gradients(network) - wanted
+        if rules.get(name) in _LOOKING_AT_INPUTS
+    )
+
+
+_LOOKING_AT_INPUTS = ("flat", "z_plus", "z_plus.nonnegative")
 
 
 def _classes(trace: Trace, target: Target) -> Tensor:

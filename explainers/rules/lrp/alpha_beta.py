@@ -6,6 +6,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from explainers.operators import Convolution, Linear
+from explainers.rules.accounting import is_accounted
 from explainers.rules.lrp.pairs import Pair, Single, sums_by_sign
 from explainers.rules.lrp.parameters import check_alpha_beta
 from explainers.rules.lrp.sharing import Absorbed, divided_by_sums
@@ -73,6 +74,8 @@ def _alpha_beta(
     back = by_sign.transpose(share, other, -beta / alpha)
     if alpha != 1:
         back.mul_(alpha)
+    if not is_accounted(values):
+        return Shares((back,))
     kept = {
         keeper: alpha * amount - beta * more[keeper] if more else alpha * amount
         for keeper, amount in absorbed.items()
@@ -87,4 +90,5 @@ def _part(
     op = by_sign.op
     bias = positive_bias(op, sign)
     sums = partial(sums_by_sign, by_sign, sign, values=values, key=stabiliser)
-    return divided_by_sums(op, relevance, sums, bias, stabiliser)
+    with_account = is_accounted(values)
+    return divided_by_sums(op, relevance, sums, bias, stabiliser, with_account=with_account)

@@ -6,6 +6,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from explainers.operators import Convolution, Linear
+from explainers.rules.accounting import is_accounted
 from explainers.rules.lrp.pairs import Pair, Single, sums_by_sign
 from explainers.rules.lrp.parameters import check_common
 from explainers.rules.lrp.sharing import accounted, divided, divided_by_sums
@@ -42,8 +43,12 @@ def epsilon(
     used = without(op, zero_params)
     x = values[op.inputs[0]]
     z = output_without(op, used, values)
-    share, absorbed = divided(op, relevance, z, Stabiliser.of(epsilon))
+    with_account = is_accounted(values)
+    stabiliser = Stabiliser.of(epsilon)
+    share, absorbed = divided(op, relevance, z, stabiliser, with_account=with_account)
     back = used.transpose(share, x).mul_(x)
+    if not with_account:
+        return Shares((back,))
     return accounted(used, back, share, used.bias, absorbed)
 
 
@@ -120,5 +125,7 @@ def _z_plus(
 ) -> Shares:
     op, stabilises = by_sign.op, Stabiliser.of(stabiliser)
     sums = partial(sums_by_sign, by_sign, 1, values=values, key=stabilises)
-    share, absorbed = divided_by_sums(op, relevance, sums, positive_bias(op), stabilises)
+    share, absorbed = divided_by_sums(
+        op, relevance, sums, positive_bias(op), stabilises, with_account=is_accounted(values)
+    )
     return Shares((by_sign.transpose(share),), absorbed)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 from typing import TYPE_CHECKING, TypeAlias
 
 import torch
@@ -25,7 +26,12 @@ Absorbed: TypeAlias = dict[Keeper, "Tensor"]
 
 
 def divided(
-    op: Operator, relevance: Tensor, z: Tensor, stabiliser: Stabiliser
+    op: Operator,
+    relevance: Tensor,
+    z: Tensor,
+    stabiliser: Stabiliser,
+    *,
+    with_account: bool = True,
 ) -> tuple[Tensor, Absorbed]:
     """Return ``s = R / stab(z)`` and what stabiliser and empty outputs keep.
 
@@ -42,8 +48,12 @@ def divided(
         Denominators, broadcast; left as they are.
     stabiliser
         Keeps them from zero.
+    with_account
+        Whether anybody asks what is kept.
     """
     part = stabiliser.part(z, op.batch_axis)
+    if not with_account:
+        return _undivided_by_zero(relevance, part.add_(z), stabiliser), {}
     total = z + part
     smallest = torch.finfo(z.dtype).smallest_normal
     lost = per_row(op, _where_between(z, -smallest, smallest, relevance))
@@ -57,12 +67,21 @@ def divided(
     return share, {"stabiliser": kept - lost, "lost": lost}
 
 
+def _undivided_by_zero(relevance: Tensor, total: Tensor, stabiliser: Stabiliser) -> Tensor:
+    """Return ``R / stab(z)``, zero where that is zero; the denominators are overwritten."""
+    if stabiliser.may_vanish:
+        total.masked_fill_(total == 0, math.inf)
+    return torch.div(relevance, total, out=total if total.shape == relevance.shape else None)
+
+
 def divided_by_sums(
     op: Weighted,
     relevance: Tensor,
     sums: Callable[[Tensor | None], Tensor],
     bias: Tensor | None,
     stabiliser: Stabiliser,
+    *,
+    with_account: bool = True,
 ) -> tuple[Tensor, Absorbed]:
     """Return ``s = R / stab(z)`` for sums of nonnegative terms, and what is kept, by biases too.
 
@@ -82,16 +101,21 @@ def divided_by_sums(
         None, or nonnegative.
     stabiliser
         Keeps denominators from zero; where it is constant it is added with the bias.
+    with_account
+        Whether anybody asks what is kept.
     """
     if not stabiliser.is_constant:
-        share, absorbed = divided(op, relevance, sums(bias).clamp_(min=0), stabiliser)
-        if bias is not None:
+        z = sums(bias).clamp_(min=0)
+        share, absorbed = divided(op, relevance, z, stabiliser, with_account=with_account)
+        if bias is not None and with_account:
             absorbed["bias"] = by_output(op, share) @ bias
         return share, absorbed
     epsilon = stabiliser.epsilon
     n_outputs = relevance.shape[-1 if isinstance(op, Linear) else 1]
     constant = relevance.new_zeros(n_outputs) if bias is None else bias
     total = sums(constant + epsilon)
+    if not with_account:
+        return _shared_by_totals(relevance, total, epsilon), {}
     share, lost = divided_by_totals(op, relevance, total, epsilon)
     kept = by_output(op, share)
     absorbed = {"stabiliser": kept.sum(1).mul_(epsilon), "lost": lost}
@@ -107,13 +131,24 @@ def divided_by_totals(
 
     ``z + epsilon`` is given, and overwritten.
     """
-    unit = torch.finfo(total.dtype).eps
-    below = float(torch.tensor(epsilon * (1 + 4 * unit), dtype=total.dtype))
-    above = below * (1 + 0.75 * unit)  # rounds to the next number
+    above = _below(total, epsilon) * (1 + 0.75 * torch.finfo(total.dtype).eps)  # the next number
     lost = per_row(op, _where_between(total, -math.inf, above, relevance))
-    torch.threshold_(total, below, math.inf)
-    share = torch.div(relevance, total, out=total if total.shape == relevance.shape else None)
-    return share, lost
+    return _shared_by_totals(relevance, total, epsilon), lost
+
+
+def _shared_by_totals(relevance: Tensor, total: Tensor, epsilon: float) -> Tensor:
+    torch.threshold_(total, _below(total, epsilon), math.inf)
+    return torch.div(relevance, total, out=total if total.shape == relevance.shape else None)
+
+
+def _below(total: Tensor, epsilon: float) -> float:
+    """Return the greatest ``z + epsilon`` at which z counts as zero."""
+    return _rounded(epsilon * (1 + 4 * torch.finfo(total.dtype).eps), total.dtype)
+
+
+@lru_cache(maxsize=64)
+def _rounded(number: float, dtype: torch.dtype) -> float:
+    return float(torch.tensor(number, dtype=dtype))
 
 
 def _where_between(z: Tensor, low: float, high: float, relevance: Tensor) -> Tensor:
