@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
 import os
 import platform
 import subprocess
@@ -14,6 +16,7 @@ from pipeline import paths
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from explainers import Scan
     from pipeline.config import RunConfig
     from pipeline.plan import Plan
 
@@ -50,15 +53,63 @@ def describe(config: RunConfig, plan: Plan) -> dict[str, Any]:
         "seed": config.seed,
         "threads": plan.threads,
         "digests": {
-            "run": plan.digest,
             "plan": paths.sha256(plan.to_json().encode()),
             "config": config.digest(),
-            "manifest": plan.manifest_digest,
-            "weights": plan.weights_digest,
-            "code": plan.code_digest,
+            **_digests(plan),
         },
         "config": config.canonical(),
     }
+
+
+def provenance(config: RunConfig, plan: Plan, name: str, scan: Scan) -> dict[str, Any]:
+    """Return what the result of a scan says of where it comes from.
+
+    It says nothing of when, where and by how many workers it was made: the same scan of the same
+    samples gives the same bytes.
+    """
+    return {
+        "scan": name,
+        "method": scan.name,
+        "entry": config.canonical()["explainers"].get(name, {}),
+        "parameters": _parameters(scan),
+        "model": config.canonical()["model"],
+        "data": config.canonical()["data"],
+        "n_samples": plan.n_samples,
+        "seed": config.seed,
+        "digests": _digests(plan),
+        "packages": versions(),
+    }
+
+
+def _parameters(scan: Scan) -> dict[str, Any]:
+    """Return all parameters, defaults among them."""
+    if not dataclasses.is_dataclass(scan):
+        return {}
+    names = [each.name for each in dataclasses.fields(scan) if each.init]
+    return {name: _plain(getattr(scan, name)) for name in names}
+
+
+def _digests(plan: Plan) -> dict[str, str]:
+    return {
+        "run": plan.digest,
+        "manifest": plan.manifest_digest,
+        "weights": plan.weights_digest,
+        "code": plan.code_digest,
+    }
+
+
+def _plain(value: Any) -> Any:
+    """Return a parameter as JSON has it: tensors and objects as a short description."""
+    if isinstance(value, dict):
+        return {str(key): _plain(inner) for key, inner in value.items()}
+    if isinstance(value, tuple | list):
+        return [_plain(inner) for inner in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    shape = getattr(value, "shape", None)
+    return type(value).__name__ if shape is None else f"{type(value).__name__} {tuple(shape)}"
 
 
 def versions() -> dict[str, str]:

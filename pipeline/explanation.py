@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import operator
+from dataclasses import replace
 from typing import TYPE_CHECKING, TypeAlias
 
 import torch
@@ -10,7 +12,7 @@ import torch
 from explainers import Samples, Trace, explaining
 from pipeline import precision
 from pipeline.folds import Fold
-from pipeline.inputs import to_model
+from pipeline.inputs import mapped, to_model
 from pipeline.plan import suffix
 from pipeline.products import Products
 from pipeline.sinks.maps import relevance_of
@@ -69,6 +71,16 @@ class Explanation:
         self.sample_ids: tuple[str, ...] = ()
         """Samples of the batch that is being computed."""
 
+    def wanted(self, shard: Shard) -> list[int] | None:
+        """Return which rows of a shard anybody wants to see, ascending; None for all."""
+        samples = [each.samples for each in self._rounds.values()]
+        chosen = [each for each in samples if each is not None]
+        if self._is_first or self._attributions or len(chosen) < len(samples) or not samples:
+            return None
+        rows = torch.arange(shard.start, shard.stop)
+        found: list[int] = torch.isin(rows, torch.cat(chosen)).nonzero()[:, 0].tolist()
+        return found
+
     def explain(self, shard: Shard, batches: Iterable[Batch]) -> Products:
         """Return what the pass makes of a shard."""
         names = list(self._attributions)
@@ -110,7 +122,28 @@ class Explanation:
             ]
             self._enter(products, name, batch.rows, found)
         for name, fold in folds.items():
-            fold.push((trace.named(name), samples))
+            self._fold(products, name, fold, batch, (trace.named(name), samples))
+
+    def _fold(
+        self,
+        products: Products,
+        name: str,
+        fold: TracedFold,
+        batch: Batch,
+        given: tuple[Trace, Samples],
+    ) -> None:
+        """Fold those samples of a batch that a round wants to see, and enter what it keeps."""
+        rows, each = batch.rows, self._rounds[name]
+        if each.samples is not None:
+            chosen = torch.isin(batch.index, each.samples).nonzero()[:, 0]
+            if len(chosen) < len(rows):
+                rows = [rows[position] for position in chosen.tolist()]
+                given = self._trace(_part(batch, chosen))
+                given = (given[0].named(name), given[1])
+        if rows:
+            fold.push(given)
+            for array, values in each.scan.records(*given).items():
+                products.put_record(name, array, rows, values)
 
     def _trace(self, batch: Batch) -> tuple[Trace, Samples]:
         device = self.network.device
@@ -186,6 +219,12 @@ class Explanation:
     def _joined(self, parts: list[Tensor]) -> Tensor:
         """Return the parts of each target as one tensor, with a dimension for it if there is."""
         return torch.stack(parts, dim=1) if self._plan.has_target_dimension else parts[0]
+
+
+def _part(batch: Batch, chosen: Tensor) -> Batch:
+    """Return a batch with some of its rows, as far as a trace looks at it."""
+    inputs = mapped(operator.itemgetter(chosen), batch.inputs)
+    return replace(batch, inputs=inputs, index=batch.index[chosen], label=batch.label[chosen])
 
 
 def _classes(trace: Trace, target: Target) -> Tensor:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from explainers import Scan
 from pipeline import reduce, trust
 from pipeline.entries import with_results
+from pipeline.environment import provenance
 from pipeline.events import NotFinite, ScanFinished
 from pipeline.products import coordinates, layouts
 from pipeline.sinks import results
@@ -17,13 +19,22 @@ from pipeline.threads import computing_threads
 from pipeline.worker import ExplainTask
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from explainers import Explainer, Result, Round
     from pipeline.config import RunConfig
     from pipeline.ledger import Entry
     from pipeline.plan import Pass, Plan
     from pipeline.session import Session
+
+
+@dataclass(frozen=True)
+class _Large:
+    """A round whose result is never in memory as a whole."""
+
+    round: Round
+    entries: Mapping[int, Entry]
+    """Records of the shards that it is made from."""
 
 
 @dataclass
@@ -100,36 +111,51 @@ class Passes:
         """Finalise a scan's first round, and map the others as long as it has any."""
         scan = self._scan(name)
         found: dict[str, Result] = {}
+        large: list[_Large] = []
         while current is not None:
             entries = self.entries[pass_name]
             if not entries:
                 return  # nothing to finalise: every shard was given up
-            with computing_threads(self.plan.threads):
-                found[current.name] = reduce.finalise(self._path, name, current, entries)
+            if current.is_large:
+                large.append(_Large(current, entries))
+                found[current.name] = {}
+            else:
+                with computing_threads(self.plan.threads):
+                    found[current.name] = reduce.finalise(self._path, name, current, entries)
             current = scan.rounds(found)
             if current is not None:
-                basis = trust.basis_of(name, entries)
+                basis = trust.basis_of(name, *self._passes_of(name))
                 pass_name = f"{name}.{current.name}"
                 self._map(pass_name, {}, {name: current}, basis)
                 if self.session.is_stopping:
                     return
-        self._conclude(name, scan, found)
+        self._conclude(name, scan, found, large)
 
-    def _conclude(self, name: str, scan: Scan, found: Mapping[str, Result]) -> None:
+    def _conclude(
+        self, name: str, scan: Scan, found: Mapping[str, Result], large: Sequence[_Large]
+    ) -> None:
         """Write a scan's result, unless it is there and made from the same records."""
         self.scans[name] = scan.conclude(found)
         basis = self._basis(name)
         if results.exists(self._path, name) and trust.is_result_of(self._path, name, basis):
             return
-        results.write(self._path, name, self.scans[name])
+        following = (reduce.parts(self._path, name, each.round, each.entries) for each in large)
+        parts = itertools.chain([self.scans[name]], *following)
+        with computing_threads(self.plan.threads):
+            origin = provenance(self.config, self.plan, name, scan)
+            results.write_parts(self._path, name, parts, origin)
         trust.note_result_of(self._path, name, basis)
         self.session.emit(ScanFinished(name))
 
-    def _basis(self, scan: str) -> str:
-        """Return the digest of the records that a scan's result is made from."""
+    def _passes_of(self, scan: str) -> list[Mapping[int, Entry]]:
+        """Return the records of the passes that a scan has had, in order."""
         first = next(each.name for each in self.plan.passes if scan in each.scans)
         names = [first, *(name for name in self.entries if name.startswith(f"{scan}."))]
-        return trust.basis_of(*(self.entries.get(name, {}) for name in names))
+        return [self.entries.get(name, {}) for name in names]
+
+    def _basis(self, scan: str) -> str:
+        """Return the digest of the records that a scan's result is made from."""
+        return trust.basis_of(*self._passes_of(scan))
 
     def _committed(self, pass_name: str) -> dict[int, Entry]:
         from pipeline.ledger import Ledger

@@ -65,14 +65,18 @@ class Reader:
     executor: Executor
     is_pinned: bool
 
-    def batches(self, shard: Shard, batch_size: int) -> Generator[Batch, None, None]:
-        """Yield the batches of a shard in order."""
+    def batches(
+        self, shard: Shard, batch_size: int, wanted: Sequence[int] | None = None
+    ) -> Generator[Batch, None, None]:
+        """Yield the batches of a shard in order; of `wanted` rows alone, if not None."""
         pending: deque[Future[Batch]] = deque()
         records = self.manifest.slice(shard.start, shard.stop)
+        rows = range(len(records)) if wanted is None else wanted
         try:
-            for start in range(0, len(records), batch_size):
-                part = records[start : start + batch_size]
-                pending.append(self.executor.submit(self._read, part, start))
+            for start in range(0, len(rows), batch_size):
+                part = rows[start : start + batch_size]
+                chosen = [records[row] for row in part]
+                pending.append(self.executor.submit(self._read, chosen, part))
                 if len(pending) > DEPTH:
                     yield pending.popleft().result()
             while pending:
@@ -81,13 +85,13 @@ class Reader:
             for future in pending:
                 future.cancel()
 
-    def _read(self, records: Sequence[Record], start: int) -> Batch:
+    def _read(self, records: Sequence[Record], rows: Sequence[int]) -> Batch:
         inputs, good, failures = read_batch(self.source, records, self.form)
         return Batch(
             inputs=mapped(Tensor.pin_memory, inputs) if self.is_pinned else inputs,
-            rows=[start + position for position in good],
+            rows=[rows[position] for position in good],
             index=torch.tensor([records[position].index for position in good], dtype=torch.int64),
             label=torch.tensor([records[position].label for position in good], dtype=torch.int64),
             sample_ids=tuple(record.sample_id for record in records),
-            failures={start + position: reason for position, reason in failures.items()},
+            failures={rows[position]: reason for position, reason in failures.items()},
         )

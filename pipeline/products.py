@@ -40,6 +40,8 @@ class Products:
     """Table to rows."""
     states: dict[tuple[str, str], State] = field(default_factory=dict)
     """Scan and round to state."""
+    records: set[tuple[str, str]] = field(default_factory=set)
+    """Scan and array of those `arrays` that scans keep of each sample."""
     failures: dict[int, str] = field(default_factory=dict)
     """Position within the shard to reason."""
     not_finite: dict[str, int] = field(default_factory=dict)
@@ -83,6 +85,11 @@ class Products:
         """Enter rows of an array; rows that are never entered are NaN, or -1 for integers."""
         self._put(self.arrays, (name, array), rows, values)
 
+    def put_record(self, scan: str, array: str, rows: Sequence[int], values: Tensor) -> None:
+        """Enter rows of what a scan keeps of each sample; ``<layer>/<array>`` by layer."""
+        self.records.add((scan, array))
+        self.put_array(scan, array, rows, values)
+
     def put_fact(self, column: str, rows: Sequence[int], values: Tensor) -> None:
         """Enter rows of a column."""
         self._put(self.facts, column, rows, values)
@@ -123,8 +130,12 @@ class Products:
     def _add_arrays(self, sink: MapSink, plan: Plan) -> None:
         """Describe the arrays that nobody knew of before a method found them."""
         for (name, array), values in self.arrays.items():
-            if name and not is_relevance(array) and not sink.has(name, array):
-                layout = _layout(name, array, values, plan)
+            is_record = (name, array) in self.records
+            is_planned = not name or (is_relevance(array) and not is_record)
+            if not is_planned and not sink.has(name, array):
+                layout = (
+                    _recorded(array, values) if is_record else _layout(name, array, values, plan)
+                )
                 sink.add(name, array, layout, plan.n_samples, plan.shard_size)
 
     def _columns(self, records: Sequence[Record], plan: Plan) -> Mapping[str, Any]:
@@ -155,7 +166,7 @@ class Products:
         """Return sum, minimum and maximum of the maps of every explainer, sample and target."""
         maps: dict[str, list[NDArray[Any]]] = {}
         for (name, array), values in self.arrays.items():
-            if name and is_relevance(array):
+            if name and is_relevance(array) and (name, array) not in self.records:
                 maps.setdefault(name, []).append(values.reshape(len(values), n_targets, -1))
         found: dict[str, NDArray[Any]] = {}
         for name, parts in maps.items():
@@ -190,6 +201,16 @@ def _with_target(plan: Plan, dims: tuple[str, ...], shape: tuple[int, ...], dtyp
     if not plan.has_target_dimension:
         return Layout(dims, shape, dtype)
     return Layout(("target", *dims), (len(plan.targets), *shape), dtype)
+
+
+def _recorded(array: str, values: NDArray[Any]) -> Layout:
+    """Return the layout of what a scan keeps of each sample: of a layer, a number per channel."""
+    shape = values.shape[1:]
+    last = array.rpartition("/")[2]
+    dims = (
+        ("channel",) if len(shape) == 1 else tuple(f"{last}_{axis}" for axis in range(len(shape)))
+    )
+    return Layout(dims, shape, str(values.dtype))
 
 
 def _layout(name: str, array: str, values: NDArray[Any], plan: Plan) -> Layout:

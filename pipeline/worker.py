@@ -136,9 +136,11 @@ class ExplainWorker:
 
     def _explain(self, shard: Shard) -> Products:
         """Explain a shard; when memory runs out, again in smaller batches, also from then on."""
+        wanted = self._explanation.wanted(shard)
         while True:
             try:
-                with contextlib.closing(self._reader.batches(shard, self._batch_size)) as batches:
+                batches = self._reader.batches(shard, self._batch_size, wanted)
+                with contextlib.closing(batches):
                     return self._explanation.explain(shard, batches)
             except (RuntimeError, MemoryError) as error:
                 if not _is_out_of_memory(error) or self._batch_size == 1:
