@@ -12,7 +12,8 @@ import torch
 from explainers import numeric
 from explainers.base import Round, Scan
 from explainers.concepts.kinds import select
-from explainers.maximization.lists import SCORES, Lists
+from explainers.maximization.lists import Lists
+from explainers.maximization.ranking import SCORES
 from explainers.maximization.scored import Scored
 from explainers.registry import suggest
 
