@@ -143,20 +143,35 @@ def boxes_of(network: Network, layer: str) -> Tensor:
     """Return the box of every place of a layer's value, ``(*shape, 2 * axes)``.
 
     See `receptive_field`; where the value has no rows of its own, the shape is empty: one box holds
-    what all of it depends on. The result shares memory between places.
+    what all of it depends on.
     """
     name = network.operator(layer).name
-    field, shape = _fields(network)[name], _shape(network, name) or ()
-    starts, stops = [], []
-    for along in field:
-        sizes = [1] * len(shape)
-        if along.axis is not None:
-            sizes[along.axis] = len(along.starts)
-        starts.append(along.starts.reshape(sizes).expand(shape))
-        stops.append(along.stops.reshape(sizes).expand(shape))
-    boxes = torch.stack([*starts, *stops], -1)
-    is_empty = (boxes[..., : len(field)] >= boxes[..., len(field) :]).any(-1, keepdim=True)
-    return boxes.masked_fill(is_empty, 0)
+    shape = _shape(network, name) or ()
+    places = torch.meshgrid(*(torch.arange(size) for size in shape), indexing="ij")
+    return boxes_at(network, name, places).expand(*shape, -1)
+
+
+def boxes_at(network: Network, operator: str, places: Sequence[Tensor | None]) -> Tensor:
+    """Return the boxes of some places of an operator's value, ``(*places, 2 * axes)``.
+
+    Parameters
+    ----------
+    network, operator
+        See `receptive_field`.
+    places
+        For each axis of one sample's value the indices, of one shape; None for all along an axis.
+    """
+    mixed = [axis for axis, place in enumerate(places) if place is None]
+    shape = next((place.shape for place in places if place is not None), torch.Size())
+    starts, stops = [torch.zeros(0, *shape).long()], [torch.zeros(0, *shape).long()]
+    for along in _fields(network)[operator]:
+        held = along.without(*mixed)
+        place = None if held.axis is None else places[held.axis]
+        for bounds, found in ((held.starts, starts), (held.stops, stops)):
+            found.append((bounds[0] if place is None else bounds[place]).expand(1, *shape))
+    first, behind = torch.cat(starts), torch.cat(stops)
+    is_empty = (first >= behind).any(0)
+    return torch.cat([first, behind]).masked_fill(is_empty, 0).movedim(0, -1)
 
 
 _known: WeakKeyDictionary[Network, dict[str, Field]] = WeakKeyDictionary()

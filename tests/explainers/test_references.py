@@ -1,0 +1,213 @@
+"""References against one concept of one sample at a time."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import explainers
+from explainers import Network
+from explainers.base import Samples
+from explainers.composites import find
+from explainers.concepts.conditional import conditional
+from explainers.concepts.crops import crops
+from explainers.concepts.kinds import resolve
+from explainers.concepts.quality import quality
+from explainers.concepts.receptive_field import receptive_field
+from explainers.rules.walking import Course
+from explainers.targets import Target
+from explainers.trace import Trace
+
+if TYPE_CHECKING:
+    from explainers.concepts.references import References
+
+N_SAMPLES, N_REFERENCES = 7, 2
+LAYERS = ("first", "second", "third", "head.1")
+
+
+class Net(nn.Module):
+    """A residual, a pool, and two linear layers."""
+
+    def __init__(self, n_channels: int) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(n_channels, 3, 3, padding=1)
+        self.second = nn.Conv2d(3, 4, 3, stride=2)
+        self.third = nn.Conv2d(4, 4, 3, padding=1)
+        self.head = nn.Sequential(nn.Flatten(), nn.Linear(16, 5), nn.ReLU(), nn.Linear(5, 3))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Return logits."""
+        hidden = self.second(self.first(inputs).relu())
+        hidden = (self.third(hidden.relu()) + hidden).relu()
+        return self.head(nn.functional.max_pool2d(hidden, 2))
+
+
+def samples_of(n_channels: int) -> Tensor:
+    generator = torch.Generator().manual_seed(1)
+    return torch.randn(N_SAMPLES, n_channels, 11, 11, generator=generator, dtype=torch.float64)
+
+
+@pytest.fixture(scope="module")
+def network() -> Network:
+    torch.manual_seed(0)
+    return Network(Net(3).double(), samples_of(3)[:2])
+
+
+def loader(inputs: Tensor, size: int = 3) -> list[tuple[Tensor, Tensor]]:
+    labels = torch.arange(len(inputs)) % 3
+    return list(zip(inputs.split(size), labels.split(size), strict=True))
+
+
+def scanned(network: Network, inputs: Tensor, **params: object) -> dict:
+    return explainers.scan(
+        network,
+        params.pop("method", "relevance_maximization"),
+        loader(inputs),
+        **{"layers": LAYERS, "k": 4, "references": N_REFERENCES, **params},
+    )
+
+
+def alone(
+    network: Network, row: Tensor, layer: str, concept: int, position: int | None, spec: object
+) -> Tensor:
+    """Return the heat map of one concept, or of one neuron of it, of one sample."""
+    trace = Trace(network, row[None])
+    concepts = resolve(spec, network, layer)
+    value = trace.values[concepts.operator]
+    if position is None:
+        chosen = torch.arange(concepts.n)[None] == concept
+        start = concepts.masked(value, value, chosen)
+    else:
+        place = torch.tensor([concept]), torch.tensor([position])
+        start = concepts.at_positions(value, value, *place)
+    source = network.operators[0].name
+    choose, kept = find("epsilon_plus_flat").choose(network), dict[str, Tensor]()
+    course = Course(network, choose, ends=[source])
+    course.carry(trace.values, {concepts.operator: start}, [source], kept)
+    return kept[source][0]
+
+
+def assert_are_those_alone(
+    network: Network, inputs: Tensor, result: dict, layer: str, spec: object = "channels"
+) -> None:
+    held, is_image = result[layer]["references"], inputs.ndim == 4
+    lists = result[layer]["sum_normed"]
+    assert torch.equal(held["sample"], lists["sample"][:N_REFERENCES].long())
+    assert torch.equal(held["position"], lists["position"][:N_REFERENCES].long())
+    for rank, concept in torch.ones(held["sample"].shape).nonzero().tolist():
+        row = inputs[held["sample"][rank, concept]]
+        position = int(held["position"][rank, concept])
+        whole = alone(network, row, layer, concept, None, spec)
+        neuron = alone(network, row, layer, concept, position, spec)
+        if is_image:
+            whole, neuron = whole.sum(0), neuron.sum(0)
+        scale = whole.abs().max()
+        # sums of a few hundred products in float64; the scale is kept in float32, 2^-24 off
+        torch.testing.assert_close(held["scale"][rank, concept].double(), scale, rtol=1e-6, atol=0)
+        # float16 has 11 bits: half of the last is 2^-11 of values up to one
+        found = held["heatmap"][rank, concept].double()
+        torch.testing.assert_close(found, whole / scale.clamp(min=1e-300), rtol=0, atol=2**-11)
+        assert float(found.abs().max()) in (0.0, 1.0)
+        if is_image:
+            assert held["crop"][rank, concept].tolist() == crops(neuron).tolist()
+
+
+def test_heat_maps_are_those_of_one_concept_at_a_time(network: Network) -> None:
+    inputs = samples_of(3)
+    result = scanned(network, inputs)
+    for layer in LAYERS:
+        assert_are_those_alone(network, inputs, result, layer)
+        held = result[layer]["references"]
+        fields = receptive_field(network, layer)[held["position"]]
+        assert torch.equal(held["receptive_field"], fields)
+
+
+def test_heat_maps_are_conditional_on_a_concept_from_its_layer_on(network: Network) -> None:
+    inputs = samples_of(3)
+    held = scanned(network, inputs)["second"]["references"]
+    choose = find("epsilon_plus_flat").choose(network)
+    trace = Trace(network, inputs[held["sample"][0]])
+    conditions = [{"second": channel} for channel in range(4)]
+    maps = conditional(
+        trace, Target.parse(None), conditions, choose, start="second", pairing="zip"
+    ).heatmaps.sum(1)
+    scale = maps.abs().amax((1, 2), keepdim=True)
+    torch.testing.assert_close(held["heatmap"][0].double(), maps / scale, rtol=0, atol=2**-11)
+
+
+def test_concepts_are_scored_by_what_the_last_layer_is_given(network: Network) -> None:
+    inputs = samples_of(3)
+    result = scanned(network, inputs)["third"]
+    embeddings = Trace(network, inputs).layer("head.2").float()
+    vectors = embeddings[result["references"]["sample"].T]
+    expected = quality(vectors, torch.ones(vectors.shape[:2], dtype=torch.bool))
+    assert result["quality"].keys() == expected.keys()
+    for name, score in expected.items():
+        torch.testing.assert_close(result["quality"][name], score)
+
+
+def folded(network: Network, references: References, order: list[int], cuts: list[int]) -> dict:
+    """Return what batches come to, in some order and divided into shards."""
+    inputs = samples_of(3)
+    batches = [
+        (Trace(network, inputs[start : start + 3]), Samples(index, torch.zeros_like(index)))
+        for start in (0, 3, 6)
+        for index in [torch.arange(start, min(start + 3, N_SAMPLES))]
+    ]
+    shards = [[batches[i] for i in order[a:b]] for a, b in zip([0, *cuts], [*cuts, 3], strict=True)]
+    state = references.init()
+    for shard in shards:
+        state = references.merge(state, references.fold(shard))
+    groups = references.groups(state)
+    return explainers.base.united(
+        references.finalise({name: state[name] for name in group}) for group in groups
+    )
+
+
+def flat(result: dict, prefix: str = "") -> dict[str, Tensor]:
+    found: dict[str, Tensor] = {}
+    for name, value in result.items():
+        path = f"{prefix}/{name}"
+        found |= flat(value, path) if isinstance(value, dict) else {path: value}
+    return found
+
+
+def references_of_lists(network: Network) -> References:
+    scan = explainers.catalogue.build(
+        "relevance_maximization", layers=LAYERS, k=4, references=N_REFERENCES
+    )
+    lists = scan.rounds({})
+    state = scan.fold(
+        (Trace(network, x, samples=s), s)
+        for start, (x, y) in zip((0, 3, 6), loader(samples_of(3)), strict=True)
+        for s in [Samples(torch.arange(start, start + len(x)), y)]
+    )
+    return scan.rounds({lists.name: scan.finalise(state)})
+
+
+def test_the_cut_into_shards_and_their_order_change_no_bit(network: Network) -> None:
+    found = references_of_lists(network)
+    assert found.is_large
+    assert torch.equal(found.samples, found.samples.unique())
+    whole = flat(folded(network, found.scan, [0, 1, 2], []))
+    for order, cuts in (([0, 1, 2], [1, 2]), ([2, 0, 1], [2]), ([1, 2, 0], [0, 1, 1])):
+        other = flat(folded(network, found.scan, order, cuts))
+        assert other.keys() == whole.keys()
+        assert all(torch.equal(other[name], whole[name]) for name in whole)
+
+
+def test_a_sample_that_failed_is_absent(network: Network) -> None:
+    references = references_of_lists(network).scan
+    index = torch.tensor([0, 1])
+    samples = Samples(index, torch.zeros_like(index))
+    state = references.fold([(Trace(network, samples_of(3)[:2]), samples)])
+    held = references.finalise(state)["third"]["references"]
+    is_there = held["sample"] >= 0
+    assert is_there.any()
+    assert set(held["sample"][is_there].tolist()) <= {0, 1}
+    assert held["scale"][~is_there].isnan().all()
+    assert (held["crop"][~is_there] == -1).all()
+    assert (held["heatmap"][~is_there] == 0).all()
