@@ -9,6 +9,7 @@ import torch
 
 from explainers.maximization import ranking, tables
 from explainers.maximization.ranking import SCORES, Rows
+from explainers.maximization.tables import Table
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from explainers.base import State
-    from explainers.maximization.tables import Table
 
 
 @dataclass(frozen=True)
@@ -36,21 +36,30 @@ class ClassLists:
     """Their lists by score; without those of a class that has no finite score."""
 
     @classmethod
-    def of(cls, rows: Rows, k: int) -> ClassLists:
-        """Return what is kept of some samples, those of unknown class left out."""
-        known = rows.of((rows.group >= 0).nonzero()[:, 0])
-        return _settled(known, known.group[:0], [], k)
+    def of(cls, rows: Rows, entries: Mapping[str, Table], k: int) -> ClassLists:
+        """Return what is kept of some samples, those of unknown class left out.
+
+        Parameters
+        ----------
+        rows
+            Their raw scores.
+        entries
+            What `Rows.entries` finds in these.
+        k
+            Length of the lists.
+        """
+        return _settled(rows, rows.group[:0], entries, [], k)
 
     @classmethod
     def merged(cls, parts: Sequence[ClassLists], k: int) -> ClassLists:
         """Return what is kept of the samples of all parts."""
         rows = ranking.joined([part.rows for part in parts])
         listed = torch.cat([part.listed for part in parts])
-        return _settled(rows, listed, [part.lists for part in parts], k)
+        return _settled(rows, listed, None, [part.lists for part in parts], k)
 
     def all_lists(self, k: int) -> dict[str, Table]:
         """Return the lists of all classes by score."""
-        return _listed(self.rows, [self.lists], k)
+        return _listed(dict(self.rows.entries()), [self.lists], k)
 
     def stored(self, name: str) -> State:
         """Return this as entries of a state, ``name`` in front."""
@@ -78,24 +87,33 @@ _FIELDS = ("total", "peak", "position", "sample", "class")
 
 
 def _settled(
-    rows: Rows, listed: Tensor, lists: Sequence[Mapping[str, Table]], k: int
+    rows: Rows,
+    listed: Tensor,
+    entries: Mapping[str, Table] | None,
+    lists: Sequence[Mapping[str, Table]],
+    k: int,
 ) -> ClassLists:
-    """Return what is kept of rows, lists and those classes that have lists."""
+    """Return what is kept of rows, whose entries may be known, and of lists of some classes."""
     classes, place, counts = torch.unique(rows.group, return_inverse=True, return_counts=True)
-    is_many = (counts > k) | torch.isin(classes, listed)
-    is_listed = is_many[place]
-    few = rows.of((~is_listed).nonzero()[:, 0]).in_order()
+    is_many = ((counts > k) | torch.isin(classes, listed)) & (classes >= 0)
+    is_few = ~is_many & (classes >= 0)
+    few = rows.of(is_few[place].nonzero()[:, 0]).in_order()
     listed = torch.unique(torch.cat([listed, classes[is_many]]))
     if not len(listed):
         return ClassLists(few, listed, {})
-    many = rows.of(is_listed.nonzero()[:, 0])
-    return ClassLists(few, listed, _listed(many, lists, k))
+    many = is_many[place].nonzero()[:, 0]
+    if entries is None:
+        found = dict(rows.of(many).entries())
+    else:
+        found = {score: Table(*(part[many] for part in table)) for score, table in entries.items()}
+    return ClassLists(few, listed, _listed(found, lists, k))
 
 
-def _listed(rows: Rows, lists: Sequence[Mapping[str, Table]], k: int) -> dict[str, Table]:
-    """Return the lists of the classes of rows and lists."""
-    found = {}
-    for score, entries in rows.tables():
-        known = [each[score] for each in lists if score in each]
-        found[score] = tables.best(tables.joined([entries, *known]), k)
-    return found
+def _listed(
+    entries: Mapping[str, Table], lists: Sequence[Mapping[str, Table]], k: int
+) -> dict[str, Table]:
+    """Return the lists of the classes of entries and lists, by score."""
+    return {
+        score: tables.best(tables.joined([found, *(each[score] for each in lists if each)]), k)
+        for score, found in entries.items()
+    }

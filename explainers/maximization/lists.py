@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from explainers.base import Result, State
     from explainers.maximization.scored import Scored
+    from explainers.maximization.tables import Table
 
 PER_CLASS = "per_class"
 """Stands before the entries of classes in the names of a state."""
@@ -78,12 +79,13 @@ class Lists:
                 scored.sample.to(device),
                 scored.group.to(device),
             )
-            overall = rows._replace(group=torch.zeros_like(rows.group))
-            for score, entries in overall.tables():
-                found = tables.best(entries, self.k)
-                state |= tables.stored(f"{head}/{score}", found, has_groups=False)
+            entries = dict(rows.entries())
+            for score, found in entries.items():
+                overall = found._replace(group=torch.zeros_like(rows.group))
+                state |= _stored(f"{head}/{score}", tables.best(overall, self.k))
             if self.per_class:
-                state |= ClassLists.of(rows, self.per_class).stored(f"{head}/{PER_CLASS}")
+                classes = ClassLists.of(rows, entries, self.per_class)
+                state |= classes.stored(f"{head}/{PER_CLASS}")
         return state
 
     def merge(self, left: State, right: State) -> State:
@@ -151,12 +153,16 @@ class Lists:
         for score in SCORES:
             name = f"{layer}/{score}"
             entries = tables.joined([tables.restored(name, part) for part in parts])
-            state |= tables.stored(name, tables.best(entries, self.k), has_groups=False)
+            state |= _stored(name, tables.best(entries, self.k))
         if self.per_class:
             name = f"{layer}/{PER_CLASS}"
             found = [ClassLists.restored(name, part) for part in parts]
             state |= ClassLists.merged(found, self.per_class).stored(name)
         return state
+
+
+def _stored(name: str, table: Table) -> State:
+    return tables.stored(name, table, has_groups=False)
 
 
 def _by_layer(state: State) -> dict[str, State]:

@@ -35,10 +35,10 @@ def keys(value: Tensor, sample: Tensor) -> Tensor:
         where there is none.
     """
     # Adding zero makes -0 to 0.
-    bits = (value + 0.0).view(torch.int32)
-    upper = _turned(bits).long() << 32
-    is_listed = value.isfinite() & (sample >= 0)
-    return torch.where(is_listed, upper | (_LOW - sample.long()), NONE)
+    found = _turned((value + 0.0).view(torch.int32)).long()
+    found <<= 32
+    found |= _LOW - sample.long()
+    return found.masked_fill_(~(value.isfinite() & (sample >= 0)), NONE)
 
 
 def values(found: Tensor) -> Tensor:

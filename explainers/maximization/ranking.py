@@ -44,7 +44,7 @@ class Rows(NamedTuple):
         by_sample = self.sample.argsort(stable=True)
         return self.of(by_sample[self.group[by_sample].argsort(stable=True)])
 
-    def tables(self) -> Iterator[tuple[str, Table]]:
+    def entries(self) -> Iterator[tuple[str, Table]]:
         """Yield each of `SCORES` and the rows' entries for it."""
         for name, raw in (("sum", self.total), ("max", self.peak)):
             for score, value in ((f"{name}_normed", raw / _norm(raw)), (name, raw)):

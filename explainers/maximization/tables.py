@@ -30,16 +30,22 @@ class Table(NamedTuple):
 def best(entries: Table, k: int) -> Table:
     """Return the lists of each group: its k best entries in every channel, best first.
 
-    Groups are in ascending order, each with as many rows as its longest list. There is a step for
-    each number of rows that groups have, not for each group.
+    Groups are in ascending order, each with as many rows as its longest list. Groups of about as
+    many rows are looked at together, so that there are few steps for any number of groups.
     """
     group, rows = entries.group.sort(stable=True)
-    _, counts = torch.unique_consecutive(group, return_counts=True)
+    groups, counts = torch.unique_consecutive(group, return_counts=True)
     starts = counts.cumsum(0) - counts
+    # Sizes from k to 2 k are together, those from 2 k to 4 k, and so on: this wastes half at most.
+    sizes = (counts / k).log2().ceil()
     pieces: list[Table] = []
-    for n in counts.unique().tolist():
-        places = starts[counts == n][:, None] + torch.arange(n, device=rows.device)
-        pieces.append(_best_of_equal(entries, rows[places], k))
+    for size in torch.unique(sizes):
+        chosen = (sizes == size).nonzero()[:, 0]
+        n = int(counts[chosen].max())
+        rank = torch.arange(n, device=rows.device)
+        places = (starts[chosen, None] + rank).clamp(max=len(rows) - 1)
+        is_row = rank < counts[chosen, None]
+        pieces.append(_best_of_some(entries, groups[chosen], rows[places], is_row, k))
     if not pieces:
         return entries
     found = pieces[0]
@@ -49,20 +55,19 @@ def best(entries: Table, k: int) -> Table:
     return _without_empty_rows(found)
 
 
-def _best_of_equal(entries: Table, rows: Tensor, k: int) -> Table:
-    """Return the lists of groups that have equally many rows: ``(group, rows of the group)``."""
-    n_groups, n = rows.shape
-    n_kept = min(k, n)
-    is_whole = n_groups == 1 and n == len(entries.keys)
-    # All rows of one group are looked at where they are: any order will do.
-    keys = entries.keys[None] if is_whole else entries.keys[rows]  # (group, rows, channel)
-    group = entries.group[rows[:, :n_kept]].flatten()
-    if n_kept == n and bool((keys[:, :-1] >= keys[:, 1:]).all()):
-        found = entries.position if is_whole else entries.position[rows].flatten(0, 1)
-        return Table(keys.flatten(0, 1), found, group)
+def _best_of_some(entries: Table, groups: Tensor, rows: Tensor, is_row: Tensor, k: int) -> Table:
+    """Return the lists of groups that have about equally many rows: ``(group, row)``."""
+    n_kept = min(k, rows.shape[1])
+    group = groups[:, None].expand(-1, n_kept).flatten()
+    if len(groups) == 1 and rows.shape[1] == len(entries.keys):
+        # Its rows may be taken in any order.
+        keys, places = entries.keys.topk(n_kept, dim=0)
+        return Table(keys, entries.position.gather(0, places), group)
+    keys = entries.keys[rows].masked_fill_(~is_row[..., None], order.NONE)  # (group, row, channel)
+    if n_kept == rows.shape[1] and bool((keys[:, :-1] >= keys[:, 1:]).all()):
+        return Table(keys.flatten(0, 1), entries.position[rows.flatten()], group)
     keys, places = keys.topk(n_kept, dim=1)
-    if not is_whole:
-        places = rows.gather(1, places.flatten(1)).view_as(places)
+    places = rows.gather(1, places.flatten(1)).view_as(places)
     position = entries.position.gather(0, places.flatten(0, 1))
     return Table(keys.flatten(0, 1), position, group)
 
@@ -70,9 +75,11 @@ def _best_of_equal(entries: Table, rows: Tensor, k: int) -> Table:
 def _without_empty_rows(table: Table) -> Table:
     """Return the rows that have an entry; positions are -1 where there is none."""
     is_listed = table.keys != order.NONE
+    if bool(is_listed.all()):
+        return table
     table = table._replace(position=torch.where(is_listed, table.position, -1))
     is_kept = is_listed.any(1)
-    return table if bool(is_kept.all()) else Table(*(part[is_kept] for part in table))
+    return Table(*(part[is_kept] for part in table))
 
 
 def joined(tables: Sequence[Table]) -> Table:
