@@ -149,6 +149,14 @@ class Attribution(Explainer):
             return ("channel", "height", "width")
         return tuple(f"feature_{axis}" for axis in range(len(input_shape)))
 
+    @property
+    def leading(self) -> Mapping[str, int]:
+        """Dimensions of the map between ``sample`` and `dims`, with their sizes; for most, none.
+
+        A method has them that finds several maps of each sample.
+        """
+        return {}
+
     def briefer(self, network: Network) -> Iterator[Mapping[str, Any]]:
         """Yield changes of parameters with which fewer passes are taken, for trials.
 
@@ -190,6 +198,16 @@ class Scan(Explainer):
     def merge(self, left: State, right: State) -> State:
         """Return the state of both parts; ``left`` comes first in shard order."""
 
+    def merged(self, states: Iterable[State]) -> State:
+        """Return the state of all parts, which come in shard order and are let go as they are used.
+
+        By default they are merged one after the other.
+        """
+        found: State | None = None
+        for state in states:
+            found = state if found is None else self.merge(found, state)
+        return self.init() if found is None else found
+
     @abstractmethod
     def finalise(self, state: State) -> Result:
         """Return the result of a complete fold."""
@@ -227,6 +245,20 @@ class Scan(Explainer):
             Finalised results of the rounds so far, by round name, in order; empty at first.
         """
         return None if results else Round("all", self)
+
+    def briefer(self) -> Scan:
+        """Return a scan that does less and makes the same mistakes, for trials; by default itself.
+
+        What it finds means nothing.
+        """
+        return self
+
+    def stored_bytes(self, network: Network, n_samples: int, n_shards: int) -> Mapping[str, int]:
+        """Return about how many bytes all its rounds store: ``states`` and ``results``.
+
+        What is not said is taken to be as large as that of a few samples.
+        """
+        return {}
 
     def conclude(self, results: Mapping[str, Result]) -> Result:
         """Return the scan's result from those of its rounds; by default their union.

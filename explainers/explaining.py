@@ -7,6 +7,7 @@ explained.
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -75,16 +76,17 @@ def _by_part(
     root, cut = trace.network, begun_.network
     if is_one_tensor(root) or not isinstance(cut, Cut):
         return {root.structure.names[0]: relevance}
-    if relevance.shape != begun_.inputs.shape:
+    sizes = (len(begun_.inputs), *attribution.leading.values())
+    if relevance.shape != (*sizes, *begun_.inputs.shape[1:]):
         raise NotImplementedError(
             f"{attribution.name} gives a map of shape {tuple(relevance.shape)} for packed inputs "
             f"{tuple(begun_.inputs.shape)}, which cannot be divided among them; "
             "it serves networks of one floating-point input"
         )
-    values = cut.packing.unpack(relevance)
+    values = cut.packing.unpack(relevance.flatten(0, len(sizes) - 1))
     found: dict[str, Tensor] = {}
     for source in sources(root):
-        given = trace.parts[source.part]
+        given = trace.parts[source.part].repeat_interleave(math.prod(sizes[1:]), 0)
         if not source.lookups:
             found[source.part] = values.get(source.operator, torch.zeros_like(given))
             continue
@@ -93,7 +95,7 @@ def _by_part(
             if lookup.embedding.name in values:
                 of_tokens = of_tokens + lookup.of_tokens(values[lookup.embedding.name], given)
         found[source.part] = of_tokens
-    return found
+    return {part: one.reshape(*sizes, *one.shape[1:]) for part, one in found.items()}
 
 
 def by_part(relevance: Any, network: Network) -> dict[str, Tensor]:
@@ -165,15 +167,18 @@ def form(attribution: Attribution, network: Network) -> Mapping[str, Form]:
     found: dict[str, Form] = {}
     for source in sources(network):
         shape = network.input_shapes[source.part]
-        of_part = (_of_tokens(shape), shape) if source.lookups else _form(attribution, shape)
+        of_part = _form(attribution, shape, _of_tokens(shape) if source.lookups else None)
         found["" if len(network.structure.names) == 1 else source.part] = of_part
     return found
 
 
-def _form(attribution: Attribution, shape: tuple[int, ...]) -> Form:
+def _form(
+    attribution: Attribution, shape: tuple[int, ...], dims: tuple[str, ...] | None = None
+) -> Form:
+    dims = attribution.dims(shape) if dims is None else dims
+    leading = attribution.leading
     # a map with fewer axes than what is explained has its last ones
-    dims = attribution.dims(shape)
-    return dims, shape[len(shape) - len(dims) :]
+    return (*leading, *dims), (*leading.values(), *shape[len(shape) - len(dims) :])
 
 
 def _of_tokens(shape: tuple[int, ...]) -> tuple[str, ...]:

@@ -61,7 +61,9 @@ class Chosen:
         whole: list[int] = []
         neurons: list[tuple[int, int]] = []
         for key, positions in spec.items():
-            (concept,) = _numbers(key, _EXPECTED, only_one=True)
+            # JSON, through which run files are checked, makes text of keys
+            number = int(key) if isinstance(key, str) and key.isdecimal() else key
+            (concept,) = _numbers(number, _EXPECTED, only_one=True)
             if isinstance(positions, str) and positions == EVERYTHING:
                 whole.append(concept)
             else:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, TypeAlias
 
 import torch
 from torch import Tensor
+
+from explainers import numeric
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -114,3 +117,18 @@ class _Weights:
                 chosen = samples[rows].to(output.device)
                 weights[rows.to(output.device)] = self._trace.cotangent(target)[chosen]
         return weights
+
+
+def check_initial(initial: Initial) -> None:
+    """Refuse what no relevance can start with, whatever the network is.
+
+    Raises
+    ------
+    TypeError
+        If it is no number, tensor or callable.
+    ValueError
+        If it is not finite.
+    """
+    if initial is None or callable(initial) or isinstance(initial, Tensor):
+        return
+    numeric.check_finite("initial", initial, -math.inf)
