@@ -1,0 +1,121 @@
+"""The command that decomposes a concept of a sample: graph."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from cli import output
+from cli.options import AsJson, RunFolder
+
+if TYPE_CHECKING:
+    from explainers.concepts.composition_graph import Composition
+
+GRAPHML = ".graphml"
+
+
+def graph(
+    path: RunFolder,
+    sample: Annotated[
+        str, typer.Argument(metavar="SAMPLE", help="Its id, or its position in the run.")
+    ],
+    layer: Annotated[
+        str | None,
+        typer.Option(
+            "--layer", metavar="NAME", help="Of the concept; the last layer if not given."
+        ),
+    ] = None,
+    concept: Annotated[
+        int | None,
+        typer.Option(
+            "--concept", min=0, metavar="N", help="Its number; the most relevant if not given."
+        ),
+    ] = None,
+    layers: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--layers",
+            metavar="PATTERN",
+            help="Layers that are looked at; repeatable. Those of the run's scans if not given.",
+        ),
+    ] = None,
+    width: Annotated[
+        str, typer.Option("--width", metavar="N,M", help="Concepts followed at each step down.")
+    ] = "4,2",
+    target: Annotated[
+        str | None,
+        typer.Option(
+            "--target", metavar="T", help="predicted, label, runner_up or a class; the run's."
+        ),
+    ] = None,
+    activation: Annotated[
+        bool, typer.Option("--activation", help="Decompose the activation, for no target.")
+    ] = False,
+    raw: Annotated[
+        bool, typer.Option("--raw", help="Weights are relevances, not divided by their amounts.")
+    ] = False,
+    explainer: Annotated[
+        str | None,
+        typer.Option("--explainer", metavar="NAME", help="Entry whose composite is taken."),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", metavar="FILE", help="Write the graph: .json or .graphml."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show which lower concepts make a concept of a sample.
+
+    The model is run for this sample. GraphML needs networkx: pip install 'xpipe-xai[concepts]'.
+
+    Example:  xpipe graph runs/relmax 0 --layer conv2 --width 4,2 --out graph.json
+    """
+    from pipeline.concept_graphs import Asked, sample_composition
+
+    if out is not None and out.suffix not in (".json", GRAPHML):
+        raise typer.BadParameter(f"got {out.name!r}, expected a name in .json or {GRAPHML}")
+    start = {"start": "activation"} if activation else {}
+    fields: dict[str, Any] = {"width": _numbers(width), "abs_norm": not raw, **start}
+    class_or_word = int(target) if target is not None and target.isdecimal() else target
+    asked = Asked(layer, concept, tuple(layers or ()), class_or_word, explainer, fields)
+    found = sample_composition(path, sample, asked)
+    if out is not None:
+        _write(found, out)
+        output.note(f"written: {out}")
+    _show(found, as_json=as_json)
+
+
+def _numbers(width: str) -> tuple[int, ...]:
+    parts = width.split(",")
+    if not all(part.strip().isdecimal() and int(part) > 0 for part in parts):
+        raise typer.BadParameter(
+            f"got {width!r}, expected numbers of concepts such as 4,2", param_hint="--width"
+        )
+    return tuple(int(part) for part in parts)
+
+
+def _write(found: "Composition", out: Path) -> None:
+    try:
+        text = found.to_graphml() if out.suffix == GRAPHML else found.to_json()
+    except ImportError as error:
+        raise typer.BadParameter(str(error), param_hint="--out") from error
+    out.write_text(text, encoding="utf-8")
+
+
+def _show(found: "Composition", *, as_json: bool) -> None:
+    if as_json:
+        output.as_json(found.to_mapping())
+        return
+    top = found.tops[0]
+    output.note(f"concept {top.concept} of {top.layer}, relevance {top.relevance:.4g}")
+    rows = [
+        {
+            "concept": f"{edge.layer}:{edge.concept}",
+            "is made of": f"{edge.lower_layer}:{edge.lower_concept}",
+            "relevance": f"{edge.relevance:.4g}",
+            "weight": f"{edge.weight:.4g}",
+        }
+        for edge in found.edges
+    ]
+    numbers = ("relevance", "weight")
+    output.table(rows, ("concept", "is made of", *numbers), right=numbers)
