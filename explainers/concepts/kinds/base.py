@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -19,6 +19,9 @@ class Concepts(ABC):
     Values and relevances are those of `operator`, shaped as a run of the network has them; for a
     conditional relevance they are masked there, and concepts are numbered from 0 to ``n - 1``.
     """
+
+    needs_value: ClassVar[bool] = False
+    """Whether scores of relevance depend on the value too; if not, it need not be there."""
 
     layer: str
     """As it was asked for."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
@@ -39,6 +39,7 @@ class Directions(Concepts):
     Coordinates depend on the other directions where they are not orthogonal.
     """
 
+    needs_value: ClassVar[bool] = True
     form: Form
     """Of the operator's value."""
     axis: int
