@@ -25,10 +25,11 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from explainers import Explainer, Network, State, Target
+    from explainers import Explainer, Network, Target
     from pipeline.config import RunConfig
     from pipeline.inputs import Form, Inputs
     from pipeline.plan import MapSpec
+    from pipeline.trial import Trial
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,7 +131,7 @@ def _fit(config: RunConfig) -> _Parts:
 def _decide(parts: _Parts, *, measure: bool) -> Plan:
     config, n_samples, n_targets = parts.config, len(parts.manifest), len(parts.targets)
     needs, manifest_digest = needs_of(config), parts.manifest.digest()
-    parts, folded, beside = _tried(parts, needs)
+    parts, trials, beside = _tried(parts, needs)
     form = form_of(mapped(operator.itemgetter(0), parts.example))
     maps = sizing.map_specs(parts.explainers, parts.network, config.output.channels)
     batch, shard = _sizes(parts, maps, beside)
@@ -150,7 +151,9 @@ def _decide(parts: _Parts, *, measure: bool) -> Plan:
         costs=sizing.costs(parts.explainers, parts.network, n_samples, n_targets),
         bytes=sizing.stored_bytes(
             maps,
-            folded,
+            parts.explainers,
+            trials,
+            parts.network,
             beside=beside,
             n_samples=n_samples,
             n_targets=n_targets,
@@ -164,23 +167,23 @@ def _decide(parts: _Parts, *, measure: bool) -> Plan:
         channels=config.output.channels,
         needs=needs,
         seconds=_seconds(parts, batch) if measure else None,
-        notes=(*_notes(parts), *_unscored(config, maps, form)),
+        notes=(*_notes(parts), *_notes_of_scans(trials, n_samples), *_unscored(config, maps, form)),
     )
 
 
 def _tried(
     parts: _Parts, needs: Mapping[str, Mapping[str, str]]
-) -> tuple[_Parts, dict[str, State], int]:
+) -> tuple[_Parts, dict[str, Trial], int]:
     """Return explainers as they will be once scans are done, after all were tried on the example.
 
-    With them, the example's states by scan, and the bytes of arrays beside maps.
+    With them, what scans did with it, and the bytes of arrays beside maps.
     """
     config, found, trace = parts.config, parts.explainers, _trace(parts)
-    folded = trial.folded(config, found, trace, parts.samples)
-    results = trial.results(found, folded)
+    trials = trial.scans(config, found, trace, parts.samples)
+    results = trial.results(trials)
     beside = trial.check_attributions(config, found, trace, parts.targets, needs, results)
     awaited = trial.awaited(found, needs, results, len(parts.manifest))
-    return replace(parts, explainers=awaited), folded, beside
+    return replace(parts, explainers=awaited), trials, beside
 
 
 def _sizes(parts: _Parts, maps: Mapping[str, Any], beside: int) -> tuple[int, int]:
@@ -242,12 +245,25 @@ def _unscored(config: RunConfig, maps: Mapping[str, MapSpec], form: Form) -> tup
     return tuple(text for text in said if text)
 
 
-def _notes(parts: _Parts) -> tuple[str, ...]:
+def _notes_of_scans(trials: Mapping[str, Trial], n_samples: int) -> tuple[str, ...]:
+    """Return which passes follow the first, as far as the example shows."""
     notes = [
         f"{name}: further rounds, if there are any, follow as passes {name}.<round>"
-        for name, each in parts.explainers.items()
-        if isinstance(each, Scan)
+        for name, each in trials.items()
+        if len(each.rounds) < 2
     ]
+    for name, each in trials.items():
+        for round_name, following in list(each.rounds.items())[1:]:
+            who = "all" if following.samples is None else "some"
+            notes.append(
+                f"{name}: the pass {name}.{round_name} follows, which reads {who} of the "
+                f"{n_samples} samples"
+            )
+    return tuple(notes)
+
+
+def _notes(parts: _Parts) -> tuple[str, ...]:
+    notes = []
     if parts.class_note:
         notes.append(parts.class_note)
     if not parts.network.is_program:

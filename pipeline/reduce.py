@@ -49,10 +49,7 @@ def parts(path: str, scan: str, each: Round, shards: Iterable[int]) -> Iterator[
 def _finalised(
     path: str, scan: str, each: Round, shards: Iterable[int], group: Collection[str]
 ) -> Result:
-    merged = None
-    for shard in shards:
-        stored = states.read(path, scan, each.name, shard, group)
-        # what a shard has nothing of would not change it
-        if stored:
-            merged = stored if merged is None else each.scan.merge(merged, stored)
-    return each.scan.finalise({} if merged is None else merged)
+    stored = (states.read(path, scan, each.name, shard, group) for shard in shards)
+    # what a shard has nothing of would not change it
+    merged = each.scan.merged(state for state in stored if state)
+    return each.scan.finalise({name: merged[name] for name in merged if name in group})

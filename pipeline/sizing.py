@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import psutil
 import torch
 
-from explainers import Attribution, Target, Trace, explaining
+from explainers import Attribution, Scan, Target, Trace, explaining
 from pipeline.inputs import mapped, n_rows, to_model
 from pipeline.plan import MapSpec, map_name
 from pipeline.threads import computing_threads
@@ -19,8 +19,9 @@ from pipeline.threads import computing_threads
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from explainers import Explainer, Network, State
+    from explainers import Explainer, Network
     from pipeline.inputs import Inputs
+    from pipeline.trial import Trial
 
 MAX_SHARD = 256
 """Samples of a shard that nobody asked for: a shard that is lost is at most this much work."""
@@ -76,7 +77,9 @@ def costs(
 
 def stored_bytes(
     maps: Mapping[str, MapSpec],
-    folded: Mapping[str, State],
+    found: Mapping[str, Explainer],
+    trials: Mapping[str, Trial],
+    network: Network,
     *,
     beside: int,
     n_samples: int,
@@ -86,19 +89,27 @@ def stored_bytes(
 ) -> dict[str, int]:
     """Return what is stored before compression.
 
-    `folded` is what scans make of a shard; `beside` are the bytes, of a sample and target, of what
-    methods store beside maps: standard errors are as large as these.
+    `trials` are those of scans; `beside` are the bytes, of a sample and target, of what methods
+    store beside maps: standard errors are as large as these.
     """
-    states = sum(value.nbytes for state in folded.values() for value in state.values())
     itemsize = 2 if dtype == "float16" else 4
     values = sum(math.prod(spec.shape) for spec in maps.values())
-    of_maps = values * n_targets * n_samples * itemsize
-    found = {
-        "maps": of_maps,
+    table = {
+        "maps": values * n_targets * n_samples * itemsize,
         "arrays": beside * n_targets * n_samples,
-        "states": states * n_shards,
+        "states": 0,
     }
-    return found | {"total": sum(found.values())}
+    for name, trial in trials.items():
+        scan = found[name]
+        told = scan.stored_bytes(network, n_samples, n_shards) if isinstance(scan, Scan) else {}
+        for kind, size in {"states": _bytes(trial) * n_shards, **told}.items():
+            table[kind] = table.get(kind, 0) + size
+        table["arrays"] += trial.records * n_samples
+    return table | {"total": sum(table.values())}
+
+
+def _bytes(trial: Trial) -> int:
+    return sum(value.nbytes for state in trial.states.values() for value in state.values())
 
 
 def batch_size(network: Network, example: Inputs, n_samples: int, threads: int) -> int:

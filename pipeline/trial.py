@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import torch
 
 from explainers import Attribution, Scan, backgrounds, explaining
+from explainers.base import united
 from pipeline.brief import brief
 from pipeline.entries import with_results
 from pipeline.errors import PlanError
@@ -16,8 +18,11 @@ from pipeline.fit import refusal
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from explainers import Explainer, Network, Result, Samples, State, Target, Trace
+    from explainers import Explainer, Network, Result, Round, Samples, State, Target, Trace
     from pipeline.config import RunConfig
+
+_TOO_FEW = (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError)
+"""What a scan may raise that has a result of many samples, but not of those of the example."""
 
 
 def check_attributions(
@@ -53,39 +58,70 @@ def check_attributions(
     return beside
 
 
-def folded(
+@dataclass(frozen=True)
+class Trial:
+    """What a scan did with the example, as far as it came."""
+
+    states: dict[str, State] = field(default_factory=dict)
+    """Round to state."""
+    rounds: dict[str, Round] = field(default_factory=dict)
+    """Those that there were, as they are for the example."""
+    records: int = 0
+    """Bytes that are kept of a sample."""
+    result: Result | None = None
+    """If all rounds came to an end, and none was cut short."""
+
+
+def scans(
     config: RunConfig, found: Mapping[str, Explainer], trace: Trace, samples: Samples
-) -> dict[str, State]:
-    """Return the state of the example by scan, in its first round if it has any.
+) -> dict[str, Trial]:
+    """Return what every scan does with the example, in all of its rounds.
 
     Raises
     ------
     PlanError
         If a scan cannot fold it.
     """
-    states: dict[str, State] = {}
+    trials: dict[str, Trial] = {}
     for name, explainer in found.items():
-        first = explainer.rounds({}) if isinstance(explainer, Scan) else None
-        if first is not None:
+        if isinstance(explainer, Scan) and explainer.rounds({}) is not None:
             with _refusing(config, name, trace.network):
-                states[name] = first.scan.fold([(trace.named(name), samples)])
-    return states
+                trials[name] = _all_rounds(explainer, trace.named(name), samples)
+    return trials
 
 
-def results(found: Mapping[str, Explainer], folded: Mapping[str, State]) -> dict[str, Result]:
-    """Return what scans find on the example; not of those that go on for several rounds."""
-    concluded: dict[str, Result] = {}
-    for name, state in folded.items():
-        scan = found[name]
-        first = scan.rounds({}) if isinstance(scan, Scan) else None
-        if not isinstance(scan, Scan) or first is None:
-            continue
+def results(trials: Mapping[str, Trial]) -> dict[str, Result]:
+    """Return what scans find on the example; not of those that so few samples say nothing to."""
+    return {name: each.result for name, each in trials.items() if each.result is not None}
+
+
+def _all_rounds(scan: Scan, trace: Trace, samples: Samples) -> Trial:
+    trial = Trial()
+    finished: dict[str, Result] = {}
+    is_whole, following = True, scan.rounds({})
+    while following is not None:
+        # the first decides what others do, and how large states are
+        tried = following.scan.briefer() if trial.rounds else following.scan
+        is_whole = is_whole and tried is following.scan
+        state = tried.fold([(trace, samples)])
+        trial.rounds[following.name], trial.states[following.name] = following, state
+        kept = tried.records(trace, samples)
+        size = sum(value.nbytes // max(1, len(value)) for value in kept.values())
+        trial = replace(trial, records=trial.records + size)
         # so few samples may have no such result; this says nothing of the data set
-        with contextlib.suppress(ArithmeticError, LookupError, RuntimeError, TypeError, ValueError):
-            found_here = {first.name: first.scan.finalise(state)}
-            if scan.rounds(found_here) is None:
-                concluded[name] = scan.conclude(found_here)
-    return concluded
+        try:
+            finished[following.name] = _finalised(tried, state)
+            following = scan.rounds(finished)
+        except _TOO_FEW:
+            return trial
+    with contextlib.suppress(*_TOO_FEW):
+        return replace(trial, result=scan.conclude(finished) if is_whole else None)
+    return trial
+
+
+def _finalised(scan: Scan, state: State) -> Result:
+    groups = scan.groups(state.keys())
+    return united(scan.finalise({name: state[name] for name in group}) for group in groups)
 
 
 def awaited(
