@@ -12,6 +12,7 @@ import torch
 from explainers import numeric
 from explainers.base import Round, Scan
 from explainers.concepts.kinds import select
+from explainers.maximization import sizes
 from explainers.maximization.lists import Lists
 from explainers.maximization.ranking import SCORES
 from explainers.maximization.scored import Scored
@@ -135,11 +136,11 @@ class Maximization(Scan):
                 f"{self.name} needs the layers of the network, and this model could not be read "
                 f"as a program: {network.reason}; change the model"
             )
-        sizes = self._sizes(network)
-        layer = max(sizes, key=sizes.__getitem__)
-        if sizes[layer] > LAYER_BYTES:
+        found = self._sizes(network)
+        layer = max(found, key=found.__getitem__)
+        if found[layer] > LAYER_BYTES:
             raise ValueError(
-                f"lists of layer {layer!r} take up to {sizes[layer] / 2**30:.1f} GiB for "
+                f"lists of layer {layer!r} take up to {found[layer] / 2**30:.1f} GiB for "
                 f"{network.n_outputs} classes, more than {LAYER_BYTES / 2**30:.0f} GiB; set a "
                 "smaller per_class, or per_class: false and keep: scores, from which they follow"
             )
@@ -156,6 +157,10 @@ class Maximization(Scan):
         entries = len(SCORES) * (lists.k + network.n_outputs * lists.per_class)
         each = entries * _BYTES_OF_ENTRY * len(self.prefixes)
         return {layer: one.n * each for layer, one in self.concepts_of(network).items()}
+
+    def stored_bytes(self, network: Network, n_samples: int, n_shards: int) -> Mapping[str, int]:
+        """Return about how many bytes lists and heat maps of references take."""
+        return sizes.stored(self, network, n_samples, n_shards)
 
     def init(self) -> State:
         """Return the lists of no samples."""
@@ -184,6 +189,10 @@ class Maximization(Scan):
     def merge(self, left: State, right: State) -> State:
         """Return the lists of both parts."""
         return self.lists.merge(left, right)
+
+    def merged(self, states: Iterable[State]) -> State:
+        """Return the lists of all parts, merged in pairs: long lists are not compared each time."""
+        return self.lists.merged(states)
 
     def groups(self, names: Collection[str]) -> Sequence[Collection[str]]:
         """Return the entries of each layer."""

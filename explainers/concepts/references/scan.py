@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -107,6 +107,22 @@ class References(Scan):
         names = [*left, *(name for name in right if name not in left)]
         parts = {name: [part[name] for part in (left, right) if name in part] for name in names}
         return {name: torch.cat(held) if len(held) > 1 else held[0] for name, held in parts.items()}
+
+    def merged(self, states: Iterable[State]) -> State:
+        """Return the references of all parts, put together once: heat maps are large."""
+        found: dict[str, list[Tensor]] = {}
+        for state in states:
+            for name, entry in state.items():
+                found.setdefault(name, []).append(entry)
+        return {name: torch.cat(parts) for name, parts in found.items()}
+
+    def briefer(self) -> References:
+        """Return the references of each layer's first concept."""
+        first = {
+            key: Listed(one.sample[:1, :1], one.position[:1, :1])
+            for key, one in self.listed.items()
+        }
+        return replace(self, listed=first)
 
     def groups(self, names: Collection[str]) -> Sequence[Collection[str]]:
         """Return the entries of each layer, with the embeddings."""
