@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 import torch
 
 from explainers.maximization import ranking, tables
-from explainers.maximization.ranking import SCORES, Rows
+from explainers.maximization.ranking import Rows
 from explainers.maximization.tables import Table
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from torch import Tensor
 
@@ -32,11 +32,11 @@ class ClassLists:
     """Raw scores of classes of few samples, by class and sample."""
     listed: Tensor
     """Classes of more samples, ascending, int64, ``(classes,)``."""
-    lists: Mapping[str, Table]
-    """Their lists by score; without those of a class that has no finite score."""
+    lists: Table
+    """Their lists; without those of a class that has no finite score."""
 
     @classmethod
-    def of(cls, rows: Rows, entries: Mapping[str, Table], k: int) -> ClassLists:
+    def of(cls, rows: Rows, entries: Table, k: int) -> ClassLists:
         """Return what is kept of some samples, those of unknown class left out.
 
         Parameters
@@ -48,72 +48,61 @@ class ClassLists:
         k
             Length of the lists.
         """
-        return _settled(rows, rows.group[:0], entries, [], k)
+        is_many, listed = _many(rows, rows.group[:0], k)
+        found = _few(rows, is_many)
+        if not bool(is_many.all()):
+            entries = _taken(entries, is_many)
+        return cls(found, listed, tables.best(entries, k))
 
     @classmethod
     def merged(cls, parts: Sequence[ClassLists], k: int) -> ClassLists:
         """Return what is kept of the samples of all parts."""
         rows = ranking.joined([part.rows for part in parts])
-        listed = torch.cat([part.listed for part in parts])
-        return _settled(rows, listed, None, [part.lists for part in parts], k)
+        is_many, listed = _many(rows, torch.cat([part.listed for part in parts]), k)
+        lists = [part.lists for part in parts]
+        entries = [rows.of(is_many.nonzero()[:, 0]).entries()] if bool(is_many.any()) else []
+        return cls(_few(rows, is_many), listed, tables.best(tables.joined([*entries, *lists]), k))
 
-    def all_lists(self, k: int) -> dict[str, Table]:
-        """Return the lists of all classes by score."""
-        return _listed(dict(self.rows.entries()), [self.lists], k)
+    def all_lists(self, k: int) -> Table:
+        """Return the lists of all classes."""
+        return tables.best(tables.joined([self.rows.entries(), self.lists]), k)
 
     def stored(self, name: str) -> State:
         """Return this as entries of a state, ``name`` in front."""
-        state = {
-            f"{name}/scores/{field}": part for field, part in zip(_FIELDS, self.rows, strict=True)
+        rows = zip(_FIELDS, self.rows, strict=True)
+        return {
+            **{f"{name}/scores/{field}": part for field, part in rows},
+            f"{name}/listed/class": self.listed,
+            f"{name}/lists/class": self.lists.group,
+            **tables.stored(name, self.lists),
         }
-        state[f"{name}/listed/class"] = self.listed
-        for score, table in self.lists.items():
-            state |= tables.stored(f"{name}/{score}", table, has_groups=True)
-        return state
 
     @classmethod
     def restored(cls, name: str, state: State) -> ClassLists:
         """Return what was stored with this name in front."""
         rows = Rows(*(state[f"{name}/scores/{field}"] for field in _FIELDS))
-        lists = {
-            score: tables.restored(f"{name}/{score}", state)
-            for score in SCORES
-            if f"{name}/{score}/value" in state
-        }
+        lists = tables.restored(name, state, state[f"{name}/lists/class"])
         return cls(rows, state[f"{name}/listed/class"], lists)
 
 
 _FIELDS = ("total", "peak", "position", "sample", "class")
 
 
-def _settled(
-    rows: Rows,
-    listed: Tensor,
-    entries: Mapping[str, Table] | None,
-    lists: Sequence[Mapping[str, Table]],
-    k: int,
-) -> ClassLists:
-    """Return what is kept of rows, whose entries may be known, and of lists of some classes."""
+def _many(rows: Rows, listed: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Return which rows are of classes that have lists, and these classes.
+
+    They are the ones of more than k rows, and those that had lists before.
+    """
     classes, place, counts = torch.unique(rows.group, return_inverse=True, return_counts=True)
     is_many = ((counts > k) | torch.isin(classes, listed)) & (classes >= 0)
-    is_few = ~is_many & (classes >= 0)
-    few = rows.of(is_few[place].nonzero()[:, 0]).in_order()
-    listed = torch.unique(torch.cat([listed, classes[is_many]]))
-    if not len(listed):
-        return ClassLists(few, listed, {})
-    many = is_many[place].nonzero()[:, 0]
-    if entries is None:
-        found = dict(rows.of(many).entries())
-    else:
-        found = {score: Table(*(part[many] for part in table)) for score, table in entries.items()}
-    return ClassLists(few, listed, _listed(found, lists, k))
+    return is_many[place], torch.unique(torch.cat([listed, classes[is_many]]))
 
 
-def _listed(
-    entries: Mapping[str, Table], lists: Sequence[Mapping[str, Table]], k: int
-) -> dict[str, Table]:
-    """Return the lists of the classes of entries and lists, by score."""
-    return {
-        score: tables.best(tables.joined([found, *(each[score] for each in lists if each)]), k)
-        for score, found in entries.items()
-    }
+def _few(rows: Rows, is_many: Tensor) -> Rows:
+    """Return the other rows of known class, in order."""
+    return rows.of((~is_many & (rows.group >= 0)).nonzero()[:, 0]).in_order()
+
+
+def _taken(table: Table, is_taken: Tensor) -> Table:
+    rows = is_taken.nonzero()[:, 0]
+    return Table(*(part[rows] for part in table))

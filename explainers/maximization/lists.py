@@ -10,7 +10,8 @@ import torch
 from explainers import numeric
 from explainers.maximization import order, results, tables
 from explainers.maximization.classes import ClassLists
-from explainers.maximization.ranking import SCORES, Rows
+from explainers.maximization.ranking import Rows
+from explainers.maximization.tables import SCORES as SCORES
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Sequence
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
 
     from explainers.base import Result, State
     from explainers.maximization.scored import Scored
-    from explainers.maximization.tables import Table
 
 PER_CLASS = "per_class"
 """Stands before the entries of classes in the names of a state."""
@@ -79,10 +79,9 @@ class Lists:
                 scored.sample.to(device),
                 scored.group.to(device),
             )
-            entries = dict(rows.entries())
-            for score, found in entries.items():
-                overall = found._replace(group=torch.zeros_like(rows.group))
-                state |= _stored(f"{head}/{score}", tables.best(overall, self.k))
+            entries = rows.entries()
+            overall = entries._replace(group=torch.zeros_like(rows.group))
+            state |= tables.stored(head, tables.best(overall, self.k))
             if self.per_class:
                 classes = ClassLists.of(rows, entries, self.per_class)
                 state |= classes.stored(f"{head}/{PER_CLASS}")
@@ -136,10 +135,7 @@ class Lists:
         for layer, entries in _by_layer(state).items():
             if not layer.startswith(start):
                 continue
-            lists: Result = {
-                score: results.form(tables.restored(f"{layer}/{score}", entries))
-                for score in SCORES
-            }
+            lists = results.by_score(tables.restored(layer, entries))
             if self.per_class:
                 classes = ClassLists.restored(f"{layer}/{PER_CLASS}", entries)
                 lists[PER_CLASS] = results.by_class(classes.all_lists(self.per_class))
@@ -149,20 +145,13 @@ class Lists:
     def _merged(self, layer: str, parts: Sequence[State]) -> State:
         """Return the lists of one layer from several states."""
         _check_channels(layer, parts)
-        state: State = {}
-        for score in SCORES:
-            name = f"{layer}/{score}"
-            entries = tables.joined([tables.restored(name, part) for part in parts])
-            state |= _stored(name, tables.best(entries, self.k))
+        entries = tables.joined([tables.restored(layer, part) for part in parts])
+        state = tables.stored(layer, tables.best(entries, self.k))
         if self.per_class:
             name = f"{layer}/{PER_CLASS}"
             found = [ClassLists.restored(name, part) for part in parts]
             state |= ClassLists.merged(found, self.per_class).stored(name)
         return state
-
-
-def _stored(name: str, table: Table) -> State:
-    return tables.stored(name, table, has_groups=False)
 
 
 def _by_layer(state: State) -> dict[str, State]:

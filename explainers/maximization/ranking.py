@@ -7,15 +7,12 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 
 from explainers.maximization import order
-from explainers.maximization.tables import Table
+from explainers.maximization.tables import SCORES, Table
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     from torch import Tensor
-
-SCORES = ("sum_normed", "sum", "max_normed", "max")
-"""A channel's sum or its greatest value, as a share of the layer's or as such."""
 
 STABILISER = 1e-10
 """Added to what is divided by, as Achtibat et al. 2023 (doi:10.1038/s42256-023-00711-8) do."""
@@ -44,12 +41,11 @@ class Rows(NamedTuple):
         by_sample = self.sample.argsort(stable=True)
         return self.of(by_sample[self.group[by_sample].argsort(stable=True)])
 
-    def entries(self) -> Iterator[tuple[str, Table]]:
-        """Yield each of `SCORES` and the rows' entries for it."""
-        for name, raw in (("sum", self.total), ("max", self.peak)):
-            for score, value in ((f"{name}_normed", raw / _norm(raw)), (name, raw)):
-                keys = order.keys(value, self.sample[:, None])
-                yield score, Table(keys, self.position, self.group)
+    def entries(self) -> Table:
+        """Return the rows' entries for all `SCORES`."""
+        raw = [values for part in (self.total, self.peak) for values in (part / _norm(part), part)]
+        keys = order.keys(torch.cat(raw, 1), self.sample[:, None])
+        return Table(keys, self.position.repeat(1, len(SCORES)), self.group)
 
 
 def joined(parts: Sequence[Rows]) -> Rows:

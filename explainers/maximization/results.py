@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from explainers.maximization import order
+from explainers.maximization import tables
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -41,30 +41,31 @@ class ByClass(dict[int, dict[str, Any]]):
         """By score ``sample``, ``value`` and ``position``, ``(classes, rank, channel)`` each."""
 
 
-def form(table: Table) -> Result:
+def by_score(table: Table) -> Result:
     """Return the lists of a table of one group."""
     return {
-        "sample": order.samples(table.keys).long(),
-        "value": order.values(table.keys),
-        "position": table.position.long(),
+        score: {name: _plain(array) for name, array in arrays.items()}
+        for score, arrays in tables.arrays(table).items()
     }
 
 
-def by_class(found: Mapping[str, Table]) -> ByClass:
-    """Return the lists of tables by score, as long as the longest of any class."""
-    classes = torch.unique(torch.cat([table.group for table in found.values()]))
-    return ByClass(classes, {score: _stacked(table, classes) for score, table in found.items()})
-
-
-def _stacked(table: Table, classes: Tensor) -> Result:
-    """Return the lists of a table, ``(classes, rank, channel)`` each, ends filled."""
-    place = torch.searchsorted(classes, table.group)
-    counts = torch.bincount(place, minlength=len(classes))
+def by_class(table: Table) -> ByClass:
+    """Return the lists of a table by class, all as long as the longest."""
+    classes, place, counts = torch.unique(table.group, return_inverse=True, return_counts=True)
     rank = torch.arange(len(place), device=place.device) - (counts.cumsum(0) - counts)[place]
     longest = int(counts.max()) if len(classes) else 0
-    shape = (len(classes), longest, table.keys.shape[1])
-    stacked = {}
-    for name, part in form(table).items():
-        stacked[name] = part.new_full(shape, torch.nan if part.is_floating_point() else -1)
-        stacked[name][place, rank] = part
-    return stacked
+    stacked: Result = {}
+    for score, arrays in tables.arrays(table).items():
+        stacked[score] = {}
+        for name, array in arrays.items():
+            rows = _plain(array)
+            fill = torch.nan if rows.is_floating_point() else -1
+            filled = rows.new_full((len(classes), longest, rows.shape[1]), fill)
+            filled[place, rank] = rows
+            stacked[score][name] = filled
+    return ByClass(classes, stacked)
+
+
+def _plain(array: Tensor) -> Tensor:
+    """Return values as they are and whole numbers as int64."""
+    return array if array.is_floating_point() else array.long()

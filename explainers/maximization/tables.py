@@ -15,14 +15,17 @@ if TYPE_CHECKING:
 
     from explainers.base import State
 
+SCORES = ("sum_normed", "sum", "max_normed", "max")
+"""A channel's sum or its greatest value, as a share of the layer's or as such."""
+
 
 class Table(NamedTuple):
-    """Entries of every channel, in rows; each row belongs to a group."""
+    """Entries of every channel for all `SCORES`, in rows; each row belongs to a group."""
 
     keys: Tensor
-    """What entries are ordered by, `order.keys`, ``(rows, channel)``."""
+    """What entries are ordered by, `order.keys`, ``(rows, score * channel)``."""
     position: Tensor
-    """Where in the layer the greatest value is, int32, ``(rows, channel)``."""
+    """Where in the layer the greatest value is, int32, ``(rows, score * channel)``."""
     group: Tensor
     """Int64, ``(rows,)``."""
 
@@ -84,23 +87,40 @@ def _without_empty_rows(table: Table) -> Table:
 
 def joined(tables: Sequence[Table]) -> Table:
     """Return the rows of all tables, of as many channels each."""
+    if len(tables) == 1:
+        return tables[0]
     return Table(*(torch.cat(parts) for parts in zip(*tables, strict=True)))
 
 
-def stored(name: str, table: Table, *, has_groups: bool) -> State:
-    """Return the table as entries of a state, ``name`` in front."""
-    state = {
-        f"{name}/value": order.values(table.keys),
-        f"{name}/sample": order.samples(table.keys),
-        f"{name}/position": table.position,
+def arrays(table: Table) -> dict[str, dict[str, Tensor]]:
+    """Return ``value``, ``sample`` and ``position`` by score, ``(rows, channel)`` each."""
+    shape = (len(table.keys), len(SCORES), table.keys.shape[1] // len(SCORES))
+    parts = [part.reshape(shape).unbind(1) for part in (table.keys, table.position)]
+    return {
+        score: {
+            "value": order.values(keys),
+            "sample": order.samples(keys),
+            "position": position.contiguous(),
+        }
+        for score, keys, position in zip(SCORES, *parts, strict=True)
     }
-    return {**state, f"{name}/class": table.group} if has_groups else state
 
 
-def restored(name: str, state: State) -> Table:
-    """Return the table that was stored with this name in front."""
-    value, position = state[f"{name}/value"], state[f"{name}/position"]
-    group = state.get(f"{name}/class")
+def stored(name: str, table: Table) -> State:
+    """Return the arrays as entries of a state, ``name`` in front; groups are not among them."""
+    return {
+        f"{name}/{score}/{field}": array
+        for score, each in arrays(table).items()
+        for field, array in each.items()
+    }
+
+
+def restored(name: str, state: State, group: Tensor | None = None) -> Table:
+    """Return the table that was stored with this name in front, of one group if none are given."""
+    parts = [
+        torch.cat([state[f"{name}/{score}/{field}"] for score in SCORES], 1)
+        for field in ("value", "sample", "position")
+    ]
     if group is None:
-        group = torch.zeros(len(value), dtype=torch.int64, device=value.device)
-    return Table(order.keys(value, state[f"{name}/sample"]), position, group)
+        group = torch.zeros(len(parts[0]), dtype=torch.int64, device=parts[0].device)
+    return Table(order.keys(parts[0], parts[1]), parts[2], group)
