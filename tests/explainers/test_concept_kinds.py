@@ -258,6 +258,15 @@ def test_names_of_one_value_are_selected_once() -> None:
     assert [one.operator for one in norms] == ["conv1", "conv2"]
 
 
+def test_a_name_with_concepts_goes_before_others_and_a_value_may_have_several_kinds() -> None:
+    found = select(["conv1", "bn1"], {"bn1": "tokens"}, small_network())
+    assert {name: one.n for name, one in found.items()} == {"bn1": 64}
+    found = select(["conv1", "bn1"], {"bn1": "tokens", "conv1": "channels"}, small_network())
+    assert {name: one.n for name, one in found.items()} == {"conv1": 6, "bn1": 64}
+    found = select(["conv1", "bn1"], {"*1": {"directions": drawn(2, 6)}}, small_network())
+    assert {name: one.n for name, one in found.items()} == {"conv1": 2}
+
+
 def test_the_last_pattern_that_names_a_layer_decides() -> None:
     specs = {"*": "tokens", "fc": "channels", "conv2": {"directions": drawn(2, 6)}}
     found = select(["conv1", "conv2", "fc"], specs, small_network())

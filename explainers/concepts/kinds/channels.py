@@ -34,4 +34,4 @@ def axis_of_channels(network: Network, layer: str, form: Form) -> int:
     op = network.operator(layer)
     if is_mixing(network, op):
         return len(form.shape) - 1
-    return form.place(channel_axis(network, op.name))
+    return form.place(channel_axis(network, layer))

@@ -77,7 +77,7 @@ def form_of(network: Network, operator: str, layer: str) -> Form:
         If it has no rows along one axis, does not depend on the input, or is no floating-point
         value.
     """
-    op = network.operator(operator)
+    op = next(op for op in network.operators if op.name == operator)
     layout = network.layout(operator)
     if layout is None or layout.n_places % op.batch_outer:
         raise ValueError(

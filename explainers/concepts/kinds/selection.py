@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from explainers.concepts.kinds.resolving import resolve
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Container, Mapping, Sequence
 
     from explainers.concepts.kinds.base import Concepts
     from explainers.concepts.kinds.resolving import Spec
@@ -21,6 +21,7 @@ def select(
 
     A convolution and the norm that was folded into it are one layer, and so are other names of
     one value; it goes by the name of its operator if that is among those named, else by the first.
+    Names for which concepts are given go before others, and a value may have several kinds.
 
     Parameters
     ----------
@@ -40,18 +41,30 @@ def select(
         If a layer has no such concepts.
     """
     names = network.match(patterns)
-    specs: dict[str, Spec] = dict.fromkeys(names, "channels")
+    given: dict[str, Spec] = {}
     for pattern, spec in spec_by_pattern.items():
-        named = [name for name in network.match(pattern) if name in specs]
+        named = [name for name in network.match(pattern) if name in names]
         if not named:
             raise LookupError(
                 f"concepts are given for {pattern!r}, which is none of the layers asked for: "
                 f"{', '.join(names)}; name it among the layers too"
             )
-        specs |= dict.fromkeys(named, spec)
+        given |= dict.fromkeys(named, spec)
     found: dict[str, Concepts] = {}
-    for name in sorted(names, key=lambda name: network.operator(name).name != name):
-        concepts = resolve(specs[name], network, name)
-        if not any(one.operator == concepts.operator for one in found.values()):
+    for name in _ranked(names, given, network):
+        concepts = resolve(given.get(name, "channels"), network, name)
+        same = [given.get(one) for one, held in found.items() if held.operator == concepts.operator]
+        if not same or (name in given and not any(_is_same(given[name], one) for one in same)):
             found[name] = concepts
     return {name: found[name] for name in names if name in found}
+
+
+def _ranked(names: Sequence[str], given: Container[str], network: Network) -> list[str]:
+    """Return names in the order in which they are preferred."""
+    operators = {op.name for op in network.operators}
+    return sorted(names, key=lambda name: (name not in given, name not in operators))
+
+
+def _is_same(spec: Spec, other: Spec | None) -> bool:
+    # tensors are not compared: the names of one pattern share its spec
+    return spec is other or (isinstance(spec, str) and spec == other)
