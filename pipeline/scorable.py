@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from explainers.concepts.conditions import CONDITION
 from pipeline.inputs import is_one_picture
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ OF_PLACES = frozenset({"network", "masks"})
 def unscored(metric: Metric, maps: Mapping[str, MapSpec], form: Form) -> dict[str, str]:
     """Return the maps that a metric cannot score, each with the reason.
 
-    Metrics that read maps alone score all of them.
+    Metrics that read maps alone score all of them, but for several maps of a sample in one.
 
     Parameters
     ----------
@@ -32,13 +33,19 @@ def unscored(metric: Metric, maps: Mapping[str, MapSpec], form: Form) -> dict[st
     form
         Of a sample.
     """
+    missing = {
+        name: "it has a map for each condition; one entry for each is scored"
+        for name, spec in maps.items()
+        if CONDITION in spec.dims
+    }
     if not metric.requires & OF_PLACES:
-        return {}
+        return missing
     if not is_one_picture(form):
         return dict.fromkeys(maps, "the inputs are not one tensor of numbers")
-    return {
+    of_layers = {
         name: f"its maps are of the layer {spec.layer}" for name, spec in maps.items() if spec.layer
     }
+    return of_layers | missing
 
 
 def in_words(name: str, missing: Mapping[str, str]) -> str:

@@ -12,7 +12,7 @@ from explainers.catalogue import register
 from explainers.composites.composed import Composed
 from explainers.concepts.composition import Decomposer
 from explainers.concepts.conditional import conditional, resolved
-from explainers.concepts.conditions import parsed
+from explainers.concepts.conditions import CONDITION, parsed
 from explainers.concepts.kinds import select
 from explainers.concepts.kinds.form import form_of
 from explainers.concepts.ranking import ranked
@@ -113,7 +113,7 @@ class ConceptRelevance(Composed, Attribution):
     def leading(self) -> Mapping[str, int]:
         """Several conditions have a map each."""
         if isinstance(self.conditions, list | tuple):
-            return {"condition": len(self._conditions)}
+            return {CONDITION: len(self._conditions)}
         return {}
 
     def cost_on(self, network: Network) -> Cost:

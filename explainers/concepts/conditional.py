@@ -143,15 +143,12 @@ def resolved(
                 f"name, nor ranked: {', '.join(specs) or 'there are none'}; name it in a condition"
             )
         specs |= dict.fromkeys(layers, spec)
-    held = {
-        layer: spec if isinstance(spec, Concepts) else resolve(spec, network, layer)
-        for layer, spec in specs.items()
-    }
+    held = {layer: _concepts(spec, network, layer, named) for layer, spec in specs.items()}
     for condition in conditions:
         condition.check_output(network.n_outputs)
         if start is not None and condition.has_output:
             raise ValueError(
-                f"a condition says what of the output is explained, but relevance starts at layer "
+                f"conditions say what of the output is explained, but relevance starts at layer "
                 f"{start!r}; leave out y, or the start"
             )
         for layer, chosen in condition.layers.items():
@@ -159,6 +156,17 @@ def resolved(
     origin = network.output_name if start is None else network.operator(start).name
     check_order(network, origin, {layer: held[layer].operator for layer in named})
     return held
+
+
+def _concepts(spec: Any, network: Network, layer: str, named: Collection[str]) -> Concepts:
+    if isinstance(spec, Concepts):
+        return spec
+    try:
+        network.operator(layer)
+    except LookupError as error:
+        where = "conditions: " if layer in named else ""
+        raise LookupError(f"{where}{error.args[0]}") from error
+    return resolve(spec, network, layer)
 
 
 def _named(conditions: Sequence[Condition]) -> tuple[str, ...]:

@@ -21,6 +21,9 @@ EVERYTHING = "all"
 OUTPUT = "y"
 """What the network's output is called; zennit-crp's name."""
 
+CONDITION = "condition"
+"""Dimension of maps along which several conditions lie."""
+
 _EXPECTED = (
     "expected the number of a concept, a list of them ([] for none), 'all', or a mapping from "
     "concepts to positions such as {3: [0, 7]}"
@@ -84,16 +87,16 @@ class Chosen:
         for concept in (*self.concepts, *(concept for concept, _ in self.neurons)):
             if concept >= concepts.n:
                 raise ValueError(
-                    f"concept {concept} of layer {concepts.layer!r} does not exist: the layer has "
+                    f"conditions name concept {concept} of layer {concepts.layer!r}, which has "
                     f"{concepts.n} concepts; choose from 0 to {concepts.n - 1}"
                 )
         for concept, position in self.neurons:
             if position >= n_positions:
                 raise ValueError(
-                    f"position {position} of concept {concept} of layer {concepts.layer!r} does "
-                    f"not exist: its concepts have {n_positions} positions "
-                    f"({' x '.join(map(str, concepts.shape)) or 'a single value'}, flat and row "
-                    f"by row); choose from 0 to {n_positions - 1}"
+                    f"conditions name position {position} of concept {concept} of layer "
+                    f"{concepts.layer!r}, whose concepts have {n_positions} positions "
+                    f"({' x '.join(map(str, concepts.shape)) or 'a single value'}, counted row by "
+                    f"row); choose from 0 to {n_positions - 1}"
                 )
 
 
@@ -135,13 +138,13 @@ class Condition:
             return spec
         if not isinstance(spec, Mapping):
             raise TypeError(
-                f"got the condition {spec!r}, expected a mapping from layers to concepts, such as "
+                f"got conditions {spec!r}, expected a mapping from layers to concepts, such as "
                 "{layer4: [3, 7], y: 1}"
             )
         unnamed = [layer for layer in spec if not isinstance(layer, str)]
         if unnamed:
             raise TypeError(
-                f"got a condition on {unnamed[0]!r}, expected the name of a layer; xpipe inspect "
+                f"got conditions on {unnamed[0]!r}, expected names of layers, as xpipe inspect "
                 "lists them; a name that looks like a number wants quotes"
             )
         layers = {}
@@ -151,7 +154,7 @@ class Condition:
             try:
                 layers[layer] = Chosen.parse(chosen)
             except (TypeError, ValueError) as error:
-                raise type(error)(f"condition on layer {layer!r}: {error}") from error
+                raise type(error)(f"conditions on layer {layer!r}: {error}") from error
         return cls(layers, *_explained(spec.get(OUTPUT)))
 
     @property
@@ -167,10 +170,14 @@ class Condition:
         ValueError
             If there is such a class.
         """
-        for one in self.classes or ():
-            Target("index", one).check(n_outputs)
+        explained = [Target("index", one) for one in self.classes or ()]
         if self.target is not None:
-            self.target.check(n_outputs)
+            explained.append(self.target)
+        for target in explained:
+            try:
+                target.check(n_outputs)
+            except ValueError as error:
+                raise ValueError(f"conditions on {OUTPUT!r}: {error}") from error
 
 
 def parsed(conditions: Any) -> tuple[Condition, ...]:
@@ -192,7 +199,7 @@ def parsed(conditions: Any) -> tuple[Condition, ...]:
         )
     if not conditions:
         raise ValueError(
-            "got no condition; give at least one, {} for what lrp explains without any"
+            "got no conditions; give at least one, {} for what lrp explains without any"
         )
     return tuple(Condition.parse(each) for each in conditions)
 
@@ -203,12 +210,15 @@ def _explained(spec: Any) -> tuple[tuple[int, ...] | None, Target | None]:
         return None, None
     if isinstance(spec, int | list | tuple) and not isinstance(spec, bool):
         expected = "expected a class, a list of classes, 'label', 'predicted' or 'runner_up'"
-        return _numbers(spec, f"condition on {OUTPUT!r}: {expected}"), None
-    target = Target.parse(spec)
+        return _numbers(spec, f"conditions on {OUTPUT!r}: {expected}"), None
+    try:
+        target = Target.parse(spec)
+    except ValueError as error:
+        raise ValueError(f"conditions on {OUTPUT!r}: {error}") from error
     if target.layer is not None:
         raise ValueError(
-            f"got {OUTPUT}={spec!r}, expected classes; to start at a hidden layer give "
-            "start_layer, and the unit as a condition on that layer"
+            f"conditions on {OUTPUT!r}: got {spec!r}, expected classes; to start at a hidden layer "
+            "give start_layer, and the unit as a condition on that layer"
         )
     return None, target
 

@@ -76,7 +76,7 @@ def check_order(network: Network, start: str, named: Mapping[str, str]) -> None:
     for layer, operator in named.items():
         if operator not in reaching:
             raise ValueError(
-                f"the condition on layer {layer!r} has no meaning: {start!r}, where relevance "
+                f"conditions on layer {layer!r} have no meaning: {start!r}, where relevance "
                 "starts, does not depend on it; name layers before it"
             )
 

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from explainers.concepts.conditions import CONDITION
 from pipeline import aggregate
 from pipeline.data import read_batch
 from pipeline.inputs import ALONE, is_one_picture, parts_of
 from pipeline.report import naming, page, pictures
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Hashable, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -29,6 +30,8 @@ MANY = 12
 """Explainers from which on pictures are smaller, so that a sample is seen as a whole."""
 SIDE = 176
 """Longest side of a picture in pixels."""
+MOST_CONDITIONS = 4
+"""Conditions of an entry whose maps are shown: the first."""
 BUDGET = 4_000_000
 """Pixels of all pictures together: about a byte each in the page, which stays below 10 MB."""
 
@@ -89,9 +92,10 @@ def render(run: Run) -> str | None:
         return None
     chosen = {key: [values[place] for place in places] for key, values in facts.items()}
     rows = [int(index) for index in chosen["index"]]
-    side = _side(len(rows) * (len(run.maps) + 1))
+    relevance = _relevance(run, rows)
+    side = _side(len(rows) * (len(relevance) + 1))
     inputs = _inputs(run, rows)
-    maps = {name: _heat_maps(values, side) for name, values in _relevance(run, rows).items()}
+    maps = {name: _heat_maps(values, side) for name, values in relevance.items()}
     label = naming.class_names(run)
     samples = [
         Shown(
@@ -107,12 +111,17 @@ def render(run: Run) -> str | None:
     return page.fragment(
         TEMPLATE,
         samples=samples,
-        layers={name: spec.layer for name, spec in run.plan.maps.items()},
+        layers={name: _layer(run, name) for name in maps},
         has_inputs=bool(inputs) or not is_one_picture(run.plan.form),
         first_target=naming.first_of_several(run.plan),
         is_many=len(maps) > MANY,
         saturation=f"{pictures.SATURATION:g}",
     )
+
+
+def _layer(run: Run, shown: str) -> str:
+    """Return the layer that maps are of, by what they are called; empty where of the inputs."""
+    return next((spec.layer for name, spec in run.plan.maps.items() if name == shown), "")
 
 
 def choose(facts: Mapping[str, list[Any]], n: int) -> list[int]:
@@ -167,12 +176,22 @@ def _inputs(run: Run, rows: list[int]) -> dict[int, NDArray[np.float32]]:
 
 def _relevance(run: Run, rows: list[int]) -> dict[str, NDArray[np.float32]]:
     """Return maps of the chosen rows; of several targets, the first."""
-    found = {}
+    found: dict[str, NDArray[np.float32]] = {}
     for name, stored in run.maps.items():
         picked = stored.isel(sample=rows)
         picked = picked.isel(target=0) if "target" in picked.dims else picked
-        found[name] = np.asarray(picked.values, np.float32)
+        found |= _by_condition(name, np.asarray(picked.values, np.float32), picked.dims)
     return found
+
+
+def _by_condition(
+    name: str, relevance: NDArray[np.float32], dims: Sequence[Hashable]
+) -> dict[str, NDArray[np.float32]]:
+    """Return the maps of an entry by what they are called: one for each of several conditions."""
+    if CONDITION not in dims:
+        return {name: relevance}
+    conditions = np.moveaxis(relevance, list(dims).index(CONDITION), 0)[:MOST_CONDITIONS]
+    return {f"{name} [{number}]": values for number, values in enumerate(conditions)}
 
 
 def _heat_maps(relevance: NDArray[np.float32], side: int) -> list[HeatMap | None]:
