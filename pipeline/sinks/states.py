@@ -71,8 +71,7 @@ def read(
     path = paths.state_path(scan, round_name, shard)
     with _errors_told(path):
         if wanted is None:
-            state: State = load(paths.Folder(root).read(path))
-            return state
+            return _loaded(paths.Folder(root).read(path))
         with paths.Folder(root).open(path) as file:
             return _part(file, wanted)
 
@@ -91,8 +90,13 @@ def _part(file: IO[bytes], wanted: Collection[str]) -> State:
         end += last - first
     described = json.dumps(own).encode()
     described += b" " * (-len(described) % 8)
-    state: State = load(b"".join((len(described).to_bytes(8, "little"), described, *contents)))
-    return state
+    return _loaded(b"".join((len(described).to_bytes(8, "little"), described, *contents)))
+
+
+def _loaded(content: bytes) -> State:
+    """Return a state in the order of its names, in which safetensors gives none."""
+    state = load(content)
+    return {name: state[name] for name in sorted(state)}
 
 
 def _header(file: IO[bytes]) -> tuple[dict[str, Any], int]:
