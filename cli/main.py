@@ -11,8 +11,8 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from cli import atlas, evaluate, graph, jobs, look, output, run
 from cli import doctor as doctor_command
-from cli import evaluate, graph, jobs, look, output, run
 from pipeline.errors import XpipeError
 
 INTERRUPTED = 130
@@ -78,7 +78,14 @@ for panel, commands in {
     "Run": (run.init, run.plan, run.run, run.resume, jobs.stop),
     "Watch": (jobs.list_runs, jobs.status, jobs.logs),
     "Judge": (evaluate.evaluate, evaluate.report, evaluate.verify),
-    "Look": (look.explainers, look.metrics, look.inspect, graph.graph, look.schema),
+    "Look": (
+        look.explainers,
+        look.metrics,
+        look.inspect,
+        atlas.atlas,
+        graph.graph,
+        look.schema,
+    ),
     "Operate": (doctor_command.doctor,),
 }.items():
     for command in commands:

@@ -175,10 +175,18 @@ class _Start:
 
             evaluate(self.session.path, self.config.metrics, session=self.session)
         if not self.session.is_stopping:
-            from pipeline import report
+            from pipeline import atlas, report
 
+            if atlas.is_wanted(run := open_run(str(self.session.path))):
+                index = atlas.build(run, kinds=self._kinds())
+                self.session.emit(StageFinished("atlas", index))
             self.report = report.build(self.session.path)
             self.session.emit(StageFinished("report", str(self.report)))
+
+    def _kinds(self) -> dict[str, str]:
+        """Return the operators of the model's layers, by name."""
+        network = self.planned.network
+        return {layer: type(network.operator(layer)).__name__ for layer in network.layers}
 
     def _exit_code(self) -> int:
         if self.session.interrupts.exit_code:

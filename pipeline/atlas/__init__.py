@@ -12,6 +12,8 @@ from pipeline.errors import StoreError
 from pipeline.store import open_run
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from pipeline.store import Run
 
 __all__ = ["build", "is_wanted"]
@@ -21,7 +23,11 @@ N_REFERENCES = 8
 
 
 def build(
-    path: str | Path | Run, out: str | Path | None = None, *, n_references: int = N_REFERENCES
+    path: str | Path | Run,
+    out: str | Path | None = None,
+    *,
+    n_references: int = N_REFERENCES,
+    kinds: Mapping[str, str] | None = None,
 ) -> str:
     """Write the atlas of a run and return where its index is.
 
@@ -36,6 +42,8 @@ def build(
         is replaced.
     n_references
         Samples shown of each list, at most.
+    kinds
+        Operators of layers, by name; those that the atlas before it knew if not given.
 
     Raises
     ------
@@ -51,7 +59,8 @@ def build(
             "`activation_maximization`, with `layers` and `references`",
         )
     place = Place(paths.Folder(run.folder.at_url(paths.ATLAS) if out is None else out))
-    Atlas(run, found, place, max(1, n_references)).write()
+    known = place.kinds() if kinds is None else kinds
+    Atlas(run, found, place, max(1, n_references), known).write()
     return place.folder.at_url("index.html")
 
 

@@ -6,6 +6,7 @@ import json
 import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,7 @@ from pipeline.errors import StoreError
 from pipeline.report import naming
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -57,6 +58,14 @@ class Place:
             )
         self.folder.remove("")
 
+    def kinds(self) -> dict[str, str]:
+        """Return the operators of layers that the atlas knew which is there."""
+        try:
+            summary = json.loads(self.folder.read(SUMMARY))
+            return {entry["name"]: entry["kind"] for entry in summary["layers"]}
+        except (FileNotFoundError, ValueError, KeyError, TypeError):
+            return {}  # none, or one that was cut short
+
     def write(self, name: str, content: bytes) -> None:
         """Write a file."""
         target = self.folder.at(name)
@@ -72,6 +81,8 @@ class Entry:
     """A layer, as the index shows it."""
 
     name: str
+    kind: str
+    """Its operator; empty where it is not known."""
     slug: str
     n_concepts: int
     n_silent: int
@@ -90,6 +101,8 @@ class Atlas:
     place: Place
     n: int
     """Samples shown of each list, at most."""
+    kinds: Mapping[str, str]
+    """Operators of layers, as far as they are known."""
     entries: list[Entry] = field(default_factory=list)
     index: Index = field(default_factory=Index)
     top: dict[str, Any] = field(default_factory=dict)
@@ -131,6 +144,7 @@ class Atlas:
         n_tiles = max(len(each.samples) for each in shown)
         entry = Entry(
             layer,
+            self.kinds.get(layer, ""),
             slug,
             cards.n_concepts,
             int(cards.is_silent.sum()),
@@ -153,22 +167,35 @@ class Atlas:
         """Write the pictures of a layer's concepts, and one for the index."""
         is_exact = tiles.is_coarse(pictures.size)
 
-        def make(channel: int) -> NDArray[np.uint8]:
-            parts = [
-                strips.strip(pictures, each.samples[:, channel], each.references, channel, n)
-                for each in shown
-            ]
-            pixels = np.concatenate(parts)
-            content = strips.encode(pixels, is_exact=is_exact)
-            self.place.write(f"layers/{entry.slug}/{channel}.webp", content)
-            return pixels[: pictures.side, : pictures.side]
-
+        first: list[NDArray[np.uint8]] = []
         with ThreadPoolExecutor(os.cpu_count()) as pool:
-            first = list(pool.map(make, range(entry.n_concepts)))
+            for block in views.blocks(shown[0].view, entry.name, entry.n_concepts):
+                channels = range(entry.n_concepts)[block]
+                held = [views.references(each.view, entry.name, self.n, block) for each in shown]
+                chosen = [each.samples[:, block] for each in shown]
+                paint = partial(strips.concept, pictures, chosen, held, n)
+                write = partial(self._concept, entry.slug, paint, pictures.side, is_exact=is_exact)
+                first += pool.map(write, channels, range(len(channels)))
         if entry.previews:
             row = np.concatenate([first[channel] for channel in entry.previews], axis=1)
             content = strips.encode(row, is_exact=is_exact)
             self.place.write(f"layers/{entry.slug}/previews.webp", content)
+
+    def _concept(
+        self,
+        slug: str,
+        paint: Callable[[int], NDArray[np.uint8]],
+        side: int,
+        channel: int,
+        place: int,
+        *,
+        is_exact: bool,
+    ) -> NDArray[np.uint8]:
+        """Write the picture of one concept and return its first tile."""
+        pixels = paint(place)
+        content = strips.encode(pixels, is_exact=is_exact)
+        self.place.write(f"layers/{slug}/{channel}.webp", content)
+        return pixels[:side, :side].copy()
 
     def _page(
         self,

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from pipeline.atlas.classes import ByClass
-    from pipeline.atlas.views import Lists, References, View
+    from pipeline.atlas.views import Lists, View
 
 QUALITIES = ("clarity", "polysemanticity")
 """Scores of a concept that cards show, and that they can be sorted by."""
@@ -86,11 +86,12 @@ class Shown:
 
     view: View
     lists: Lists
-    references: References | None
+    samples: NDArray[np.int64]
+    """Samples of the strips, ``(rank, channel)``."""
+    is_heated: bool
+    """Whether the strips have heat maps."""
     quality: dict[str, NDArray[Any]]
     by_class: ByClass | None
-    n: int
-    """Tiles in a row."""
 
     @classmethod
     def of(cls, view: View, layer: str, n: int) -> Shown:
@@ -98,22 +99,16 @@ class Shown:
         return cls(
             view,
             views.lists(view, layer),
-            views.references(view, layer, n),
+            views.shown_samples(view, layer, n),
+            view.has_references(layer),
             views.quality(view, layer),
             classes.by_class(view, layer),
-            n,
         )
 
     @property
     def n_rows(self) -> int:
         """Tiles of its strip from top to bottom."""
-        return 1 if self.references is None else strips.HEATED
-
-    @cached_property
-    def samples(self) -> NDArray[np.int64]:
-        """Samples of the strips, ``(rank, channel)``."""
-        of_lists = self.lists.sample if self.references is None else self.references.sample
-        return of_lists[: self.n]
+        return strips.HEATED if self.is_heated else 1
 
     @cached_property
     def values(self) -> NDArray[np.float32]:
@@ -168,7 +163,7 @@ class Cards:
         return Column(
             title=each.view.title,
             row=self._rows[place],
-            is_heated=each.references is not None,
+            is_heated=each.is_heated,
             tiles=self._tiles(place, channel),
             classes=self._classes(each, channel),
             qualities=[

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 
+from explainers.maximization.class_statistics import class_statistics
 from pipeline.atlas import views
+from pipeline.sinks.stored_result import StoredStack
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -51,12 +53,35 @@ class ByClass:
 
 def by_class(view: View, layer: str) -> ByClass | None:
     """Return class means of a layer from its lists per class; None if there are none."""
-    per_class = view.layers[layer].get("per_class", {})
-    names = [name for name in per_class if view.score in per_class[name]]
-    if not names:
+    values = _values(view, layer)
+    if not values:
         return None
-    means = [_mean(np.asarray(per_class[name][view.score]["value"][:N_BEST])) for name in names]
-    return ByClass(np.array([int(name) for name in names], np.int64), np.stack(means))
+    of_classes = {
+        index: {view.score: {"value": torch.from_numpy(found)}} for index, found in values.items()
+    }
+    statistics = class_statistics(
+        {"per_class": of_classes}, n_classes=len(values), n_best=N_BEST, score=view.score
+    )
+    known, means = np.asarray(statistics["class"]), np.asarray(statistics["mean"])
+    classes = np.array(sorted(values), np.int64)
+    # one row more, for what stands where a channel has no further class
+    mean = np.full((len(classes) + 1, means.shape[1]), -np.inf, np.float32)
+    rows = np.where(known < 0, len(classes), np.searchsorted(classes, known))
+    np.put_along_axis(mean, rows, means, axis=0)
+    return ByClass(classes, mean[:-1])
+
+
+def _values(view: View, layer: str) -> dict[int, NDArray[np.float32]]:
+    """Return the best scores of each class, ``(rank, channel)``."""
+    per_class = view.layers[layer].get("per_class", {})
+    if isinstance(per_class, StoredStack) and view.score in per_class.together:
+        best = per_class.together[view.score].part("value", (slice(None), slice(N_BEST)))
+        return dict(zip(per_class, best, strict=True))
+    return {
+        int(name): np.asarray(found[view.score]["value"])[:N_BEST]
+        for name, found in per_class.items()
+        if view.score in found
+    }
 
 
 def among_best(
@@ -67,10 +92,3 @@ def among_best(
     classes, counts = np.unique(known[known >= 0], return_counts=True)
     order: Sequence[int] = np.argsort(-counts, kind="stable")[:n].tolist()
     return [(int(classes[row]), int(counts[row])) for row in order]
-
-
-def _mean(values: NDArray[np.float32]) -> NDArray[np.float32]:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # no sample at all: NaN, replaced below
-        mean = np.nanmean(values, axis=0)
-    return np.where(np.isnan(mean), -np.inf, mean).astype(np.float32)

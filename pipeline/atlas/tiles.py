@@ -21,7 +21,7 @@ COARSE = 96
 """Pictures at most so large are enlarged without smoothing: each pixel of the input is seen."""
 BLANK = 128
 """Grey of tiles without a picture, and of what lies beyond one."""
-DIMMED = 0.3
+DIMMED = 0.45
 """Share of brightness that is left outside the mask."""
 MASKED_BELOW = 0.2
 """Share of the greatest blurred magnitude below which a picture is dimmed."""

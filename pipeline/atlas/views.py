@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -9,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pipeline.report.naming import target_in_words
+from pipeline.sinks.result_writer import CHUNK_BYTES
+from pipeline.sinks.stored_result import StoredResult
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -70,10 +73,8 @@ class Lists:
 
 @dataclass(frozen=True)
 class References:
-    """Heat maps of the best samples of every concept."""
+    """Heat maps of the best samples of some concepts."""
 
-    sample: NDArray[np.int64]
-    """``(rank, channel)``."""
     heatmap: NDArray[np.float16]
     """``(rank, channel, height, width)`` in [-1, 1]."""
     crop: NDArray[np.int64]
@@ -109,16 +110,32 @@ def lists(view: View, layer: str) -> Lists:
     )
 
 
-def references(view: View, layer: str, n: int) -> References | None:
-    """Return the first heat maps of each concept of a layer; None if there are none."""
+def references(view: View, layer: str, n: int, channels: slice) -> References | None:
+    """Return the first heat maps of some concepts of a layer; None if there are none."""
     if not view.has_references(layer):
         return None
     held = view.layers[layer]["references"]
+    index = (slice(n), channels)
     return References(
-        np.asarray(held["sample"][:n], np.int64),
-        np.asarray(held["heatmap"][:n], np.float16),
-        np.asarray(held["crop"][:n], np.int64),
+        np.asarray(part(held, "heatmap", index), np.float16),
+        np.asarray(part(held, "crop", index), np.int64),
     )
+
+
+def blocks(view: View, layer: str, n_concepts: int) -> list[slice]:
+    """Return concepts in parts whose heat maps of one rank are as large as what is read at once."""
+    if not view.has_references(layer):
+        return [slice(n_concepts)]
+    shape = _shape(view.layers[layer]["references"], "heatmap")
+    rows = max(1, CHUNK_BYTES // max(1, 2 * math.prod(shape[2:])))
+    return [slice(start, start + rows) for start in range(0, n_concepts, rows)]
+
+
+def part(held: Mapping[str, Any], name: str, index: Any) -> NDArray[Any]:
+    """Return a part of an array; no more of it is read where the mapping is a stored one."""
+    if isinstance(held, StoredResult):
+        return held.part(name, index)
+    return np.asarray(np.asarray(held[name])[index])
 
 
 def quality(view: View, layer: str) -> dict[str, NDArray[Any]]:
@@ -131,8 +148,13 @@ def quality(view: View, layer: str) -> dict[str, NDArray[Any]]:
 def shown_samples(view: View, layer: str, n: int) -> NDArray[np.int64]:
     """Return the samples of which a layer's page shows pictures, ``(rank, channel)``."""
     if view.has_references(layer):
-        return np.asarray(view.layers[layer]["references"]["sample"][:n], np.int64)
+        held = view.layers[layer]["references"]
+        return np.asarray(part(held, "sample", slice(n)), np.int64)
     return lists(view, layer).sample[:n]
+
+
+def _shape(held: Mapping[str, Any], name: str) -> tuple[int, ...]:
+    return held.shape(name) if isinstance(held, StoredResult) else tuple(held[name].shape)
 
 
 def _parameters(run: Run, scan: str) -> Mapping[str, Any]:
