@@ -42,6 +42,7 @@ PENDING_BYTES = 64 << 20
 """Scores that a fold collects before it makes lists of them."""
 LEAST_PENDING = 256
 """Samples whose scores are collected at least: lists of fewer are made too often."""
+_OF_REFERENCES = ("sample", "position")
 _BYTES_OF_SCORES = 16
 _BYTES_OF_ENTRY = 12
 
@@ -72,8 +73,8 @@ class Maximization(Scan):
     """How long lists for each class are; true for `k`, false or 0 for none."""
     concepts: dict[str, Any] = field(default_factory=dict)
     """Layers, or patterns for their names, to what their concepts are: `channels`, `heads`,
-    `tokens` or `{directions: matrix.npy}`; the first that fits counts, and channels where none
-    does."""
+    `tokens` or `{directions: matrix.npy}`; the last that names a layer counts, and channels where
+    none does."""
     keep: Literal["none", "scores"] = "none"
     """Whether the scores of every sample are kept beside the lists; `scores` keeps sums, maxima and
     their positions, from which longer lists and other classes follow without another pass."""
@@ -81,6 +82,9 @@ class Maximization(Scan):
     """Of how many samples of each list a following pass makes heat maps; 0 for no such pass."""
     reference_score: Score = "sum_normed"
     """Whose list they are taken from."""
+    embedding: str | None = None
+    """Layer whose value tells how much alike the references of a concept are; by default what goes
+    into the last linear map."""
 
     def __post_init__(self) -> None:
         numeric.check_whole("k", self.k)
@@ -144,6 +148,10 @@ class Maximization(Scan):
                 f"{network.n_outputs} classes, more than {LAYER_BYTES / 2**30:.0f} GiB; set a "
                 "smaller per_class, or per_class: false and keep: scores, from which they follow"
             )
+        # references are made of these lists, and look at this module
+        from explainers.concepts.references.scan import check
+
+        check(self, network)
 
     def notes(self, network: Network) -> tuple[str, ...]:
         """Return how large lists may become, where that is much."""
@@ -209,7 +217,7 @@ class Maximization(Scan):
         """Return, if scores are kept, those of each layer: ``total``, ``peak``, ``position``."""
         if self.keep == "none":
             return {}
-        found = self._found(trace, samples, self.reader(trace.network))
+        found = self._found(trace, samples, None)
         return {
             f"{prefix}/{layer}/{name}".removeprefix("/"): getattr(scores, name)
             for prefix, scored in found.items()
@@ -217,22 +225,37 @@ class Maximization(Scan):
             for name in ("total", "peak", "position")
         }
 
+    def gist(self, result: Result) -> Result:
+        """Return what of the lists of some layers references are made of."""
+        if "" not in self.prefixes:
+            return {prefix: self._gist(lists) for prefix, lists in result.items()}
+        return self._gist(result)
+
     def rounds(self, results: Mapping[str, Result]) -> Round | None:
         """Return the lists and then, if asked for, the heat maps of reference samples."""
         if not results:
-            return Round("lists", self)
+            # of all classes, lists can be larger than memory
+            return Round("lists", self, is_large=True, is_needed=bool(self.references))
         if not self.references or len(results) > 1:
             return None
-        # references are made of these lists, and look at this module
         from explainers.concepts.references import references_of
 
         return references_of(self, results)
 
-    def _found(self, trace: Trace, samples: Samples, reader: Reader) -> Found:
-        if self.keep == "none":
-            return reader(trace, samples)
+    def _gist(self, lists: Result) -> Result:
+        """Return the best references of each layer."""
+        score = self.reference_score
+        return {
+            layer: {score: {name: held[score][name][: self.references] for name in _OF_REFERENCES}}
+            for layer, held in lists.items()
+        }
+
+    def _found(self, trace: Trace, samples: Samples, reader: Reader | None) -> Found:
+        def made() -> Found:
+            return (reader or self.reader(trace.network))(trace, samples)
+
         # who asks for records holds this scan, so that its identity is no other's meanwhile
-        return trace.once((type(self), id(self)), lambda: reader(trace, samples))
+        return made() if self.keep == "none" else trace.once((type(self), id(self)), made)
 
     def _entered(self, state: State, pending: Sequence[Found]) -> State:
         for prefix in pending[0]:
