@@ -20,7 +20,7 @@ from pipeline.entries import build_explainers
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
-EXTRAS = ("demo", "timm", "zennit", "superpixels")
+EXTRAS = ("demo", "timm", "zennit", "superpixels", "concepts")
 MAKEFILE = (ROOT / "Makefile").read_text()
 COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
 
@@ -86,7 +86,7 @@ def blocks_of(page: str, language: str) -> list[str]:
 def test_the_entries_that_are_shown_can_be_written(tmp_path: Path) -> None:
     whole, *parts = [
         yaml.safe_load(block)
-        for page in ("run-file.md", "perturbation.md")
+        for page in ("run-file.md", "perturbation.md", "concepts.md")
         for block in blocks_of(page, "yaml")
     ]
     assert parts
@@ -103,6 +103,17 @@ def test_what_is_shown_of_perturbation_in_python_runs() -> None:
     given = {"model": nn.Sequential(*layers), "images": images, "loader": [(images, None)]}
     (block,) = blocks_of("perturbation.md", "python")
     exec(block, given)
+
+
+@pytest.mark.slow
+def test_what_is_shown_of_concepts_in_python_runs() -> None:
+    torch.manual_seed(0)
+    layers = (nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 4 * 4, 3))
+    images = torch.rand(6, 1, 6, 6)
+    labels = torch.tensor([0, 1, 2, 0, 1, 2])
+    given = {"model": nn.Sequential(*layers), "images": images, "loader": [(images, labels)]}
+    for block in blocks_of("concepts.md", "python"):
+        exec(block, given)
 
 
 def test_the_quickstart_of_the_readme_is_that_of_the_template() -> None:
