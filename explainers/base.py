@@ -246,6 +246,13 @@ class Scan(Explainer):
         """
         return None if results else Round("all", self)
 
+    def gist(self, result: Result) -> Result:
+        """Return what later rounds need of a result, or a group of one, that is large.
+
+        See `Round.is_large`; by default nothing.
+        """
+        return {}
+
     def briefer(self) -> Scan:
         """Return a scan that does less and makes the same mistakes, for trials; by default itself.
 
@@ -280,8 +287,10 @@ class Round:
     """Those that it wants to see, their indices ascending, int64; None for all. Others are not
     read."""
     is_large: bool = False
-    """Whether its result is stored group by group and never in memory as a whole; then no later
-    round is given it."""
+    """Whether its result is stored group by group and never in memory as a whole."""
+    is_needed: bool = False
+    """Whether later rounds look at a large result; then they are given what `Scan.gist` keeps of
+    each group, else nothing."""
 
 
 def united(results: Iterable[Result]) -> Result:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from explainers import Scan
+from explainers.base import united
 from pipeline import reduce, trust
 from pipeline.entries import with_results
 from pipeline.environment import provenance
@@ -118,10 +119,8 @@ class Passes:
                 return  # nothing to finalise: every shard was given up
             if current.is_large:
                 large.append(_Large(current, entries))
-                found[current.name] = {}
-            else:
-                with computing_threads(self.plan.threads):
-                    found[current.name] = reduce.finalise(self._path, name, current, entries)
+            with computing_threads(self.plan.threads):
+                found[current.name] = self._finalised(name, current, entries)
             current = scan.rounds(found)
             if current is not None:
                 basis = trust.basis_of(name, *self._passes_of(name))
@@ -129,7 +128,19 @@ class Passes:
                 self._map(pass_name, {}, {name: current}, basis)
                 if self.session.is_stopping:
                     return
-        self._conclude(name, scan, found, large)
+        # what was kept of large ones is in them
+        small: dict[str, Result] = {each.round.name: {} for each in large}
+        self._conclude(name, scan, {**found, **small}, large)
+
+    def _finalised(self, name: str, each: Round, entries: Mapping[int, Entry]) -> Result:
+        """Return a round's result, of a large one what later rounds need of it."""
+        if not each.is_large:
+            return reduce.finalise(self._path, name, each, entries)
+        if not each.is_needed:
+            return {}
+        return united(
+            each.scan.gist(part) for part in reduce.parts(self._path, name, each, entries)
+        )
 
     def _conclude(
         self, name: str, scan: Scan, found: Mapping[str, Result], large: Sequence[_Large]

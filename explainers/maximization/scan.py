@@ -246,9 +246,13 @@ class Maximization(Scan):
         """Return the best references of each layer."""
         score = self.reference_score
         return {
-            layer: {score: {name: held[score][name][: self.references] for name in _OF_REFERENCES}}
+            layer: {score: {name: self._first(held[score][name]) for name in _OF_REFERENCES}}
             for layer, held in lists.items()
         }
+
+    def _first(self, ranked: Tensor) -> Tensor:
+        # a view would keep all of it
+        return ranked[: self.references].clone()
 
     def _found(self, trace: Trace, samples: Samples, reader: Reader | None) -> Found:
         def made() -> Found:
