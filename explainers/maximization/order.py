@@ -38,7 +38,8 @@ def keys(value: Tensor, sample: Tensor) -> Tensor:
     found = _turned((value + 0.0).view(torch.int32)).long()
     found <<= 32
     found |= _LOW - sample.long()
-    return found.masked_fill_(~(value.isfinite() & (sample >= 0)), NONE)
+    # Infinity times zero is NaN, and that is not equal to zero.
+    return found.masked_fill_((value * 0 != 0) | (sample < 0), NONE)
 
 
 def values(found: Tensor) -> Tensor:

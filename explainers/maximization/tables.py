@@ -64,15 +64,22 @@ def _best_of_some(entries: Table, groups: Tensor, rows: Tensor, is_row: Tensor, 
     group = groups[:, None].expand(-1, n_kept).flatten()
     if len(groups) == 1 and rows.shape[1] == len(entries.keys):
         # Its rows may be taken in any order.
-        keys, places = entries.keys.topk(n_kept, dim=0)
+        keys, places = _top(entries.keys, n_kept)
         return Table(keys, entries.position.gather(0, places), group)
     keys = entries.keys[rows].masked_fill_(~is_row[..., None], order.NONE)  # (group, row, channel)
     if n_kept == rows.shape[1] and bool((keys[:, :-1] >= keys[:, 1:]).all()):
         return Table(keys.flatten(0, 1), entries.position[rows.flatten()], group)
-    keys, places = keys.topk(n_kept, dim=1)
+    keys, places = _top(keys, n_kept)
     places = rows.gather(1, places.flatten(1)).view_as(places)
     position = entries.position.gather(0, places.flatten(0, 1))
     return Table(keys.flatten(0, 1), position, group)
+
+
+def _top(keys: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Return the k greatest keys over the rows and where they are, ``(..., row, channel)``."""
+    # A column is read several times, so it is laid out in one piece.
+    top, places = keys.mT.contiguous().topk(k, dim=-1)
+    return top.mT.contiguous(), places.mT.contiguous()
 
 
 def _without_empty_rows(table: Table) -> Table:
