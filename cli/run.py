@@ -27,7 +27,9 @@ def init(
     template: Annotated[
         str,
         typer.Option(
-            "--from", metavar="TEMPLATE", help="quickstart, all_methods or imagenet_folder."
+            "--from",
+            metavar="TEMPLATE",
+            help="quickstart, all_methods, imagenet_folder, relmax or relmax_imagenet.",
         ),
     ] = "quickstart",
     as_json: AsJson = False,
