@@ -137,7 +137,8 @@ class Decomposing:
     def _decomposed(self, operator: str, *, is_normed: bool) -> Iterator[Edges]:
         """Yield the edges to the operators below, and keep what arrives there."""
         arrived = self._arrived.pop(operator)
-        nodes, which = torch.cat([one.node for one in arrived]).unique(return_inverse=True)
+        keys = torch.cat([one.node for one in arrived])
+        nodes, which = torch.unique(keys, return_inverse=True)
         parts = torch.split(which, [len(one.node) for one in arrived])
         begin = 0
         for some in torch.split(nodes, self._n_rows):
