@@ -87,6 +87,9 @@ def _followed(network: Network, source: Operator, path: list[Operator], axis: in
     Its indices go through the index maps for one sample; then what varies along it is looked for.
     """
     value = _indices(network, source, axis)
+    if value is not None and not path:
+        # nothing to look for, which takes long in large values
+        return axis % value.ndim if value.shape[axis] > 1 else 1
     for op in path:
         if value is None:
             return 1

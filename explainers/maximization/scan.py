@@ -14,7 +14,7 @@ from explainers.base import Round, Scan
 from explainers.concepts.kinds import select
 from explainers.maximization import sizes
 from explainers.maximization.lists import Lists
-from explainers.maximization.ranking import SCORES
+from explainers.maximization.tables import SCORES
 from explainers.maximization.scored import Scored
 from explainers.registry import suggest
 

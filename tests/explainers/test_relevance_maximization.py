@@ -186,7 +186,8 @@ def by_zennit(model: nn.Module, inputs: Tensor, labels: Tensor) -> dict[str, Ten
     def watch(name: str, module: nn.Module, given: Any, output: Tensor) -> None:
         output.register_hook(lambda relevance: relevances.update({name: relevance.clone()}))
 
-    composite = zennit.composites.EpsilonPlus(STABILISER, STABILISER, canonizers=[ResNetCanonizer()])
+    canonizers = [ResNetCanonizer()]
+    composite = zennit.composites.EpsilonPlus(STABILISER, STABILISER, canonizers=canonizers)
     with composite.context(model) as changed:
         for name, module in changed.named_modules():
             if isinstance(module, nn.Conv2d):
