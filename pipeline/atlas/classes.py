@@ -39,7 +39,7 @@ class ByClass:
         return [
             (int(self.classes[row]), float(self.mean[row, channel]))
             for row in np.argsort(-self.mean[:, channel], kind="stable")[:n]
-            if self.mean[row, channel] > 0
+            if self._is_told(row, channel)
         ]
 
     def best_concepts(self, row: int, n: int) -> list[tuple[int, float]]:
@@ -47,8 +47,13 @@ class ByClass:
         return [
             (int(channel), float(self.mean[row, channel]))
             for channel in np.argsort(-self.mean[row], kind="stable")[:n]
-            if self.mean[row, channel] > 0
+            if self._is_told(row, channel)
         ]
+
+    def _is_told(self, row: int, channel: int) -> bool:
+        """Whether a class has samples, and any of them says something about the concept."""
+        mean = float(self.mean[row, channel])
+        return mean != 0 and mean != -np.inf
 
 
 def by_class(view: View, layer: str) -> ByClass | None:
