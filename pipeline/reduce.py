@@ -52,4 +52,4 @@ def _finalised(
     stored = (states.read(path, scan, each.name, shard, group) for shard in shards)
     # what a shard has nothing of would not change it
     merged = each.scan.merged(state for state in stored if state)
-    return each.scan.finalise({name: merged[name] for name in merged if name in group})
+    return each.scan.finalise({name: merged[name] for name in sorted(merged) if name in group})

@@ -46,6 +46,18 @@ def test_batches_are_those_of_the_shard_in_order_without_bad_samples() -> None:
     assert batches[0].sample_ids == ("s4", "s5", "s6")
 
 
+def test_only_what_is_wanted_is_read() -> None:
+    source = Counting()
+    with ThreadPoolExecutor(1) as pool:
+        wanted = reader(source, pool).batches(Shard(1, 4, 11), 2, [1, 2, 6])
+        batches = list(wanted)
+        assert list(reader(source, pool).batches(Shard(0, 0, 4), 2, [])) == []
+    assert [batch.index.tolist() for batch in batches] == [[6], [10]]
+    assert [batch.rows for batch in batches] == [[2], [6]]
+    assert [list(batch.failures) for batch in batches] == [[1], []]
+    assert source.seen == [5, 6, 10]
+
+
 def test_reading_is_ahead_but_not_far_ahead() -> None:
     source = Counting()
     with ThreadPoolExecutor(1) as pool:

@@ -177,6 +177,76 @@ def test_large_arrays_are_cut_along_their_first_axis(
     np.testing.assert_array_equal(results.read(tmp_path, "statistics")["covariance"], values)
 
 
+def test_chunks_are_small_however_many_axes_are_cut(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(result_writer, "CHUNK_BYTES", 100)
+    values = torch.arange(2 * 7 * 4 * 4.0).reshape(2, 7, 4, 4)
+    objects = results.write(tmp_path, "relmax", {"heatmap": values, "none": torch.zeros(2, 0, 3)})
+    # two axes of 2 and 7, of which each chunk has one: a picture has 64 bytes
+    assert sum("heatmap/c." in name for name in objects) == 14
+    found = results.stored(tmp_path, "relmax")
+    np.testing.assert_array_equal(found["heatmap"], values)
+    np.testing.assert_array_equal(found.part("heatmap", (1, slice(2, 4))), values[1, 2:4])
+    assert (found.shape("heatmap"), found.dtype("heatmap")) == ((2, 7, 4, 4), "float32")
+    assert found["none"].shape == (2, 0, 3)
+
+
+def test_parts_of_a_result_are_joined(tmp_path: Path) -> None:
+    parts = [
+        {"a": {"x": torch.zeros(3), "n": 1}, "late": torch.ones(2)},
+        {"b": {"x": torch.ones(1)}, "a": {"y": torch.ones(4)}, "late": torch.ones(900) * 2},
+    ]
+    objects = results.write_parts(tmp_path, "relmax", parts, {"method": "m"})
+    assert _is_vouched(tmp_path, objects)
+    assert results.provenance(tmp_path, "relmax") == {"method": "m"}
+    found = results.read(tmp_path, "relmax")
+    assert {key: list(value) for key, value in found.items() if key != "late"} == {
+        "a": ["x", "n", "y"],
+        "b": ["x"],
+    }
+    np.testing.assert_array_equal(found["late"], np.full(900, 2))
+    with pytest.raises(StoreError, match="a mapping in one part and a value in another"):
+        results.write_parts(tmp_path, "relmax", [{"a": {"x": torch.ones(1)}}, {"a": 3}])
+    classes = {label: {"x": torch.ones(2)} for label in range(3)}
+    with pytest.raises(StoreError, match="one stack of classes"):
+        results.write_parts(tmp_path, "relmax", [{"a": classes}, {"a": classes}])
+    assert not results.exists(tmp_path, "relmax")
+
+
+def test_classes_that_are_alike_are_stored_as_one(tmp_path: Path) -> None:
+    classes = {
+        label: {"sum": {"sample": torch.full((2, 3), label), "value": torch.zeros(2, 3) + label}}
+        for label in (7, 2, 30)
+    }
+    others = {7: {"x": torch.ones(2)}, 2: {"x": torch.ones(3)}}
+    result = {"layer": {"per_class": classes}, "other": others}
+    objects = results.write(tmp_path, "relmax", result)
+    assert sum("per_class" in name for name in objects) == 6
+    found = results.stored(tmp_path, "relmax")
+    per_class = found["layer"]["per_class"]
+    assert list(per_class) == [7, 2, 30]
+    assert 7 in per_class
+    assert 8 not in per_class
+    assert per_class[30]["sum"]["value"].tolist() == [[30.0] * 3] * 2
+    assert per_class[2]["sum"].part("sample", 1).tolist() == [2] * 3
+    assert per_class[2]["sum"].shape("sample") == (2, 3)
+    assert per_class.together["sum"]["sample"][:, 0, 0].tolist() == [7, 2, 30]
+    assert [path for path, _, _ in found.leaves()] == [
+        "layer/per_class/sum/sample",
+        "layer/per_class/sum/value",
+        "other/7/x",
+        "other/2/x",
+    ]
+    with pytest.raises(KeyError, match="8"):
+        per_class[8]
+    with pytest.raises(KeyError, match="there are: 'layer', 'other'"):
+        found["none"]
+    loaded = found.load()
+    assert loaded["layer"]["per_class"][7]["sum"]["sample"].tolist() == [[7] * 3] * 2
+    assert loaded["other"][2]["x"].tolist() == [1.0] * 3
+
+
 def test_a_flipped_bit_in_a_result_is_noticed_by_readers(tmp_path: Path) -> None:
     results.write(tmp_path, "statistics", {"mean": torch.randn(50)})
     path = tmp_path / "scans/statistics.zarr/mean/c.0"
