@@ -33,7 +33,7 @@ def write(
 
 
 def names(root: str | os.PathLike[str], scan: str, round_name: str, shard: int) -> tuple[str, ...]:
-    """Return the names of a state's entries, of which nothing else is read.
+    """Return the names of a state's entries, sorted; nothing else of it is read.
 
     Raises
     ------
@@ -42,7 +42,7 @@ def names(root: str | os.PathLike[str], scan: str, round_name: str, shard: int) 
     """
     path = paths.state_path(scan, round_name, shard)
     with _errors_told(path), paths.Folder(root).open(path) as file:
-        return tuple(_header(file)[0])
+        return tuple(sorted(_header(file)[0]))
 
 
 def read(
