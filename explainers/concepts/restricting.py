@@ -113,10 +113,11 @@ def _along_rows(
 ) -> Tensor:
     """Return what is said of rows such that it broadcasts against an operator's value."""
     operator = restriction.concepts.operator
-    layout, op = network.layout(operator), network.operator(operator)
+    outer = next(op.batch_outer for op in network.operators if op.name == operator)
+    layout = network.layout(operator)
     axis = 0 if layout is None else layout.axis
-    places = relevance.shape[axis] // (op.batch_outer * len(of_rows))
-    spread = of_rows.repeat_interleave(places).repeat(op.batch_outer)
+    places = relevance.shape[axis] // (outer * len(of_rows))
+    spread = of_rows.repeat_interleave(places).repeat(outer)
     shape = [1] * relevance.ndim
     shape[axis] = -1
     return spread.to(relevance.device).view(shape)

@@ -45,11 +45,10 @@ def start_of(
     """
     network = trace.network
     name = network.output_name if start is None else network.operator(start).name
-    op = network.operator(name)
     given = None if initial is None else initial_of(initial, trace.values[name], start)
 
     def amounts(values: Repeated) -> Tensor:
-        return values[name] if given is None else values.gathered(op, given)
+        return values[name] if given is None else values.gathered(name, given)
 
     if start is not None:
         return lambda values, samples, asked: amounts(values)

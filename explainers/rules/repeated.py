@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from explainers.network import Network
-    from explainers.operators import Operator
     from explainers.rules.table import Values
     from explainers.trace import Trace
 
@@ -72,7 +71,7 @@ class Repeated(Mapping[str, "Tensor"]):
         if name not in self._gathered:
             pool = self._switches.get(name)
             if pool is None:
-                self._gathered[name] = self.gathered(self._operators[name], self._values[name])
+                self._gathered[name] = self.gathered(name, self._values[name])
             else:
                 self._gathered[name] = self.derived((pool, "switches"), pool.switches)
         return self._gathered[name]
@@ -90,25 +89,29 @@ class Repeated(Mapping[str, "Tensor"]):
         if key not in self._made:
             self._made[key] = make(self._values)
         made = self._made[key]
-        return made.clone() if self._is_whole else self.gathered(key[0], made)
+        return made.clone() if self._is_whole else self.gathered(key[0].name, made)
 
-    def gathered(self, op: Operator, value: Tensor) -> Tensor:
-        """Return a value, with rows as the operator's has them, for the rows.
+    def gathered(self, name: str, value: Tensor) -> Tensor:
+        """Return, for the rows, a value of the batch whose rows lie as those of an operator.
 
         Raises
         ------
         NotImplementedError
             If it is not known where the rows are.
         """
-        layout = self._network.layout(op.name)
-        if layout is None and op.name in self._network.dependent:
+        if self._is_whole:
+            return value
+        if name == self._network.output_name:
+            return _selected(value, 0, self._rows)
+        layout = self._network.layout(name)
+        if layout is None and name in self._network.dependent:
             raise NotImplementedError(
-                f"the samples in the value of {op.name!r} do not lie along one axis, so that rows "
+                f"the samples in the value of {name!r} do not lie along one axis, so that rows "
                 "of it cannot be repeated; explain one condition at a time by lrp"
             )
-        if layout is None or self._is_whole:
+        if layout is None:
             return value
-        axis, outer = layout.axis, op.batch_outer
+        axis, outer = layout.axis, self._operators[name].batch_outer
         if layout.n_places == 1:
             return _selected(value, axis, self._rows)
         shape = (*value.shape[:axis], outer, self._n_rows, -1, *value.shape[axis + 1 :])

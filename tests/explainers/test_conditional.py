@@ -237,7 +237,7 @@ CASES: dict[str, tuple[dict[str, Any], Stages]] = {
 
 
 @pytest.mark.parametrize("exclude_parallel", [True, False], ids=["excluded", "included"])
-@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("rule", [pytest.param("epsilon", marks=pytest.mark.slow), "z_plus"])
 def test_maps_are_those_of_a_slow_propagation(rule: str, exclude_parallel: bool) -> None:
     _, _, inputs = branched()
     conditions = [condition for condition, _ in CASES.values()]
@@ -315,6 +315,7 @@ def test_directions_that_are_axes_are_channels_and_complete_ones_sum_to_all() ->
     torch.testing.assert_close(turned[:, 0] + turned[:, 2], turned[:, 3], **TOLERANCE)
 
 
+@pytest.mark.slow
 def test_many_pairs_are_each_as_if_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     _, network, inputs = branched()
     conditions: list[dict[str, Any]] = [

@@ -17,6 +17,8 @@ from explainers.rules.walking import Course
 from explainers.targets import Target
 from tests.explainers.twins import seeded
 
+pytestmark = pytest.mark.slow
+
 ROWS = torch.tensor([2, 0, 0, 1, 2])
 
 
