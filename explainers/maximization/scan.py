@@ -14,12 +14,12 @@ from explainers.base import Round, Scan
 from explainers.concepts.kinds import select
 from explainers.maximization import sizes
 from explainers.maximization.lists import Lists
-from explainers.maximization.tables import SCORES
 from explainers.maximization.scored import Scored
+from explainers.maximization.tables import SCORES
 from explainers.registry import suggest
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
     from torch import Tensor
 
@@ -176,18 +176,7 @@ class Maximization(Scan):
 
     def fold(self, batches: Iterable[tuple[Trace, Samples]]) -> State:
         """Return the lists of a shard."""
-        state, pending, n_pending = self.init(), list[Found](), 0
-        reader: Reader | None = None
-        for trace, samples in batches:
-            if not trace.n_rows:
-                continue
-            reader = reader or self.reader(trace.network)
-            found = self._found(trace, samples, reader)
-            pending.append(found)
-            n_pending += trace.n_rows
-            if n_pending >= _n_together(found):
-                state, pending, n_pending = self._entered(state, pending), [], 0
-        state = self._entered(state, pending) if pending else state
+        state = self.lists.merged(self._blocks(batches))
         return {name: entry.cpu() for name, entry in state.items()}
 
     def update(self, state: State, trace: Trace, samples: Samples) -> State:
@@ -261,10 +250,28 @@ class Maximization(Scan):
         # who asks for records holds this scan, so that its identity is no other's meanwhile
         return made() if self.keep == "none" else trace.once((type(self), id(self)), made)
 
-    def _entered(self, state: State, pending: Sequence[Found]) -> State:
+    def _blocks(self, batches: Iterable[tuple[Trace, Samples]]) -> Iterator[State]:
+        """Yield the lists of some batches at a time."""
+        pending, n_pending = list[Found](), 0
+        reader: Reader | None = None
+        for trace, samples in batches:
+            if not trace.n_rows:
+                continue
+            reader = reader or self.reader(trace.network)
+            found = self._found(trace, samples, reader)
+            pending.append(found)
+            n_pending += trace.n_rows
+            if n_pending >= _n_together(found):
+                yield self._listed(pending)
+                pending, n_pending = [], 0
+        if pending:
+            yield self._listed(pending)
+
+    def _listed(self, pending: Sequence[Found]) -> State:
+        state: State = {}
         for prefix in pending[0]:
             scored = _finite(Scored.joined([found[prefix] for found in pending]))
-            state = self.lists.merge(state, self.lists.of(scored, prefix))
+            state |= self.lists.of(scored, prefix)
         return state
 
 
