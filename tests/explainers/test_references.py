@@ -17,6 +17,7 @@ from explainers.concepts.crops import crops
 from explainers.concepts.kinds import resolve
 from explainers.concepts.quality import quality
 from explainers.concepts.receptive_field import receptive_field
+from explainers.concepts.references.heatmaps import check
 from explainers.rules.walking import Course
 from explainers.targets import Target
 from explainers.trace import Trace
@@ -66,7 +67,7 @@ def scanned(network: Network, inputs: Tensor, **params: object) -> dict:
         network,
         params.pop("method", "relevance_maximization"),
         loader(inputs),
-        **{"layers": LAYERS, "k": 4, "references": N_REFERENCES, **params},
+        **{"layers": LAYERS, "k": 4, "per_class": False, "references": N_REFERENCES, **params},
     )
 
 
@@ -211,3 +212,73 @@ def test_a_sample_that_failed_is_absent(network: Network) -> None:
     assert held["scale"][~is_there].isnan().all()
     assert (held["crop"][~is_there] == -1).all()
     assert (held["heatmap"][~is_there] == 0).all()
+
+
+def test_inputs_of_one_channel_and_several_targets(network: Network) -> None:
+    torch.manual_seed(2)
+    inputs = samples_of(1)
+    small = Network(Net(1).double(), inputs[:2])
+    result = scanned(small, inputs, layers="second", target=["label", "predicted"])
+    assert result.keys() == {"label", "predicted"}
+    for lists in result.values():
+        assert_are_those_alone(small, inputs, lists, "second")
+
+
+def test_what_activates_most_has_heat_maps_too(network: Network) -> None:
+    inputs = samples_of(3)
+    vectors = torch.randn(2, 4, generator=torch.Generator().manual_seed(3))
+    specs = {"second": {"directions": vectors.tolist()}, "third": "tokens"}
+    layers = ["second", "third"]
+    result = scanned(
+        network, inputs, method="activation_maximization", layers=layers, concepts=specs
+    )
+    for layer in layers:
+        assert_are_those_alone(network, inputs, result, layer, specs[layer])
+    held = result["third"]["references"]
+    # a token is the same place for all its features
+    fields = receptive_field(network, "third")
+    assert torch.equal(held["receptive_field"], fields.expand(N_REFERENCES, -1, -1))
+    assert "first" not in result
+
+
+def test_what_is_no_image_keeps_its_shape_and_has_no_crop() -> None:
+    torch.manual_seed(4)
+    model = nn.Sequential(nn.Linear(6, 4), nn.ReLU(), nn.Linear(4, 3)).double()
+    inputs = torch.randn(N_SAMPLES, 6, dtype=torch.float64)
+    small = Network(model, inputs[:2])
+    result = scanned(small, inputs, layers="0")
+    assert_are_those_alone(small, inputs, result, "0")
+    held = result["0"]["references"]
+    assert held["heatmap"].shape == (N_REFERENCES, 4, 6)
+    assert held.keys() == {"sample", "position", "heatmap", "scale"}
+
+
+def test_networks_of_several_inputs_are_refused() -> None:
+    class Two(nn.Module):
+        def forward(self, first: Tensor, second: Tensor) -> Tensor:
+            return first + second
+
+    two = Network(Two(), (torch.rand(2, 3), torch.rand(2, 3)))
+    with pytest.raises(NotImplementedError, match="references: 0"):
+        check(two)
+
+
+@pytest.mark.slow
+def test_heads_and_tokens_of_a_transformer() -> None:
+    models = pytest.importorskip("torchvision.models")
+    torch.manual_seed(5)
+    model = models.VisionTransformer(32, 8, 2, 2, 8, 16, num_classes=3).double()
+    nn.init.normal_(model.heads.head.weight)
+    inputs = torch.randn(N_SAMPLES, 3, 32, 32, dtype=torch.float64)
+    vision = Network(model, inputs[:2])
+    last = "encoder.layers.encoder_layer_1"
+    specs = {f"{last}.self_attention": "heads", f"{last}.mlp": "tokens", f"{last}.ln_2": "channels"}
+    result = scanned(vision, inputs, layers=[*specs, "conv_proj"], concepts=specs)
+    for layer, spec in specs.items():
+        assert_are_those_alone(vision, inputs, result, layer, spec)
+        # behind an attention, everything is seen
+        assert (
+            result[layer]["references"]["receptive_field"] == torch.tensor([0, 0, 32, 32])
+        ).all()
+    patches = result["conv_proj"]["references"]["receptive_field"]
+    assert (patches[..., 2:] - patches[..., :2] == 8).all()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -78,9 +78,8 @@ class References(Scan):
         return found
 
     def check(self, network: Network) -> None:
-        """Refuse networks of whose inputs there are no heat maps, and what the lists' scan does."""
+        """Refuse what the scan of the lists does, which knows that references follow."""
         self.scan.check(network)
-        check(self.scan, network)
 
     def init(self) -> State:
         """Return no references."""
@@ -96,7 +95,7 @@ class References(Scan):
             reader = reader or _Reader(self, trace.network)
             for name, entry in reader.entries(trace, samples):
                 found.setdefault(name, []).append(entry)
-        return {name: torch.cat(parts) for name, parts in found.items()}
+        return {name: _joined(parts) for name, parts in found.items()}
 
     def update(self, state: State, trace: Trace, samples: Samples) -> State:
         """Return the references with those of one batch."""
@@ -104,25 +103,15 @@ class References(Scan):
 
     def merge(self, left: State, right: State) -> State:
         """Return the references of both parts, those on the left first."""
-        names = [*left, *(name for name in right if name not in left)]
-        parts = {name: [part[name] for part in (left, right) if name in part] for name in names}
-        return {name: torch.cat(held) if len(held) > 1 else held[0] for name, held in parts.items()}
+        return self.merged([left, right])
 
     def merged(self, states: Iterable[State]) -> State:
-        """Return the references of all parts, put together once: heat maps are large."""
+        """Return the references of all parts, put together at once."""
         found: dict[str, list[Tensor]] = {}
         for state in states:
             for name, entry in state.items():
                 found.setdefault(name, []).append(entry)
-        return {name: torch.cat(parts) for name, parts in found.items()}
-
-    def briefer(self) -> References:
-        """Return the references of each layer's first concept."""
-        first = {
-            key: Listed(one.sample[:1, :1], one.position[:1, :1])
-            for key, one in self.listed.items()
-        }
-        return replace(self, listed=first)
+        return {name: _joined(parts) for name, parts in found.items()}
 
     def groups(self, names: Collection[str]) -> Sequence[Collection[str]]:
         """Return the entries of each layer, with the embeddings."""
@@ -162,6 +151,10 @@ class References(Scan):
     def layer_of(self, key: str) -> str:
         """Return the layer of an entry of `listed`."""
         return self._parted(key)[1]
+
+
+def _joined(parts: list[Tensor]) -> Tensor:
+    return torch.cat(parts) if len(parts) > 1 else parts[0]
 
 
 class _Reader:
@@ -231,7 +224,7 @@ def references_of(scan: Maximization, results: Mapping[str, Result]) -> Round | 
         )
         for key, held in _layers(lists, scan.prefixes)
     }
-    references = References(scan, listed, getattr(scan, "embedding", None))
+    references = References(scan, listed, scan.embedding)
     samples = references.samples
     return Round(ROUND, references, samples, is_large=True) if len(samples) else None
 
@@ -248,7 +241,7 @@ def check(scan: Maximization, network: Network) -> None:
     """
     if scan.references:
         heatmaps.check(network)
-        embedding_of(network, getattr(scan, "embedding", None))
+        embedding_of(network, scan.embedding)
         composite_of(scan).check_composite(network)
 
 
