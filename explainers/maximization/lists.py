@@ -11,7 +11,7 @@ from explainers import numeric
 from explainers.maximization import order, results, tables
 from explainers.maximization.classes import ClassLists
 from explainers.maximization.ranking import Rows
-from explainers.maximization.tables import SCORES as SCORES
+from explainers.maximization.tables import SCORES
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Sequence

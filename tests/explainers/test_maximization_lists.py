@@ -173,14 +173,14 @@ def test_lists_are_those_of_sorting_for_any_cuts_and_order(case: Case) -> None:
 
 @pytest.mark.slow
 @given(case=cases())
-@settings(max_examples=80, deadline=None, database=None)
+@settings(max_examples=50, deadline=None, database=None)
 def test_lists_are_those_of_sorting_for_many_cuts_and_orders(case: Case) -> None:
     check_laws(case)
     check_against_sorting(case, case.lists.finalise(case.lists.of(case.scored)))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("n", "k", "per_class", "n_classes"), [(150, 20, 20, 5), (90, 3, 2, 60)])
+@pytest.mark.parametrize(("n", "k", "per_class", "n_classes"), [(100, 20, 20, 5), (90, 3, 2, 60)])
 def test_many_samples_in_batches_of_any_size(
     n: int, k: int, per_class: int, n_classes: int
 ) -> None:
