@@ -86,7 +86,11 @@ def _finalised(each: Scan, state: State) -> Result:
 
 
 def _traced(
-    network: Network, loader: Iterable[Any], seed: int, namespace: str, wanted: Tensor | None
+    network: Network,
+    loader: Iterable[Any],
+    seed: int,
+    namespace: str,
+    wanted: Tensor | None = None,
 ) -> Iterator[tuple[Trace, Samples]]:
     start = 0
     for batch in loader:
