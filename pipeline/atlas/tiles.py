@@ -99,8 +99,10 @@ def fitted(values: NDArray[Any], side: int, boxes: NDArray[np.int64] | None = No
 
 def coloured(heat: NDArray[np.float32]) -> NDArray[np.uint8]:
     """Return heat maps ``(n, side, side)`` in signed colours; each has a scale of its own."""
+    if not len(heat):
+        return np.empty((*heat.shape, 3), np.uint8)
     flat = np.abs(np.nan_to_num(heat)).reshape(len(heat), -1)
-    limit = np.percentile(flat, report_pictures.SATURATION, axis=1) if len(heat) else np.empty(0)
+    limit = np.percentile(flat, report_pictures.SATURATION, axis=1)
     limit = np.where(limit > 0, limit, flat.max(axis=1, initial=0.0))
     share = np.nan_to_num(heat) / np.where(limit > 0, limit, 1.0)[:, None, None]
     colours = _palette()[np.rint((np.clip(share, -1, 1) + 1) * 127.5).astype(np.uint8)]

@@ -144,6 +144,7 @@ def test_each_sample_is_read_once(
     assert sorted(read) == sorted(shown)
 
 
+@pytest.mark.slow
 def test_a_second_build_gives_the_same_files_and_leaves_no_others(
     run: Run, built: Path, tmp_path: Path
 ) -> None:
@@ -304,6 +305,7 @@ def test_heat_maps_have_a_scale_each_and_no_colour_at_zero() -> None:
     assert found[0, 0, 0, 0] > found[0, 0, 0, 2]  # red for
     assert found[1, 0, 0, 2] > found[1, 0, 0, 0]  # blue against
     assert (found[2] > 240).all()
+    assert tiles.coloured(heat[:0]).shape == (0, 8, 8, 3)  # of a concept, no sample can be read
 
 
 def test_pictures_are_dark_where_heat_is_weak() -> None:
