@@ -14,54 +14,64 @@ if TYPE_CHECKING:
 GRAPHML = ".graphml"
 
 
+Sample = Annotated[
+    str, typer.Argument(metavar="SAMPLE", help="Its id, or its position in the run.")
+]
+Layer = Annotated[
+    str | None,
+    typer.Option("--layer", metavar="NAME", help="Of the concept; the last layer if not given."),
+]
+Concept = Annotated[
+    int | None,
+    typer.Option(
+        "--concept", min=0, metavar="N", help="Its number; the most relevant if not given."
+    ),
+]
+Layers = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--layers",
+        metavar="PATTERN",
+        help="Layers that are looked at; repeatable. Those of the run's scans if not given.",
+    ),
+]
+Width = Annotated[
+    str, typer.Option("--width", metavar="N,M", help="Concepts followed at each step down.")
+]
+OfTarget = Annotated[
+    str | None,
+    typer.Option(
+        "--target", metavar="T", help="predicted, label, runner_up or a class; the run's."
+    ),
+]
+Activation = Annotated[
+    bool, typer.Option("--activation", help="Decompose the activation, for no target.")
+]
+Raw = Annotated[
+    bool, typer.Option("--raw", help="Weights are relevances, not divided by their amounts.")
+]
+Composite = Annotated[
+    str | None,
+    typer.Option("--explainer", metavar="NAME", help="Entry whose composite is taken."),
+]
+Out = Annotated[
+    Path | None,
+    typer.Option("--out", "-o", metavar="FILE", help="Write the graph: .json or .graphml."),
+]
+
+
 def graph(
     path: RunFolder,
-    sample: Annotated[
-        str, typer.Argument(metavar="SAMPLE", help="Its id, or its position in the run.")
-    ],
-    layer: Annotated[
-        str | None,
-        typer.Option(
-            "--layer", metavar="NAME", help="Of the concept; the last layer if not given."
-        ),
-    ] = None,
-    concept: Annotated[
-        int | None,
-        typer.Option(
-            "--concept", min=0, metavar="N", help="Its number; the most relevant if not given."
-        ),
-    ] = None,
-    layers: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--layers",
-            metavar="PATTERN",
-            help="Layers that are looked at; repeatable. Those of the run's scans if not given.",
-        ),
-    ] = None,
-    width: Annotated[
-        str, typer.Option("--width", metavar="N,M", help="Concepts followed at each step down.")
-    ] = "4,2",
-    target: Annotated[
-        str | None,
-        typer.Option(
-            "--target", metavar="T", help="predicted, label, runner_up or a class; the run's."
-        ),
-    ] = None,
-    activation: Annotated[
-        bool, typer.Option("--activation", help="Decompose the activation, for no target.")
-    ] = False,
-    raw: Annotated[
-        bool, typer.Option("--raw", help="Weights are relevances, not divided by their amounts.")
-    ] = False,
-    explainer: Annotated[
-        str | None,
-        typer.Option("--explainer", metavar="NAME", help="Entry whose composite is taken."),
-    ] = None,
-    out: Annotated[
-        Path | None,
-        typer.Option("--out", "-o", metavar="FILE", help="Write the graph: .json or .graphml."),
-    ] = None,
+    sample: Sample,
+    layer: Layer = None,
+    concept: Concept = None,
+    layers: Layers = None,
+    width: Width = "4,2",
+    target: OfTarget = None,
+    activation: Activation = False,
+    raw: Raw = False,
+    explainer: Composite = None,
+    out: Out = None,
     as_json: AsJson = False,
 ) -> None:
     """Show which lower concepts make a concept of a sample.
