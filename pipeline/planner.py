@@ -257,7 +257,7 @@ def _notes_of_scans(trials: Mapping[str, Trial], n_samples: int) -> tuple[str, .
             who = "all" if following.samples is None else "some"
             notes.append(
                 f"{name}: the pass {name}.{round_name} follows, which reads {who} of the "
-                f"{n_samples} samples"
+                f"{n_samples} samples; what is measured of the time is the first pass alone"
             )
     return tuple(notes)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from concurrent.futures import wait
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -24,6 +25,7 @@ from pipeline.sinks import encoding, nodes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from concurrent.futures import Executor, Future
 
     from numpy.typing import NDArray
 
@@ -63,14 +65,18 @@ class ResultWriter:
         The run's.
     base
         The hierarchy in it, which is empty.
+    executor
+        Writes objects beside each other: most of the time they wait for the disk.
     """
 
-    def __init__(self, folder: Folder, base: str) -> None:
+    def __init__(self, folder: Folder, base: str, executor: Executor) -> None:
         self._folder = folder
         self._base = base
+        self._executor = executor
+        self._pending: list[Future[str]] = []
         self._root = _Group()
         self._arrays: dict[str, bytes] = {}
-        self._objects: dict[str, dict[str, str]] = {}
+        self._objects: dict[str, dict[str, Future[str]]] = {}
 
     def add(self, part: Mapping[Any, Any]) -> None:
         """Write the arrays of a part; mappings of one name are joined, other values replaced.
@@ -81,17 +87,30 @@ class ResultWriter:
             If it holds what cannot be stored.
         """
         self._put(self._root, "", part)
+        self._settle()
 
     def close(self, attributes: Mapping[str, Any]) -> dict[str, str]:
         """Write the metadata, and return all objects and their SHA-256."""
         documents = dict(self._arrays)
         self._describe(documents, "", self._root, attributes)
         documents[""] = nodes.consolidated(documents.pop(""), documents)
-        found = {path: digest for each in self._objects.values() for path, digest in each.items()}
         for node, document in documents.items():
-            path = self._path(node, nodes.DOCUMENT)
-            found[path] = self._folder.write(path, document)
-        return found
+            place = self._objects.setdefault(node, {})
+            place |= self._write(self._path(node, nodes.DOCUMENT), document)
+        self._settle()
+        every = [each for of_node in self._objects.values() for each in of_node.items()]
+        return {path: digest.result() for path, digest in every}
+
+    def _write(self, path: str, content: bytes) -> dict[str, Future[str]]:
+        self._pending.append(self._executor.submit(self._folder.write, path, content))
+        return {path: self._pending[-1]}
+
+    def _settle(self) -> None:
+        """Wait until everything is on the disk."""
+        pending, self._pending = self._pending, []
+        wait(pending)
+        for each in pending:
+            each.result()
 
     def _describe(
         self,
@@ -124,8 +143,9 @@ class ResultWriter:
     def _make_room(self, group: _Group, key: Any, kind: str, path: str) -> None:
         """Forget what is replaced."""
         known = group.entries.get(key, [None, kind])[1]
-        if known == "array":
-            self._arrays.pop(path, None)
+        if known == "array" and path in self._objects:
+            self._settle()
+            del self._arrays[path]
             for stored in self._objects.pop(path, {}):
                 self._folder.remove(stored)
         is_joined = known == kind and (kind != "stack" or key not in group.entries)
@@ -155,11 +175,10 @@ class ResultWriter:
         )
         array[...] = values
         self._arrays[node] = bytes(kept.pop(nodes.DOCUMENT).to_bytes())
-        self._objects[node] = {
-            path: self._folder.write(path, bytes(kept[key].to_bytes()))
-            for key in sorted(kept)
-            for path in [self._path(node, key)]
-        }
+        self._objects[node] = {}
+        for key in sorted(kept):
+            content = bytes(kept[key].to_bytes())
+            self._objects[node] |= self._write(self._path(node, key), content)
 
     def _path(self, node: str, key: str) -> str:
         return "/".join(part for part in (self._base, node, key) if part)

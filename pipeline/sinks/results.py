@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import zarr
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
 
 PROVENANCE = "provenance"
 """Attribute of the root: what the result was made from, and by what."""
+
+OBJECTS_AT_ONCE = 4
+"""Objects that are written together."""
 
 
 def write(
@@ -57,10 +61,11 @@ def write_parts(
     """
     folder = paths.Folder(root)
     withdraw(root, scan)
-    writer = ResultWriter(folder, paths.result_path(scan))
-    for part in parts:
-        writer.add(part)
-    objects = writer.close({PROVENANCE: dict(provenance)} if provenance else {})
+    with ThreadPoolExecutor(OBJECTS_AT_ONCE) as executor:
+        writer = ResultWriter(folder, paths.result_path(scan), executor)
+        for part in parts:
+            writer.add(part)
+        objects = writer.close({PROVENANCE: dict(provenance)} if provenance else {})
     record = json.dumps({"objects": objects}, indent=1, sort_keys=True).encode()
     folder.write(paths.result_record_path(scan), record)
     return objects
