@@ -13,6 +13,7 @@ from explainers.concepts.frontier import depths, frontiers
 from explainers.concepts.kinds import resolve, select
 from explainers.numeric import check_whole
 from explainers.operators import Convolution, Linear
+from explainers.rules.accounting import Unaccounted
 from explainers.rules.walking import Course
 from explainers.targets import Target
 
@@ -148,7 +149,8 @@ def _relevance(trace: Trace, choose: Choose, target: Target, operator: str) -> T
     kept: dict[str, Tensor] = {}
     start = trace.cotangent(target) * trace.output
     course = Course(network, choose, ends=[operator])
-    course.carry(trace.values, {network.output_name: start}, {operator}, kept)
+    values = Unaccounted(trace.values)
+    course.carry(values, {network.output_name: start}, {operator}, kept)
     found = kept.get(operator)
     return torch.zeros_like(trace.values[operator]) if found is None else found
 

@@ -190,6 +190,15 @@ def test_weights_are_divided_by_the_amounts_of_the_layer() -> None:
         assert plain.weight == plain.relevance == edge.relevance
 
 
+def test_directions_along_the_axes_are_channels() -> None:
+    axes = torch.eye(3, dtype=torch.float64)
+    asked = {"stem": {"directions": axes}, "inner*": {"directions": axes}}
+    of_channels = composed(layer="outer", width=(2, 2))
+    of_axes = composed(layer="outer", width=(2, 2), concepts=asked)
+    for row in range(3):
+        assert weights(of_axes, row) == pytest.approx(weights(of_channels, row), rel=1e-9)
+
+
 def test_a_dead_concept_has_no_edges() -> None:
     found = composed(layer="outer", concept=0, given=torch.zeros(1, 1, 6, 6, dtype=torch.float64))
     assert found.edges == ()
