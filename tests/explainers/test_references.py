@@ -214,7 +214,8 @@ def test_a_sample_that_failed_is_absent(network: Network) -> None:
     assert (held["heatmap"][~is_there] == 0).all()
 
 
-def test_inputs_of_one_channel_and_several_targets(network: Network) -> None:
+@pytest.mark.slow
+def test_inputs_of_one_channel_and_several_targets() -> None:
     torch.manual_seed(2)
     inputs = samples_of(1)
     small = Network(Net(1).double(), inputs[:2])
