@@ -167,7 +167,7 @@ def _decide(parts: _Parts, *, measure: bool) -> Plan:
         channels=config.output.channels,
         needs=needs,
         seconds=_seconds(parts, batch) if measure else None,
-        notes=(*_notes(parts), *_notes_of_scans(trials, n_samples), *_unscored(config, maps, form)),
+        notes=(*_notes(parts, trials), *_unscored(config, maps, form)),
     )
 
 
@@ -245,7 +245,7 @@ def _unscored(config: RunConfig, maps: Mapping[str, MapSpec], form: Form) -> tup
     return tuple(text for text in said if text)
 
 
-def _notes_of_scans(trials: Mapping[str, Trial], n_samples: int) -> tuple[str, ...]:
+def _notes_of_scans(trials: Mapping[str, Trial], n_samples: int) -> list[str]:
     """Return which passes follow the first, as far as the example shows."""
     notes = [
         f"{name}: further rounds, if there are any, follow as passes {name}.<round>"
@@ -259,11 +259,11 @@ def _notes_of_scans(trials: Mapping[str, Trial], n_samples: int) -> tuple[str, .
                 f"{name}: the pass {name}.{round_name} follows, which reads {who} of the "
                 f"{n_samples} samples; what is measured of the time is the first pass alone"
             )
-    return tuple(notes)
+    return notes
 
 
-def _notes(parts: _Parts) -> tuple[str, ...]:
-    notes = []
+def _notes(parts: _Parts, trials: Mapping[str, Trial]) -> tuple[str, ...]:
+    notes = _notes_of_scans(trials, len(parts.manifest))
     if parts.class_note:
         notes.append(parts.class_note)
     if not parts.network.is_program:

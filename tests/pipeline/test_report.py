@@ -8,7 +8,7 @@ import sys
 from html.parser import HTMLParser
 from io import BytesIO
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -17,7 +17,9 @@ from PIL import Image
 from pipeline import aggregate
 from pipeline.evaluate import evaluate
 from pipeline.report import build, charts, discover, formats, naming, pictures, sections
-from pipeline.report.sections import classes, gallery
+from pipeline.report.sections import classes, gallery, statistics
+from pipeline.sinks import results
+from pipeline.sinks.stored_result import StoredResult
 from pipeline.store import Run, open_run
 from tests.pipeline.explained import FAILED, explained
 
@@ -293,3 +295,28 @@ def test_targets_are_said_in_words(spec: object, words: str) -> None:
 def test_what_rounds_to_nothing_has_no_sign() -> None:
     assert formats.percent(-1e-9) == "0.0 %"
     assert formats.number(-0.0) == "0"
+
+
+def test_statistics_read_what_has_the_form_of_an_input_and_no_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    classes = {label: {"mean": np.zeros((3, 6, 6))} for label in range(4)}
+    result = {
+        "mean": np.ones((3, 6, 6)),
+        "factor": np.ones((30, 3, 6, 6)),
+        "layer": {"heatmap": np.zeros((2, 3, 3, 6, 6)), "per_class": classes, "n": 4},
+    }
+    results.write(tmp_path, "relmax", result)
+    stored = results.stored(tmp_path, "relmax")
+    read: list[tuple[int, ...]] = []
+    part = StoredResult.part
+
+    def noted(self: StoredResult, key: Any, index: Any) -> Any:
+        read.append(part(self, key, index).shape)
+        return part(self, key, index)
+
+    monkeypatch.setattr(StoredResult, "part", noted)
+    found = list(statistics._arrays(stored, (3, 6, 6), str))
+    assert [caption for caption, _, _ in found[:2]] == ["mean", "eigen-image 1"]
+    assert len(found) == 1 + statistics.N_LEADING
+    assert read == [(3, 6, 6), (statistics.N_LEADING, 3, 6, 6)]
