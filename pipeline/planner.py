@@ -151,7 +151,6 @@ def _decide(parts: _Parts, *, measure: bool) -> Plan:
         costs=sizing.costs(parts.explainers, parts.network, n_samples, n_targets),
         bytes=sizing.stored_bytes(
             maps,
-            parts.explainers,
             trials,
             parts.network,
             beside=beside,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import psutil
 import torch
 
-from explainers import Attribution, Scan, Target, Trace, explaining
+from explainers import Attribution, Target, Trace, explaining
 from pipeline.inputs import mapped, n_rows, to_model
 from pipeline.plan import MapSpec, map_name
 from pipeline.threads import computing_threads
@@ -77,7 +77,6 @@ def costs(
 
 def stored_bytes(
     maps: Mapping[str, MapSpec],
-    found: Mapping[str, Explainer],
     trials: Mapping[str, Trial],
     network: Network,
     *,
@@ -99,9 +98,8 @@ def stored_bytes(
         "arrays": beside * n_targets * n_samples,
         "states": 0,
     }
-    for name, trial in trials.items():
-        scan = found[name]
-        told = scan.stored_bytes(network, n_samples, n_shards) if isinstance(scan, Scan) else {}
+    for trial in trials.values():
+        told = trial.scan.stored_bytes(network, n_samples, n_shards)
         for kind, size in {"states": _bytes(trial) * n_shards, **told}.items():
             table[kind] = table.get(kind, 0) + size
         table["arrays"] += trial.records * n_samples

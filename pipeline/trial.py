@@ -62,6 +62,7 @@ def check_attributions(
 class Trial:
     """What a scan did with the example, as far as it came."""
 
+    scan: Scan
     states: dict[str, State] = field(default_factory=dict)
     """Round to state."""
     rounds: dict[str, Round] = field(default_factory=dict)
@@ -96,7 +97,7 @@ def results(trials: Mapping[str, Trial]) -> dict[str, Result]:
 
 
 def _all_rounds(scan: Scan, trace: Trace, samples: Samples) -> Trial:
-    trial = Trial()
+    trial = Trial(scan)
     finished: dict[str, Result] = {}
     is_whole, following = True, scan.rounds({})
     while following is not None:
