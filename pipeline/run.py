@@ -177,7 +177,8 @@ class _Start:
         if not self.session.is_stopping:
             from pipeline import atlas, report
 
-            if atlas.is_wanted(run := open_run(str(self.session.path))):
+            run = open_run(str(self.session.path))
+            if atlas.is_wanted(run) and not atlas.is_current(run):
                 index = atlas.build(run, kinds=self._kinds())
                 self.session.emit(StageFinished("atlas", index))
             self.report = report.build(self.session.path)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from pipeline import paths
 from pipeline.atlas import views
-from pipeline.atlas.building import Atlas, Place
+from pipeline.atlas.building import Atlas, Place, results_digest
 from pipeline.errors import StoreError
 from pipeline.store import open_run
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from pipeline.store import Run
 
-__all__ = ["build", "is_wanted"]
+__all__ = ["build", "is_current", "is_wanted"]
 
 N_REFERENCES = 8
 """Samples shown of each list if there is no saying."""
@@ -67,3 +67,9 @@ def build(
 def is_wanted(run: Run) -> bool:
     """Whether a run asked for what an atlas shows: heat maps of reference samples."""
     return any(view.has_references(layer) for view in views.views_of(run) for layer in view.layers)
+
+
+def is_current(run: Run) -> bool:
+    """Whether the atlas in the run's folder shows the results that the run has now."""
+    known = Place(paths.Folder(run.folder.at_url(paths.ATLAS))).summary().get("results")
+    return known == results_digest(run)

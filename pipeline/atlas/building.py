@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pipeline import paths
 from pipeline.atlas import page, samples, strips, tiles, views
 from pipeline.atlas.cards import Cards, Names, Shown
 from pipeline.atlas.searching import Index
@@ -58,13 +59,17 @@ class Place:
             )
         self.folder.remove("")
 
+    def summary(self) -> dict[str, Any]:
+        """Return what the atlas that is there says of itself; empty if it was cut short."""
+        try:
+            found: dict[str, Any] = json.loads(self.folder.read(SUMMARY))
+        except (FileNotFoundError, ValueError):
+            return {}
+        return found
+
     def kinds(self) -> dict[str, str]:
         """Return the operators of layers that the atlas knew which is there."""
-        try:
-            summary = json.loads(self.folder.read(SUMMARY))
-            return {entry["name"]: entry["kind"] for entry in summary["layers"]}
-        except (FileNotFoundError, ValueError, KeyError, TypeError):
-            return {}  # none, or one that was cut short
+        return {entry["name"]: entry["kind"] for entry in self.summary().get("layers", ())}
 
     def write(self, name: str, content: bytes) -> None:
         """Write a file."""
@@ -242,6 +247,7 @@ class Atlas:
 
     def _summary(self) -> dict[str, Any]:
         return {
+            "results": results_digest(self.run),
             "views": [view.title for view in self.views],
             "n_references": self.n,
             "layers": [asdict(entry) for entry in self.entries],
@@ -261,6 +267,12 @@ class Atlas:
                 for entry in self.entries
             ),
         )
+
+
+def results_digest(run: Run) -> str:
+    """Return the digest of the results that an atlas shows: of the records that vouch for them."""
+    records = (run.folder.read(paths.result_record_path(scan)) for scan in run.scans)
+    return paths.sha256(b"".join(records))
 
 
 def _previews(made: Sequence[Card]) -> list[int]:

@@ -75,6 +75,17 @@ def test_every_layer_has_a_page_and_every_concept_a_card_and_a_picture(built: Pa
         assert found == {*map(str, range(n)), "previews"}
 
 
+def test_an_atlas_is_current_until_results_are_others(run: Run, built: Path) -> None:
+    assert atlas.is_current(run)
+    summary = built / "atlas.json"
+    content = summary.read_text()
+    summary.write_text(content.replace('"results": "', '"results": "0'))
+    assert not atlas.is_current(run)
+    summary.write_text("{")  # cut short
+    assert not atlas.is_current(run)
+    summary.write_text(content)
+
+
 def test_pages_are_well_formed_and_whatever_they_name_lies_beside_them(built: Path) -> None:
     for path in pages(built):
         html = path.read_text()
