@@ -58,8 +58,8 @@ class ConceptRelevance(Composed, Attribution):
     explained."""
     concepts: dict[str, Any] = field(default_factory=dict)
     """Layers that conditions name, or patterns for them, to the kind of their concepts:
-    `channels`, `heads`, `tokens`, or `{directions: matrix.npy}`; channels where nothing is
-    said."""
+    `channels`, `heads`, `tokens`, or `{directions: matrix.npy}`; the first that fits counts, and
+    channels where none does."""
     exclude_parallel: bool = True
     """Whether relevance that goes around the layers of a condition is dropped; if not, it goes on
     as it is: through the skip connection of a residual block, say."""

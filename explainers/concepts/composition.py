@@ -55,7 +55,8 @@ class Decomposer:
     """Whether weights are relevances divided by the sum of their amounts over the layer's concepts;
     else they are the relevances."""
     concepts: dict[str, Any] = field(default_factory=dict)
-    """Layers, or patterns for their names, to the kind of their concepts; channels else."""
+    """Layers, or patterns for their names, to the kind of their concepts; the first that fits
+    counts, and channels where none does."""
 
     def __post_init__(self) -> None:
         if not self.width:
@@ -130,7 +131,7 @@ class Decomposer:
         found = select((*patterns, self.layer), known, network)
         by_operator = {one.operator: one for one in found.values()}
         specs = [spec for name, spec in known.items() if self.layer in network.match(name)]
-        top = resolve(specs[-1] if specs else "channels", network, self.layer)
+        top = resolve(specs[0] if specs else "channels", network, self.layer)
         by_operator[top.operator] = top
         return top, by_operator
 

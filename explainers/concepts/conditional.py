@@ -69,7 +69,7 @@ def conditional(
     choose
         Which rule an operator gets: ``composite.choose(trace.network)``.
     concepts
-        Layers, or patterns for them, to their concepts, see `explainers.concepts.kinds`; the last
+        Layers, or patterns for them, to their concepts, see `explainers.concepts.kinds`; the first
         that names a layer counts, and channels where none does.
     exclude_parallel
         Whether relevance that goes around a named layer is dropped. Layers side by side exclude
@@ -135,6 +135,7 @@ def resolved(
     """
     named = _named(conditions)
     specs: dict[str, Any] = dict.fromkeys((*named, *more), "channels")
+    given: dict[str, Any] = {}
     for pattern, spec in (concepts or {}).items():
         layers = [layer for layer in network.match(pattern) if layer in specs]
         if not layers:
@@ -142,7 +143,8 @@ def resolved(
                 f"concepts are given for {pattern!r}, which is none of the layers that conditions "
                 f"name, nor ranked: {', '.join(specs) or 'there are none'}; name it in a condition"
             )
-        specs |= dict.fromkeys(layers, spec)
+        given = dict.fromkeys(layers, spec) | given
+    specs |= given
     held = {layer: _concepts(spec, network, layer, named) for layer, spec in specs.items()}
     for condition in conditions:
         condition.check_output(network.n_outputs)

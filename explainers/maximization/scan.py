@@ -73,8 +73,8 @@ class Maximization(Scan):
     """How long lists for each class are; true for `k`, false or 0 for none."""
     concepts: dict[str, Any] = field(default_factory=dict)
     """Layers, or patterns for their names, to what their concepts are: `channels`, `heads`,
-    `tokens` or `{directions: matrix.npy}`; the last that names a layer counts, and channels where
-    none does."""
+    `tokens` or `{directions: matrix.npy}`; the first that fits counts, and channels where none
+    does."""
     keep: Literal["none", "scores"] = "none"
     """Whether the scores of every sample are kept beside the lists; `scores` keeps sums, maxima and
     their positions, from which longer lists and other classes follow without another pass."""

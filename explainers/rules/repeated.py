@@ -23,6 +23,8 @@ Key: TypeAlias = tuple[Any, ...]
 class Repeated(Mapping[str, "Tensor"]):
     """Every operator's value for rows of a batch, gathered when a rule asks for it.
 
+    Nobody reads what rules keep back of these rows, see `explainers.rules.accounting`.
+
     Parameters
     ----------
     network
@@ -35,6 +37,8 @@ class Repeated(Mapping[str, "Tensor"]):
         What rules derived from the values of the batch; one mapping serves all that repeat the
         same batch.
     """
+
+    is_accounted = False
 
     def __init__(
         self,

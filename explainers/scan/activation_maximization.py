@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from explainers import register
 from explainers.base import Cost
+from explainers.composites.composed import Composed
 from explainers.maximization.scan import Maximization
 from explainers.maximization.scored import Scored
 
@@ -26,13 +27,18 @@ if TYPE_CHECKING:
 
 @register("activation_maximization")
 @dataclass(frozen=True)
-class ActivationMaximization(Maximization):
+class ActivationMaximization(Composed, Maximization):
     """Samples that activate each concept most (ActMax, Achtibat et al. 2023, arXiv:2206.03208).
 
     What is scored is the layer's value, before the activation that follows and with a norm folded
     in. Lists of a class are of the samples with its label; samples without one are in the others.
-    The forward pass ends at the last layer that is asked for.
+    The forward pass ends at the last layer that is asked for. The composite and its rules are for
+    the heat maps of references alone; without references nothing is done with them.
     """
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _ = self.resolved
 
     @property
     def cost(self) -> Cost:

@@ -192,7 +192,8 @@ def test_weights_are_divided_by_the_amounts_of_the_layer() -> None:
 
 def test_directions_along_the_axes_are_channels() -> None:
     axes = torch.eye(3, dtype=torch.float64)
-    asked = {"stem": {"directions": axes}, "inner*": {"directions": axes}}
+    # of two patterns the first counts
+    asked = {"stem": {"directions": axes}, "inner*": {"directions": axes}, "inner": "tokens"}
     of_channels = composed(layer="outer", width=(2, 2))
     of_axes = composed(layer="outer", width=(2, 2), concepts=asked)
     for row in range(3):

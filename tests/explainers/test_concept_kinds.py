@@ -267,8 +267,8 @@ def test_a_name_with_concepts_goes_before_others_and_a_value_may_have_several_ki
     assert {name: one.n for name, one in found.items()} == {"conv1": 2}
 
 
-def test_the_last_pattern_that_names_a_layer_decides() -> None:
-    specs = {"*": "tokens", "fc": "channels", "conv2": {"directions": drawn(2, 6)}}
+def test_the_first_pattern_that_fits_a_layer_decides() -> None:
+    specs = {"fc": "channels", "conv2": {"directions": drawn(2, 6)}, "*": "tokens"}
     found = select(["conv1", "conv2", "fc"], specs, small_network())
     assert [one.n for one in found.values()] == [64, 2, 5]
 

@@ -149,7 +149,7 @@ def test_heads_and_tokens_sum_to_what_passes_them() -> None:
         bound = explainers.get("concept_relevance")(
             network,
             conditions=[*({layer: concept} for concept in range(n)), {layer: "all"}],
-            concepts={layer: kind},
+            concepts={layer: kind, "*": "channels"},  # the first counts
         )
         found = bound.explain(inputs, 2).relevance
         torch.testing.assert_close(found[:, :n].sum(1), found[:, n], **TOLERANCE)

@@ -242,6 +242,20 @@ def test_what_activates_most_has_heat_maps_too(network: Network) -> None:
     assert "first" not in result
 
 
+def test_heat_maps_of_activations_are_by_the_composite_that_is_asked_for(network: Network) -> None:
+    method, inputs = "activation_maximization", samples_of(3)
+    flat, signed = (
+        scanned(network, inputs, method=method, layers="first", **params)["first"]["references"]
+        for params in ({}, {"rules": {"first": "epsilon"}})
+    )
+    assert torch.equal(flat["sample"], signed["sample"])
+    assert not torch.equal(flat["heatmap"], signed["heatmap"])
+    with pytest.raises(LookupError, match="frist"):
+        scanned(network, inputs, method=method, layers="first", rules={"frist": "epsilon"})
+    scan = explainers.catalogue.build(method, layers="first", rules={"frist": "epsilon"})
+    scan.check(network)  # nothing is done with rules
+
+
 def test_what_is_no_image_keeps_its_shape_and_has_no_crop() -> None:
     torch.manual_seed(4)
     model = nn.Sequential(nn.Linear(6, 4), nn.ReLU(), nn.Linear(4, 3)).double()

@@ -29,7 +29,7 @@ def select(
         As `Network.match` takes them.
     spec_by_pattern
         Pattern to the kind of concepts of the layers that it names, see `resolve`; where several
-        name a layer, the last decides. Channels, where none does.
+        name a layer, the first decides. Channels, where none does.
     network
         Must be a program.
 
@@ -49,7 +49,7 @@ def select(
                 f"concepts are given for {pattern!r}, which is none of the layers asked for: "
                 f"{', '.join(names)}; name it among the layers too"
             )
-        given |= dict.fromkeys(named, spec)
+        given = dict.fromkeys(named, spec) | given
     found: dict[str, Concepts] = {}
     for name in _ranked(names, given, network):
         concepts = resolve(given.get(name, "channels"), network, name)
