@@ -82,6 +82,10 @@ class Maximization(Scan):
     """Of how many samples of each list a following pass makes heat maps; 0 for no such pass."""
     reference_score: Score = "sum_normed"
     """Whose list they are taken from."""
+    heatmap_size: int | None = None
+    """Longest side of the heat maps that are stored; those of larger images are averaged down to
+    it, so that their sum is that of the whole map times the quotient of the numbers of pixels. By
+    default they are as large as the images. Crops are found before, and are in pixels."""
     embedding: str | None = None
     """Layer whose value tells how much alike the references of a concept are; by default what goes
     into the last linear map."""
@@ -90,6 +94,8 @@ class Maximization(Scan):
         numeric.check_whole("k", self.k)
         numeric.check_whole("per_class", int(self.per_class), 0)
         numeric.check_whole("references", self.references, 0)
+        if self.heatmap_size is not None:
+            numeric.check_whole("heatmap_size", self.heatmap_size)
         for name, options in (("keep", ("none", "scores")), ("reference_score", SCORES)):
             given = getattr(self, name)
             if given not in options:

@@ -31,15 +31,21 @@ def stored(scan: Maximization, network: Network, n_samples: int, n_shards: int) 
     of_classes = min(n_samples, network.n_outputs * lists.per_class)
     states = _N_SCORES * min(lists.k, rows) + (rows if lists.per_class else 0)
     entries = _N_SCORES * (min(lists.k, n_samples) + of_classes)
-    references = min(scan.references, n_samples) * _of_reference(network) if scan.references else 0
+    references = min(scan.references, n_samples) * _of_reference(scan, network)
     return {
         "states": n_concepts * (states * _OF_STATE * n_shards + references),
         "results": n_concepts * (entries * _OF_RESULT + references),
     }
 
 
-def _of_reference(network: Network) -> int:
+def _of_reference(scan: Maximization, network: Network) -> int:
     """Return the bytes of a heat map and of what is beside it."""
+    # references are made of the scan's lists, and look at it
+    from explainers.concepts.references.averaging import extent
+
+    if not scan.references:
+        return 0
     shape = network.input_shape
-    pixels = math.prod(shape[1:] if len(shape) == _IMAGE_AXES else shape)
+    is_image = len(shape) == _IMAGE_AXES
+    pixels = math.prod(extent(shape[1], shape[2], scan.heatmap_size) if is_image else shape)
     return _OF_PIXEL * pixels + _OF_REFERENCE

@@ -90,6 +90,7 @@ def strip(
         found[0, ranks] = small
     else:
         heat = references.heatmap[ranks, place].astype(np.float32)
+        heat = tiles.enlarged(heat, pictures.size)
         boxes = tiles.squared(references.crop[ranks, place], pictures.size)
         found[0, ranks] = tiles.fitted(np.asarray(pictures.whole[rows]), side, boxes)
         found[1, ranks] = tiles.coloured(tiles.fitted(heat, side, boxes))

@@ -97,6 +97,20 @@ def fitted(values: NDArray[Any], side: int, boxes: NDArray[np.int64] | None = No
     return found
 
 
+def enlarged(heat: NDArray[np.float32], size: Size) -> NDArray[np.float32]:
+    """Return heat maps ``(n, height, width)`` in the size of their pictures, if they are smaller.
+
+    Crops are in pixels of the picture; a scan may store averages over several of them.
+    """
+    if heat.shape[1:] == size or not len(heat):
+        return heat
+    height, width = size
+    whole = [
+        Image.fromarray(one).resize((width, height), Image.Resampling.BILINEAR) for one in heat
+    ]
+    return np.stack([np.asarray(one) for one in whole])
+
+
 def coloured(heat: NDArray[np.float32]) -> NDArray[np.uint8]:
     """Return heat maps ``(n, side, side)`` in signed colours; each has a scale of its own."""
     if not len(heat):

@@ -17,6 +17,7 @@ from explainers.concepts.crops import crops
 from explainers.concepts.kinds import resolve
 from explainers.concepts.quality import quality
 from explainers.concepts.receptive_field import receptive_field
+from explainers.concepts.references.averaging import averaged
 from explainers.concepts.references.heatmaps import check
 from explainers.rules.walking import Course
 from explainers.targets import Target
@@ -198,6 +199,48 @@ def test_the_cut_into_shards_and_their_order_change_no_bit(network: Network) -> 
         other = flat(folded(network, found.scan, order, cuts))
         assert other.keys() == whole.keys()
         assert all(torch.equal(other[name], whole[name]) for name in whole)
+
+
+@pytest.mark.parametrize("longest", [5, 3, 11])
+def test_heat_maps_are_averaged_down(network: Network, longest: int) -> None:
+    inputs = samples_of(3)
+    whole, small = (
+        scanned(network, inputs, layers="second", heatmap_size=size)["second"]["references"]
+        for size in (None, longest)
+    )
+    assert small["heatmap"].shape == (*whole["heatmap"].shape[:2], longest, longest)
+    assert torch.equal(small["crop"], whole["crop"])
+    maps, fewer = (
+        held["heatmap"].double() * held["scale"][..., None, None] for held in (whole, small)
+    )
+    # half of the last of float16's 11 bits for each of the 121 places
+    tolerance = 121 * float(whole["scale"].max()) * 2**-11
+    sums = fewer.sum((-2, -1)) * (11 / longest) ** 2
+    torch.testing.assert_close(sums, maps.sum((-2, -1)), rtol=0, atol=tolerance)
+
+
+def test_smaller_heat_maps_are_planned_for(network: Network) -> None:
+    build = explainers.catalogue.build
+    whole, small = (
+        build(
+            "activation_maximization", layers="third", references=2, heatmap_size=size
+        ).stored_bytes(network, N_SAMPLES, 1)
+        for size in (None, 5)
+    )
+    n_maps, bytes_of_pixel = 4 * 2, 2
+    saved = n_maps * bytes_of_pixel * (11 * 11 - 5 * 5)
+    assert whole["states"] - small["states"] == whole["results"] - small["results"] == saved
+
+
+def test_each_place_is_the_mean_over_the_area_that_it_covers() -> None:
+    heatmaps = torch.arange(24.0, dtype=torch.float64).view(1, 4, 6)
+    halves = heatmaps.view(1, 2, 2, 3, 2).mean((2, 4))
+    torch.testing.assert_close(averaged(heatmaps, 3), halves)
+    row = torch.tensor([[[3.0, 6.0, 9.0]]], dtype=torch.float64)
+    # the middle one is half in either
+    torch.testing.assert_close(averaged(row, 2), torch.tensor([[[4.0, 8.0]]]).double())
+    assert averaged(heatmaps, 6) is heatmaps
+    assert averaged(heatmaps, None) is heatmaps
 
 
 def test_a_sample_that_failed_is_absent(network: Network) -> None:

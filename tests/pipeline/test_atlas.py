@@ -308,6 +308,18 @@ def test_pictures_keep_their_proportions() -> None:
     assert np.isnan(tiles.fitted(np.zeros((1, 100, 200), np.float32), 64)[0, :16]).all()
 
 
+def test_heat_maps_that_were_averaged_are_as_large_as_their_pictures() -> None:
+    heat = np.zeros((2, 50, 100), np.float32)
+    heat[1, :25] = 1
+    found = tiles.enlarged(heat, (100, 200))
+    assert found.shape == (2, 100, 200)
+    assert found.dtype == np.float32
+    assert not found[0].any()
+    assert (found[1, :49] == 1).all()
+    assert (found[1, 51:] == 0).all()
+    assert tiles.enlarged(heat, (50, 100)) is heat
+
+
 def test_heat_maps_have_a_scale_each_and_no_colour_at_zero() -> None:
     heat = np.zeros((3, 8, 8), np.float32)
     heat[0, 0, 0], heat[1, 0, 0] = 5.0, -1e-4

@@ -14,6 +14,8 @@ from explainers.rules.walking import Course
 from explainers.sampling.chunks import pieces, rows_at_once
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from torch import Tensor
 
     from explainers.concepts.kinds import Concepts
@@ -36,8 +38,8 @@ class Heatmaps:
     choose: Choose
     concepts: Concepts
 
-    def of(self, trace: Trace, entries: Entries) -> tuple[Tensor, Tensor]:
-        """Return heat maps of the concepts, and of the neurons, of some references.
+    def of(self, trace: Trace, entries: Entries) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield heat maps of the concepts, and of the neurons, of some references at a time.
 
         Of images summed over channels, ``(references, height, width)``; else shaped as the input.
         Where concepts have one place each, both are the same tensor.
@@ -45,9 +47,9 @@ class Heatmaps:
         # a row for the concept and one for the neuron, unless the concept is the neuron
         n_kinds = 2 if self.concepts.shape else 1
         limit = max(1, rows_at_once(trace.inputs) // n_kinds)
-        parts = [self._of(trace, entries, piece) for piece in pieces(len(entries.row), limit)]
-        found = [torch.cat(maps) for maps in zip(*parts, strict=True)]
-        return found[0], found[-1]
+        for piece in pieces(len(entries.row), limit):
+            found = self._of(trace, entries, piece)
+            yield found[0], found[-1]
 
     @torch.no_grad()
     def _of(self, trace: Trace, entries: Entries, piece: slice) -> tuple[Tensor, ...]:

@@ -11,6 +11,7 @@ from explainers.base import Cost, Round, Scan
 from explainers.composites.composed import Composed
 from explainers.concepts.crops import crops
 from explainers.concepts.references import heatmaps
+from explainers.concepts.references.averaging import averaged
 from explainers.concepts.references.dense import result_of
 from explainers.concepts.references.embedding import embedding_of, embeddings
 from explainers.concepts.references.fields import fields_of
@@ -46,7 +47,8 @@ class References(Scan):
 
     A state has, by layer, one entry for each reference, in the order in which they come:
     ``<layer>/references/<name>`` with ``sample``, ``channel`` (int64), ``heatmap`` (float16, from
-    -1 to 1), ``scale`` (float32, by which it is multiplied), and of images ``receptive_field`` and
+    -1 to 1, of images no larger than `heatmap_size` of the scan), ``scale`` (float32, by which it
+    is multiplied), and of images ``receptive_field`` and
     ``crop`` (int64, top, left, bottom, right, the latter two behind the last). Beside these are
     ``embeddings/sample`` and ``embeddings/value``, one for each sample. Merging puts one behind the
     other; a result does not depend on their order.
@@ -95,7 +97,7 @@ class References(Scan):
             reader = reader or _Reader(self, trace.network)
             for name, entry in reader.entries(trace, samples):
                 found.setdefault(name, []).append(entry)
-        return {name: _joined(parts) for name, parts in found.items()}
+        return _all_joined(found)
 
     def update(self, state: State, trace: Trace, samples: Samples) -> State:
         """Return the references with those of one batch."""
@@ -111,7 +113,7 @@ class References(Scan):
         for state in states:
             for name, entry in state.items():
                 found.setdefault(name, []).append(entry)
-        return {name: _joined(parts) for name, parts in found.items()}
+        return _all_joined(found)
 
     def groups(self, names: Collection[str]) -> Sequence[Collection[str]]:
         """Return the entries of each layer, with the embeddings."""
@@ -153,8 +155,13 @@ class References(Scan):
         return self._parted(key)[1]
 
 
-def _joined(parts: list[Tensor]) -> Tensor:
-    return torch.cat(parts) if len(parts) > 1 else parts[0]
+def _all_joined(found: dict[str, list[Tensor]]) -> State:
+    """Return what belongs together as one tensor each; the parts of a name go as it is done."""
+    state: State = {}
+    for name in list(found):
+        parts = found.pop(name)
+        state[name] = torch.cat(parts) if len(parts) > 1 else parts[0]
+    return state
 
 
 class _Reader:
@@ -186,19 +193,22 @@ class _Reader:
         entries = listed.among(samples)
         if not len(entries.row):
             return {}
-        of_concepts, of_neurons = maps.of(trace, entries)
-        scale = of_concepts.abs().flatten(1).amax(1)
-        divisor = torch.where(scale > 0, scale, 1.0).view(-1, *[1] * (of_concepts.ndim - 1))
-        found = {
-            "sample": entries.sample,
-            "channel": entries.concept,
-            "heatmap": (of_concepts / divisor).half(),
-            "scale": scale.float(),
-        }
+        parts = [self._drawn(*some) for some in maps.of(trace, entries)]
+        found = {"sample": entries.sample, "channel": entries.concept}
+        found |= {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
         if self._is_image:
             found["receptive_field"] = fields_of(maps.concepts, maps.network, entries)
-            found["crop"] = crops(of_neurons)
         return found
+
+    def _drawn(self, of_concepts: Tensor, of_neurons: Tensor) -> dict[str, Tensor]:
+        """Return what is kept of some heat maps: whole ones of all would take much more memory."""
+        found: dict[str, Tensor] = {}
+        if self._is_image:
+            found["crop"] = crops(of_neurons)
+            of_concepts = averaged(of_concepts, self._references.scan.heatmap_size)
+        scale = of_concepts.abs().flatten(1).amax(1)
+        divisor = torch.where(scale > 0, scale, 1.0).view(-1, *[1] * (of_concepts.ndim - 1))
+        return {**found, "heatmap": (of_concepts / divisor).half(), "scale": scale.float()}
 
 
 def references_of(scan: Maximization, results: Mapping[str, Result]) -> Round | None:
