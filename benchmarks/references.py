@@ -6,8 +6,10 @@ neuron that scored most. For every one of them the heat map of the channel and t
 are made, which start at the layer. Ratios of CPU seconds of this process, medians over rounds in
 which all take turns, each over ours of its own round; a concept at a time is
 
+- `explain`: what one would do without the pass: ``explainers.explain`` with `concept_relevance`, a
+  call for each channel with all its samples, and one for each neuron;
 - `conditional`: our own conditional relevance, a call for each channel with all its samples and a
-  call for its neurons;
+  call for its neurons, each with a forward pass of its own;
 - `zennit`: the same as zennit-crp's ``get_max_reference``, written with zennit: a pass for each
   channel with all its samples, from the layer back, and another for its neurons::
 
@@ -27,6 +29,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
+import explainers
 from benchmarks.lrp import NETWORKS, measure
 from explainers import Network
 from explainers.base import Samples
@@ -104,6 +107,36 @@ def one_by_one(network: Network, images: Tensor, references: References) -> Call
                 neurons = [{layer: {channel: place}} for place in places]
                 whole = maps(layer, rows, [{layer: channel}] * len(rows))
                 found[layer, channel] = (whole, maps(layer, rows, neurons))
+        return found
+
+    return run
+
+
+def explained(network: Network, images: Tensor, references: References) -> Callable[[], Maps]:
+    """Return a call of `concept_relevance` for each channel, and one for each of its neurons."""
+
+    def maps(layer: str, rows: Tensor, chosen: object) -> Tensor:
+        found = explainers.explain(
+            network,
+            "concept_relevance",
+            images[rows],
+            start_layer=layer,
+            conditions={layer: chosen},
+            composite=COMPOSITE,
+        )
+        assert isinstance(found, torch.Tensor)
+        return found.sum(1)
+
+    def run() -> Maps:
+        found: Maps = {}
+        for layer, listed in references.listed.items():
+            for channel in _channels(listed):
+                rows, places = listed.sample[:, channel], listed.position[:, channel].tolist()
+                neurons = [
+                    maps(layer, row, {channel: place})
+                    for row, place in zip(rows.split(1), places, strict=True)
+                ]
+                found[layer, channel] = (maps(layer, rows, channel), torch.cat(neurons))
         return found
 
     return run
@@ -187,6 +220,7 @@ def main() -> None:
     references = drawn(network, asked.images, asked.channels, asked.references)
     runs = {
         "references": at_once(network, images, references),
+        "explain": explained(network, images, references),
         "conditional": one_by_one(network, images, references),
     }
     if not asked.without_zennit:

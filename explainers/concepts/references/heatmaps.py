@@ -44,15 +44,15 @@ class Heatmaps:
         Of images summed over channels, ``(references, height, width)``; else shaped as the input.
         Where concepts have one place each, both are the same tensor.
         """
-        # a row for the concept and one for the neuron, unless the concept is the neuron
-        n_kinds = 2 if self.concepts.shape else 1
-        limit = max(1, rows_at_once(trace.inputs) // n_kinds)
-        for piece in pieces(len(entries.row), limit):
+        # twice as many rows as a forward pass has: a walk keeps less, and in layers of many channels
+        # on small maps the time goes into reading weights, once for all rows
+        for piece in pieces(len(entries.row), rows_at_once(trace.inputs)):
             found = self._of(trace, entries, piece)
             yield found[0], found[-1]
 
     @torch.no_grad()
     def _of(self, trace: Trace, entries: Entries, piece: slice) -> tuple[Tensor, ...]:
+        # a row for the concept and one for the neuron, unless the concept is the neuron
         n_kinds = 2 if self.concepts.shape else 1
         values = Repeated.of(trace, entries.row[piece].repeat(n_kinds))
         start = self._start(values, entries.concept[piece], entries.position[piece])
