@@ -44,8 +44,8 @@ class Heatmaps:
         Of images summed over channels, ``(references, height, width)``; else shaped as the input.
         Where concepts have one place each, both are the same tensor.
         """
-        # twice as many rows as a forward pass has: a walk keeps less, and in layers of many channels
-        # on small maps the time goes into reading weights, once for all rows
+        # twice as many rows as a forward pass has: a walk keeps less, and where many channels are
+        # on small maps, the time goes into reading weights, once for all rows
         for piece in pieces(len(entries.row), rows_at_once(trace.inputs)):
             found = self._of(trace, entries, piece)
             yield found[0], found[-1]
