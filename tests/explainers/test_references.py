@@ -243,6 +243,19 @@ def test_each_place_is_the_mean_over_the_area_that_it_covers() -> None:
     assert averaged(heatmaps, None) is heatmaps
 
 
+def test_a_trial_draws_one_concept_of_each_layer(network: Network) -> None:
+    found = references_of_lists(network).scan
+    brief = found.briefer()
+    for layer, listed in brief.listed.items():
+        assert listed.sample.shape == found.listed[layer].sample.shape
+        assert (listed.sample >= 0).any(0).sum() == 1
+    state = brief.fold(
+        [(Trace(network, samples_of(3)), Samples(torch.arange(N_SAMPLES), torch.zeros(7)))]
+    )
+    assert {len(state[f"{layer}/references/sample"]) for layer in LAYERS} == {N_REFERENCES}
+    assert brief.finalise(state).keys() == set(LAYERS)
+
+
 def test_a_sample_that_failed_is_absent(network: Network) -> None:
     references = references_of_lists(network).scan
     index = torch.tensor([0, 1])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -36,6 +36,12 @@ class Listed:
     """Index in the data set, -1 where a list is shorter; int64, ``(rank, concept)``."""
     position: Tensor
     """Where the concept is most relevant in it; int64, ``(rank, concept)``."""
+
+    def briefer(self) -> Listed:
+        """Return the samples of one concept alone, the first that has any."""
+        first = (self.sample >= 0).any(0).long().argmax()
+        is_other = torch.arange(self.sample.shape[1]) != first
+        return replace(self, sample=self.sample.masked_fill(is_other, -1))
 
     @property
     def samples(self) -> Tensor:

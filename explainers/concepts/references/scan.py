@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -82,6 +82,10 @@ class References(Scan):
     def check(self, network: Network) -> None:
         """Refuse what the scan of the lists does, which knows that references follow."""
         self.scan.check(network)
+
+    def briefer(self) -> References:
+        """Return the references of one concept of each layer: a few samples lead all lists."""
+        return replace(self, listed={key: one.briefer() for key, one in self.listed.items()})
 
     def init(self) -> State:
         """Return no references."""
