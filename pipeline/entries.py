@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import explainers
 from explainers import Explainer
 from explainers.catalogue import preset_of
-from pipeline import mask_files, parameters
+from pipeline import array_files, parameters
 from pipeline.complaints import told_of
 from pipeline.errors import ConfigError
 from pipeline.metrics import Metric, metrics
@@ -49,7 +49,7 @@ def build_explainers(config: RunConfig) -> dict[str, Explainer]:
     return {
         name: _explainer(
             _class(explainers.methods, ("explainers", name), values, config),
-            _without(mask_files.located(values, config.base), needs.get(name, ())),
+            _without(array_files.located(values, config.base), needs.get(name, ())),
             functools.partial(config.where, "explainers", name),
         )
         for name, values in entries.items()

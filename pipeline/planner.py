@@ -12,7 +12,7 @@ import torch
 
 from explainers import Attribution, Samples, Scan, Trace
 from explainers.inputs.sources import is_one_tensor
-from pipeline import fit, mask_files, models, scorable, sizing, timing, trial
+from pipeline import array_files, fit, models, scorable, sizing, timing, trial
 from pipeline.data import open_source, select_records
 from pipeline.entries import build_explainers, build_metrics, needs_of
 from pipeline.errors import PlanError, written_at
@@ -112,7 +112,7 @@ def _fit(config: RunConfig) -> _Parts:
     fit.check_explainers(config, found, network, manifest, targets)
     files: list[Path] = [*models.code_files(config.model, config.base), *source.code_files()]
     # explainers have found them by now
-    files += mask_files.of_entries(config.explainers, config.base)
+    files += array_files.of_entries(config.explainers, config.base)
     samples = Samples(torch.tensor(indices), torch.from_numpy(manifest.labels[indices].copy()))
     return _Parts(
         config=config,

@@ -172,7 +172,8 @@ def by_definition(rows: Tensor, relevance: Tensor, value: Tensor) -> Tensor:
     for k, row in enumerate(rows):
         along = sum(float(v) * c for v, c in zip(row, context, strict=True))
         for i, held in enumerate(value):
-            found[k, i] = held * inverse[k, i] * along
+            # what a channel at zero has stays in it
+            found[k, i] = inverse[k, i] * (held * along if held else row[i] * relevance[i])
     return found
 
 
@@ -203,14 +204,14 @@ def test_directions_share_relevance_as_defined(layer: str, n: int) -> None:
     coordinates = torch.from_numpy(np.linalg.pinv(rows.T.numpy())) @ flat[1]
     torch.testing.assert_close(concepts.scores(value).total, coordinates.sum(2), **CLOSE)
     if n >= n_channels:
-        is_held = value != 0  # elsewhere there is no context, and what arrives is left over
-        rest = concepts.rest(relevance, value)[is_held]
+        rest = concepts.rest(relevance, value)
         torch.testing.assert_close(rest, torch.zeros_like(rest), rtol=0, atol=1e-8)
 
 
 def test_a_unit_vector_is_its_channel() -> None:
     network, inputs = small_network(), small()[1]
     channels, value = of_layer("channels", network, "conv2", inputs)
+    value[0, 4] = 0  # to which some rules give relevance
     relevance = drawn(*value.shape, seed=1)
     unit = torch.eye(channels.n, dtype=torch.float64)[[4]] * 3
     concepts = resolve({"directions": unit.tolist()}, network, "conv2")
@@ -248,6 +249,14 @@ def test_directions_can_be_a_file(tmp_path: Path) -> None:
     np.save(tmp_path / "rows.npy", rows.numpy())
     found: Any = resolve({"directions": str(tmp_path / "rows.npy")}, small_network(), "conv1")
     assert torch.equal(found.directions, rows)
+
+
+def test_files_that_hold_no_directions_are_named(tmp_path: Path) -> None:
+    (tmp_path / "text.npy").write_text("rows")
+    (tmp_path / "empty.npy").touch()
+    for name in ("text.npy", "empty.npy", "missing.npy"):
+        with pytest.raises(ValueError, match=rf"{name}' for layer 'conv1', expected a .npy file"):
+            resolve({"directions": str(tmp_path / name)}, small_network(), "conv1")
 
 
 def test_names_of_one_value_are_selected_once() -> None:

@@ -169,6 +169,27 @@ def test_a_file_of_masks_is_beside_the_run_file_and_in_the_digest(folder: Path) 
     assert plan(folder, entries).digest != before.digest
 
 
+@pytest.mark.slow
+def test_a_file_of_directions_is_beside_the_run_file_and_in_the_digest(folder: Path) -> None:
+    np = pytest.importorskip("numpy")
+    rows = np.eye(4, dtype="float32")
+    concepts = "concepts: {'0': {directions: rows.npy}}"
+    entries = (
+        f"{{method: concept_relevance, conditions: {{'0': 1}}, {concepts}}}",
+        f"{{method: concept_relevance, composition: {{layer: '0', {concepts}}}}}",
+        f"{{method: activation_maximization, layers: '0', {concepts}}}",
+    )
+    for entry in entries:
+        np.save(folder / "rows.npy", rows)
+        before = plan(folder, f"explainers={{a: {entry}}}")
+        np.save(folder / "rows.npy", rows[::-1])
+        assert plan(folder, f"explainers={{a: {entry}}}").digest != before.digest
+        (folder / "rows.npy").unlink()
+        said = refused(folder, f"explainers={{a: {entry}}}")
+        assert "directions: got directions" in said
+        assert str(folder / "rows.npy") in said
+
+
 def test_costs_are_per_sample_and_in_all(folder: Path) -> None:
     costs = plan(folder, "target=[label, predicted]").costs
     ig = explainers.method("integrated_gradients")(n_steps=8).cost  # type: ignore[call-arg]

@@ -27,12 +27,13 @@ class Directions(Concepts):
     r"""Concepts that are vectors over the channels; positions are all other axes.
 
     With the directions :math:`v_k` as columns of :math:`V`, its pseudo-inverse :math:`V^+`, a value
-    :math:`h` at a position and its relevance :math:`R = h \odot c`, where :math:`c` is taken to be
-    0 where :math:`h` is:
+    :math:`h` at a position and its relevance :math:`R = h \odot c + r`, where :math:`c` is 0 where
+    :math:`h` is, and :math:`r` the relevance there, which some rules give to what is zero:
 
     - a direction is active by :math:`a_k = (V^+ h)_k`, its coordinate;
-    - it has the relevance :math:`a_k\, (v_k \cdot c)`;
-    - of which channel :math:`i` gets :math:`h_i\, V^+_{ki}\, (v_k \cdot c)`.
+    - it has the relevance :math:`a_k\, (v_k \cdot c) + \sum_i V^+_{ki} v_{ki} r_i`;
+    - of which channel :math:`i` gets :math:`V^+_{ki} (h_i\, (v_k \cdot c) + v_{ki} r_i)`, so that
+      relevance of a channel at zero stays in the channel.
 
     For orthonormal directions this is Chormai et al. (2022, arXiv:2212.14855). Relevances of a
     complete set sum to :math:`R`; of others, what is orthogonal to all is left over, see `rest`.
@@ -57,6 +58,7 @@ class Directions(Concepts):
             held = self._laid(value)
             found = held @ self.inverse.to(held).mT
             found = found * self._along(amounts, value)
+            found = found + self._unheld(amounts, value) @ self._own(held).mT
         return reduced(found.movedim(-1, 1), 1)
 
     def masked(self, relevance: Tensor, value: Tensor, chosen: Tensor) -> Tensor:
@@ -64,7 +66,9 @@ class Directions(Concepts):
         along = self._along(relevance, value)
         kept = chosen.view(len(chosen), *[1] * (along.ndim - 2), self.n)
         given = torch.where(kept, along, along.new_zeros(())) @ self.inverse.to(along)
-        return self._unlaid(self._laid(value) * given)
+        shares = kept.to(along) @ self._own(along)
+        given = self._laid(value) * given + self._unheld(relevance, value) * shares
+        return self._unlaid(given)
 
     def at_positions(
         self,
@@ -79,9 +83,11 @@ class Directions(Concepts):
             rows = torch.arange(len(concept), device=concept.device)
         held = self._laid(value)
         place = (rows, *(torch.unravel_index(position, self.shape) if self.shape else ()))
-        context = _context(self._laid(relevance)[place], held[place])  # (neurons, channels)
+        arrived, held_here = self._laid(relevance)[place], held[place]  # (neurons, channels)
+        context = _context(arrived, held_here)
         along = (context * self.directions.to(held)[concept]).sum(-1, keepdim=True)
-        given = held[place] * self.inverse.to(held)[concept] * along
+        given = held_here * self.inverse.to(held)[concept] * along
+        given = given + _unheld(arrived, held_here) * self._own(held)[concept]
         found = torch.zeros_like(held)
         found.index_put_(place, given, accumulate=True)
         return self._unlaid(found)
@@ -96,6 +102,14 @@ class Directions(Concepts):
         """Return ``v_k . c`` at every place, ``(batch, *positions, n)``."""
         context = _context(self._laid(relevance), self._laid(value))
         return context @ self.directions.to(context).mT
+
+    def _unheld(self, relevance: Tensor, value: Tensor) -> Tensor:
+        """Return the relevance of channels at zero, ``(batch, *positions, channels)``."""
+        return _unheld(self._laid(relevance), self._laid(value))
+
+    def _own(self, like: Tensor) -> Tensor:
+        """Return what of a channel's own relevance each direction has, ``(n, channels)``."""
+        return self.inverse.to(like) * self.directions.to(like)
 
     def _laid(self, value: Tensor) -> Tensor:
         """Return a view ``(batch, *positions, channels)``."""
@@ -124,12 +138,13 @@ def directions(network: Network, layer: str, matrix: Any) -> Directions:
     TypeError
         If it is no matrix of numbers.
     ValueError
-        If it does not fit the layer, is not finite, or a direction is zero.
+        If it does not fit the layer, is not finite, a direction is zero, or the file cannot be
+        read.
     """
     op = network.operator(layer)
     form = form_of(network, op.name, layer)
     axis = axis_of_channels(network, layer, form)
-    rows = _matrix(matrix)
+    rows = _matrix(matrix, layer)
     channels = form.shape[axis]
     if rows.ndim != 2 or rows.shape[1] != channels or not len(rows):
         raise ValueError(
@@ -152,18 +167,24 @@ def directions(network: Network, layer: str, matrix: Any) -> Directions:
     )
 
 
-def _matrix(matrix: Any) -> Tensor:
+def _matrix(matrix: Any, layer: str) -> Tensor:
     """Return it in double precision, on the host: its inverse is found once."""
     if isinstance(matrix, str | os.PathLike):
         import numpy as np
 
-        matrix = np.load(matrix, allow_pickle=False)
+        try:
+            matrix = np.load(matrix, allow_pickle=False)
+        except (OSError, ValueError, EOFError) as error:
+            raise ValueError(
+                f"got directions {os.fspath(matrix)!r} for layer {layer!r}, expected a .npy file "
+                f"with a matrix (directions, channels): {error}"
+            ) from error
     try:
         return torch.as_tensor(matrix).detach().to("cpu", torch.float64)
     except (TypeError, ValueError) as error:
         raise TypeError(
-            f"got directions {matrix!r}, expected a matrix (directions, channels) of numbers, or "
-            "the path of a .npy file with one"
+            f"got directions {matrix!r} for layer {layer!r}, expected a matrix (directions, "
+            "channels) of numbers, or the path of a .npy file with one"
         ) from error
 
 
@@ -171,3 +192,8 @@ def _context(relevance: Tensor, value: Tensor) -> Tensor:
     """Return relevance per unit of a value; none where there is no value."""
     is_zero = value == 0
     return torch.where(is_zero, 0.0, relevance / torch.where(is_zero, 1.0, value))
+
+
+def _unheld(relevance: Tensor, value: Tensor) -> Tensor:
+    """Return the relevance where there is no value; none where there is one."""
+    return torch.where(value == 0, relevance, 0.0)
