@@ -260,6 +260,21 @@ class Scan(Explainer):
         """
         return self
 
+    def axes(self, path: Sequence[Any], n_axes: int, beside: Collection[Any]) -> Sequence[str]:
+        """Return what the axes of an array in the result are called; by default they have no names.
+
+        Parameters
+        ----------
+        path
+            Keys that lead to it. They may lead to a mapping from integers as well, which is stored
+            as one axis, with arrays of the same path: then what its keys are.
+        n_axes
+            How many names are expected.
+        beside
+            Keys of the mapping that it is in.
+        """
+        return ()
+
     def stored_bytes(self, network: Network, n_samples: int, n_shards: int) -> Mapping[str, int]:
         """Return about how many bytes all its rounds store: ``states`` and ``results``.
 

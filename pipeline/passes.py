@@ -154,7 +154,7 @@ class Passes:
         parts = itertools.chain([self.scans[name]], *following)
         with computing_threads(self.plan.threads):
             origin = provenance(self.config, self.plan, name, scan)
-            results.write_parts(self._path, name, parts, origin)
+            results.write_parts(self._path, name, parts, origin, scan.axes)
         trust.note_result_of(self._path, name, basis)
         self.session.emit(ScanFinished(name))
 

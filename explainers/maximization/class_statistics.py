@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from explainers import numeric
-from explainers.maximization.lists import PER_CLASS
-from explainers.maximization.tables import SCORES
+from explainers.maximization.tables import PER_CLASS, SCORES
 from explainers.registry import suggest
 
 if TYPE_CHECKING:

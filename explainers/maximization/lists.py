@@ -11,7 +11,7 @@ from explainers import numeric
 from explainers.maximization import order, results, tables
 from explainers.maximization.classes import ClassLists
 from explainers.maximization.ranking import Rows
-from explainers.maximization.tables import SCORES
+from explainers.maximization.tables import PER_CLASS, SCORES
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Sequence
@@ -20,9 +20,6 @@ if TYPE_CHECKING:
 
     from explainers.base import Result, State
     from explainers.maximization.scored import Scored
-
-PER_CLASS = "per_class"
-"""Stands before the entries of classes in the names of a state."""
 
 
 @dataclass(frozen=True)

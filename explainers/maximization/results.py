@@ -2,17 +2,39 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from explainers.maximization import tables
+from explainers.maximization.tables import PER_CLASS
 
 if TYPE_CHECKING:
+    from collections.abc import Collection, Sequence
+
     from torch import Tensor
 
     from explainers.base import Result
     from explainers.maximization.tables import Table
+
+
+RANKED = ("rank", "channel")
+_BOXES = ("receptive_field", "crop")
+"""What references have of images alone."""
+
+
+def axes(path: Sequence[Any], n_axes: int, beside: Collection[Any]) -> tuple[str, ...]:
+    """Return what the axes of an array are called, see `explainers.base.Scan.axes`."""
+    if path[-1] == PER_CLASS:
+        return ("class",)
+    if path[-1] in _BOXES:
+        return (*RANKED, "box")
+    if path[-1] == "heatmap":
+        names = ("height", "width")
+        if not set(_BOXES) & set(beside):
+            names = tuple(f"input_{axis}" for axis in range(n_axes - len(RANKED)))
+        return (*RANKED, *names)
+    return RANKED[len(RANKED) - n_axes :]
 
 
 def by_score(table: Table) -> Result:

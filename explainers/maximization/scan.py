@@ -14,6 +14,7 @@ from explainers.base import Round, Scan
 from explainers.concepts.kinds import select
 from explainers.maximization import sizes
 from explainers.maximization.lists import Lists
+from explainers.maximization.results import axes
 from explainers.maximization.scored import Scored
 from explainers.maximization.tables import SCORES
 from explainers.registry import suggest
@@ -171,6 +172,10 @@ class Maximization(Scan):
         entries = len(SCORES) * (lists.k + network.n_outputs * lists.per_class)
         each = entries * _BYTES_OF_ENTRY * len(self.prefixes)
         return {layer: one.n * each for layer, one in self.concepts_of(network).items()}
+
+    def axes(self, path: Sequence[Any], n_axes: int, beside: Collection[Any]) -> Sequence[str]:
+        """Return ``rank`` and ``channel``, what heat maps and boxes have, and that of classes."""
+        return axes(path, n_axes, beside)
 
     def stored_bytes(self, network: Network, n_samples: int, n_shards: int) -> Mapping[str, int]:
         """Return about how many bytes lists and heat maps of references take."""

@@ -19,6 +19,10 @@ SCORES = ("sum_normed", "sum", "max_normed", "max")
 """A channel's sum or its greatest value, as a share of the layer's or as such."""
 
 
+PER_CLASS = "per_class"
+"""Stands before the entries of classes, in the names of a state and in results."""
+
+
 class Table(NamedTuple):
     """Entries of every channel for all `SCORES`, in rows; each row belongs to a group."""
 

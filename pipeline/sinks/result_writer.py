@@ -2,15 +2,16 @@
 
 Each mapping is a Zarr group. A mapping from integers (classes) to mappings that are alike is a
 stack: one array for all of them, with a first axis in the order of the integers, because a
-thousand classes of fifty layers would be a million files.
+thousand classes of fifty layers would be a million files. Where that axis has a name, there is an
+array of this name beside them, which holds the integers: a coordinate, and no part of the result.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import wait
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
@@ -24,7 +25,7 @@ from pipeline.errors import StoreError
 from pipeline.sinks import encoding, nodes
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable
     from concurrent.futures import Executor, Future
 
     from numpy.typing import NDArray
@@ -36,8 +37,16 @@ ENTRIES = "entries"
 STACKED = "stacked"
 """Attribute of a stack: its keys, in the order of its arrays' first axis."""
 
+Axes = Callable[[Sequence[Any], int, Collection[Any]], Sequence[str]]
+"""Names axes, see `explainers.base.Scan.axes`."""
+
 CHUNK_BYTES = 16 << 20
 """Larger arrays are cut along their first axes, so that a part can be read without the rest."""
+
+
+def unnamed(path: Sequence[Any], n_axes: int, beside: Collection[Any]) -> Sequence[str]:
+    """Return no names."""
+    return ()
 
 
 @dataclass(frozen=True)
@@ -56,6 +65,21 @@ class _Group:
     attributes: dict[str, Any] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class _Place:
+    """Where something of a result is."""
+
+    keys: tuple[Any, ...] = ()
+    node: str = ""
+    over: tuple[str, ...] = ()
+    """Names of the axis that keys of a stack have become."""
+
+    def below(self, key: Any) -> _Place:
+        """Return the place under a key."""
+        name = quote(str(key), safe=" #:()[]=,")
+        return _Place((*self.keys, key), f"{self.node}/{name}".lstrip("/"), self.over)
+
+
 class ResultWriter:
     """Writes one result.
 
@@ -67,12 +91,15 @@ class ResultWriter:
         The hierarchy in it, which is empty.
     executor
         Writes objects beside each other: most of the time they wait for the disk.
+    axes
+        Names the axes of arrays; those that get no names have that of the array with a number.
     """
 
-    def __init__(self, folder: Folder, base: str, executor: Executor) -> None:
+    def __init__(self, folder: Folder, base: str, executor: Executor, axes: Axes = unnamed) -> None:
         self._folder = folder
         self._base = base
         self._executor = executor
+        self._axes = axes
         self._pending: list[Future[str]] = []
         self._root = _Group()
         self._arrays: dict[str, bytes] = {}
@@ -86,7 +113,7 @@ class ResultWriter:
         StoreError
             If it holds what cannot be stored.
         """
-        self._put(self._root, "", part)
+        self._put(self._root, _Place(), part)
         self._settle()
 
     def close(self, attributes: Mapping[str, Any]) -> dict[str, str]:
@@ -124,30 +151,45 @@ class ResultWriter:
         for name, below in group.groups.items():
             self._describe(documents, f"{node}/{name}".lstrip("/"), below, {})
 
-    def _put(self, group: _Group, node: str, part: Mapping[Any, Any]) -> None:
+    def _put(self, group: _Group, place: _Place, part: Mapping[Any, Any]) -> None:
         for key, value in part.items():
-            name = quote(str(key), safe=" #:()[]=,")
-            path = f"{node}/{name}".lstrip("/")
+            at = place.below(key)
+            path, name = at.node, at.node.rpartition("/")[2]
             stack = _stack(value)
             kind = "stack" if stack is not None else _kind(value)
             self._make_room(group, key, kind, path)
             group.entries[key] = [_plain(key), kind, _plain(value) if kind == "value" else name]
             if kind == "array":
-                self._put_array(path, name, _array(value))
+                array = _array(value)
+                self._put_array(path, array, self._names(at, array.ndim, part))
             elif kind in ("group", "stack"):
                 below = group.groups.setdefault(name, _Group())
                 if stack is not None:
                     below.attributes[STACKED] = [int(each) for each in value]
-                self._put(below, path, value if stack is None else stack)
+                    at = replace(at, over=tuple(self._axes(at.keys, 1, part.keys())))
+                    self._put_coordinate(at, value, stack)
+                self._put(below, at, value if stack is None else stack)
+
+    def _put_coordinate(self, at: _Place, keys: Iterable[int], stack: Mapping[Any, Any]) -> None:
+        """Write the keys of a stack, if their axis has a name that nothing else in it has."""
+        for name in at.over:
+            if name not in stack:
+                path = at.below(name).node
+                self._forget(path)
+                self._put_array(path, np.array([int(key) for key in keys]), (name,))
+
+    def _names(self, at: _Place, n_axes: int, part: Mapping[Any, Any]) -> Sequence[str]:
+        given = (*at.over, *self._axes(at.keys, n_axes - len(at.over), part.keys()))
+        if len(given) == n_axes:
+            return given
+        name = at.node.rpartition("/")[2]
+        return [f"{name}_{axis}" for axis in range(n_axes)]
 
     def _make_room(self, group: _Group, key: Any, kind: str, path: str) -> None:
         """Forget what is replaced."""
         known = group.entries.get(key, [None, kind])[1]
-        if known == "array" and path in self._objects:
-            self._settle()
-            del self._arrays[path]
-            for stored in self._objects.pop(path, {}):
-                self._folder.remove(stored)
+        if known == "array":
+            self._forget(path)
         is_joined = known == kind and (kind != "stack" or key not in group.entries)
         if "stack" in (known, kind) and not is_joined:
             raise StoreError(
@@ -160,7 +202,15 @@ class ResultWriter:
                 fix="let the scan's finalise give the same form for every group",
             )
 
-    def _put_array(self, node: str, name: str, values: NDArray[Any]) -> None:
+    def _forget(self, path: str) -> None:
+        """Remove an array, if it has been written."""
+        if path in self._objects:
+            self._settle()
+            del self._arrays[path]
+            for stored in self._objects.pop(path):
+                self._folder.remove(stored)
+
+    def _put_array(self, node: str, values: NDArray[Any], names: Sequence[str]) -> None:
         kept: dict[str, Any] = {}
         array = zarr.create_array(
             MemoryStore(kept),
@@ -169,7 +219,7 @@ class ResultWriter:
             chunks=_chunks(values.shape, values.dtype.itemsize),
             compressors=[ZstdCodec(level=encoding.LEVEL), Crc32cCodec()],
             fill_value=nodes.fill_value(values.dtype.str),
-            dimension_names=[f"{name}_{axis}" for axis in range(values.ndim)],
+            dimension_names=names,
             chunk_key_encoding={"name": "default", "separator": "."},
             config={"write_empty_chunks": True},  # or a missing object looked like zeros
         )

@@ -11,7 +11,7 @@ import zarr
 from pipeline import paths
 from pipeline.errors import StoreError
 from pipeline.sinks import nodes
-from pipeline.sinks.result_writer import ResultWriter
+from pipeline.sinks.result_writer import ResultWriter, unnamed
 from pipeline.sinks.stored_result import StoredResult
 
 if TYPE_CHECKING:
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from explainers.base import Result
+    from pipeline.sinks.result_writer import Axes
 
 PROVENANCE = "provenance"
 """Attribute of the root: what the result was made from, and by what."""
@@ -54,15 +55,25 @@ def write_parts(
     scan: str,
     parts: Iterable[Result],
     provenance: Mapping[str, Any] | None = None,
+    axes: Axes = unnamed,
 ) -> dict[str, str]:
     """Write the union of results, each of which is on the disk before the next one is asked for.
 
     A record of the digests is written last; without it there is no result, whatever lies there.
+
+    Parameters
+    ----------
+    root, scan, provenance
+        See `write`.
+    parts
+        The results.
+    axes
+        Names the axes of arrays, see `explainers.base.Scan.axes`.
     """
     folder = paths.Folder(root)
     withdraw(root, scan)
     with ThreadPoolExecutor(OBJECTS_AT_ONCE) as executor:
-        writer = ResultWriter(folder, paths.result_path(scan), executor)
+        writer = ResultWriter(folder, paths.result_path(scan), executor, axes)
         for part in parts:
             writer.add(part)
         objects = writer.close({PROVENANCE: dict(provenance)} if provenance else {})

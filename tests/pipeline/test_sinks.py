@@ -9,6 +9,7 @@ import pytest
 import torch
 import xarray as xr
 
+from explainers.maximization.results import axes
 from pipeline import paths
 from pipeline.errors import StoreError
 from pipeline.sinks import result_writer, results, samples, scores, states, tables
@@ -147,6 +148,37 @@ def test_xarray_opens_a_result(tmp_path: Path) -> None:
     tree = xr.open_datatree(tmp_path / "scans/statistics.zarr", engine="zarr")
     assert tree["mean"].shape == (2, 3)
     assert tree["layer"]["x"].shape == (4,)
+
+
+@pytest.mark.slow
+def test_lists_have_named_axes_and_classes_are_a_coordinate(tmp_path: Path) -> None:
+    ranked = {name: torch.arange(6).reshape(2, 3) for name in ("sample", "value")}
+    references = {"heatmap": torch.ones(1, 3, 4, 5), "crop": torch.ones(1, 3, 4)}
+    layer = {
+        "sum": ranked,
+        "per_class": {label: {"sum": ranked} for label in (7, 2)},
+        "references": references,
+        "quality": {"clarity": torch.ones(3), "redundancy": torch.tensor(0.5)},
+    }
+    signals = {"references": {"heatmap": torch.ones(1, 3, 4, 5)}}
+    parts = [{"conv2": layer}, {"other": {"per_class": {7: {"sum": ranked}}}, "flat": signals}]
+    objects = results.write_parts(tmp_path, "relmax", parts, axes=axes)
+    assert _is_vouched(tmp_path, objects)
+    tree = xr.open_datatree(tmp_path / "scans/relmax.zarr", engine="zarr")
+    conv = tree["conv2"]
+    assert conv["sum/value"].where(conv["sum/sample"] >= 0).sizes == {"rank": 2, "channel": 3}
+    assert conv["per_class/sum/value"].sizes == {"class": 2, "rank": 2, "channel": 3}
+    assert conv["per_class/sum"].sel({"class": 2})["sample"].values.tolist() == [
+        [0, 1, 2],
+        [3, 4, 5],
+    ]
+    assert conv["references/heatmap"].dims == ("rank", "channel", "height", "width")
+    assert conv["references/crop"].dims == ("rank", "channel", "box")
+    assert conv["quality/clarity"].dims == ("channel",)
+    assert tree["other/per_class/7/sum/value"].dims == ("rank", "channel")
+    assert tree["flat/references/heatmap"].dims[2:] == ("input_0", "input_1")
+    # what is read as a result is what was written
+    assert list(results.read(tmp_path, "relmax")["conv2"]["per_class"][7]) == ["sum"]
 
 
 def test_equal_results_have_equal_bytes(tmp_path: Path) -> None:
