@@ -10,7 +10,7 @@ Araujo, Norris & Sim 2019, doi:10.23915/distill.00021, derive the numbers for ch
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import singledispatch
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
@@ -18,6 +18,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch.nn import functional
 
+from explainers.concepts.along import Along
 from explainers.operators import (
     Activation,
     Add,
@@ -28,6 +29,7 @@ from explainers.operators import (
     Elementwise,
     Input,
     Linear,
+    LinearMap,
     MaxPool,
     Multiply,
     Normalise,
@@ -48,55 +50,6 @@ if TYPE_CHECKING:
     Shape = tuple[int, ...]
     """Of one sample's value."""
 
-
-@dataclass(frozen=True, eq=False)
-class Along:
-    """What places of a value depend on along one axis of the input: from start to stop.
-
-    Where there is nothing, the start is behind the stop.
-    """
-
-    axis: int | None
-    """Which axis of the value, batch not counted, it differs along; None where all is the same."""
-    starts: Tensor
-    """First place, int64, for each place of that axis."""
-    stops: Tensor
-    """Behind the last."""
-
-    def hull(self) -> Along:
-        """Return what all places together depend on."""
-        return Along(None, self.starts.amin(0, keepdim=True), self.stops.amax(0, keepdim=True))
-
-    def without(self, *axes: int) -> Along:
-        """Return it where places along some axes of the value are mixed."""
-        return self.hull() if self.axis in axes else self
-
-    def over(self, axis: int | None, size: int) -> tuple[Tensor, Tensor]:
-        """Return starts and stops for the places of an axis, of that size."""
-        found = self if self.axis == axis else self.hull()
-        return found.starts.expand(size), found.stops.expand(size)
-
-    def moved(self, axis: int, reads: Tensor, size: int) -> Along:
-        """Return it for places that read others: windows, copies.
-
-        Parameters
-        ----------
-        axis
-            Of the new value.
-        reads
-            ``(places, reads)``: what each reads along the present axis; there is nothing outside
-            of it.
-        size
-            Of the present axis.
-        """
-        is_there = (reads >= 0) & (reads < size)
-        places = reads.clamp(0, size - 1)
-        starts, stops = self.over(self.axis, size)
-        first = torch.where(is_there, starts[places], _NOWHERE).amin(1)
-        return Along(axis, first, torch.where(is_there, stops[places], 0).amax(1))
-
-
-_NOWHERE = torch.iinfo(torch.int64).max
 
 Field = tuple[Along, ...]
 """What places of a value depend on, for each axis of the input behind its channels."""
@@ -282,9 +235,11 @@ def _reshape(op: Reshape, given: Sequence[Along], shapes: Sequence[Shape], shape
         return _mixed(given)
     sizes = [1] * (len(before) + 1)
     sizes[along.axis + 1] = before[along.axis]
-    indices = torch.arange(before[along.axis]).reshape(sizes).expand(1, *before)
+    # some functions that repeat values do so with floating-point numbers alone
+    indices = torch.arange(before[along.axis], dtype=torch.float64).reshape(sizes)
     # further inputs say how large the batch is: here, one
-    moved = op.run(indices, *[indices.new_empty(1)] * (len(op.inputs) - 1))[0]
+    moved = op.run(indices.expand(1, *before), *[indices.new_empty(1)] * (len(op.inputs) - 1))
+    moved = moved[0].to(torch.int64)
     axes = [axis for axis in range(moved.ndim) if bool((moved != moved.narrow(axis, 0, 1)).any())]
     if len(axes) > 1 or moved.shape != shape:
         return along.hull()
@@ -295,6 +250,23 @@ def _reshape(op: Reshape, given: Sequence[Along], shapes: Sequence[Shape], shape
         else moved.movedim(axis, 0).reshape(shape[axis], -1)[:, 0]
     )
     return replace(along.moved(0, reads[:, None], before[along.axis]), axis=axis)
+
+
+@_step.register(LinearMap)
+def _linear_map(
+    op: LinearMap, given: Sequence[Along], shapes: Sequence[Shape], shape: Shape
+) -> Along:
+    (along,), (before,) = given, shapes
+    if "upsample" not in op.word or not along.axis:
+        return _mixed(given)
+    # each place reads some neighbours, in every channel the same
+    size = before[along.axis]
+    places = torch.arange(size)
+    marked = torch.zeros(size, 1, *before[1:], dtype=torch.float64).movedim(along.axis + 1, 1)
+    marked[places, places] = torch.nan
+    is_read = op.run(marked.movedim(1, along.axis + 1)).isnan().movedim(along.axis + 1, 1)
+    is_read = is_read.flatten(2).any(-1).T
+    return along.moved(along.axis, torch.where(is_read, places, -1), size)
 
 
 @_step.register(Pad)

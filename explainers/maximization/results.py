@@ -30,10 +30,9 @@ def axes(path: Sequence[Any], n_axes: int, beside: Collection[Any]) -> tuple[str
     if path[-1] in _BOXES:
         return (*RANKED, "box")
     if path[-1] == "heatmap":
-        names = ("height", "width")
-        if not set(_BOXES) & set(beside):
-            names = tuple(f"input_{axis}" for axis in range(n_axes - len(RANKED)))
-        return (*RANKED, *names)
+        if set(_BOXES) & set(beside):
+            return (*RANKED, "height", "width")
+        return (*RANKED, *(f"input_{axis}" for axis in range(n_axes - len(RANKED))))
     return RANKED[len(RANKED) - n_axes :]
 
 

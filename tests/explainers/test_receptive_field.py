@@ -104,6 +104,40 @@ def test_positions_are_those_of_a_channel(network: Network) -> None:
     assert receptive_field(network, "head").tolist() == [[0, 0, *SIZE]]
 
 
+class Enlarged(nn.Module):
+    """Values that are repeated, and such that are interpolated."""
+
+    def __init__(self, mode: str) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(1, 2, 3, stride=2, padding=1)
+        self.mode = mode
+        self.second = nn.Conv2d(2, 1, 3, padding=1)
+        self.head = nn.LazyLinear(2)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Return logits."""
+        enlarged = nn.functional.interpolate(self.first(inputs), scale_factor=2, mode=self.mode)
+        return self.head(self.second(enlarged).flatten(1))
+
+
+@pytest.mark.parametrize(
+    "mode",
+    [
+        *(
+            pytest.param(mode, marks=pytest.mark.slow)
+            for mode in ("nearest", "bilinear", "bicubic")
+        ),
+    ],
+)
+def test_enlarged_values_read_their_neighbours(mode: str) -> None:
+    inputs = torch.rand(1, 1, *SIZE, dtype=torch.float64)
+    model = Enlarged(mode).double()
+    model(inputs)
+    network = Network(model, inputs)
+    assert not wrong(network, "second")
+    assert receptive_field(network, "second")[0].tolist() != [0, 0, *SIZE]
+
+
 def test_gradients_of_a_neuron_touch_the_edges_of_its_box(network: Network) -> None:
     torch.manual_seed(1)
     model = Windows().double()

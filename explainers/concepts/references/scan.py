@@ -10,6 +10,7 @@ import torch
 from explainers.base import Cost, Round, Scan
 from explainers.composites.composed import Composed
 from explainers.concepts.crops import crops
+from explainers.concepts.receptive_field import boxes_at
 from explainers.concepts.references import heatmaps
 from explainers.concepts.references.averaging import averaged
 from explainers.concepts.references.dense import result_of
@@ -257,6 +258,9 @@ def check(scan: Maximization, network: Network) -> None:
         heatmaps.check(network)
         embedding_of(network, scan.embedding)
         composite_of(scan).check_composite(network)
+        if len(network.input_shape) == _IMAGE_AXES:
+            for concepts in scan.concepts_of(network).values():
+                boxes_at(network, concepts.operator, [])
 
 
 def composite_of(scan: Maximization) -> Composed:
