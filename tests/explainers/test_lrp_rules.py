@@ -372,6 +372,31 @@ def test_a_sum_shares_in_proportion_and_conserves_even_where_terms_cancel() -> N
     torch.testing.assert_close(left[0, 3], torch.tensor(2.0).double(), rtol=1e-5, atol=0)
 
 
+def test_a_term_that_is_zero_gets_exactly_zero() -> None:
+    where: dict[str, Any] = {"name": "op", "module_path": ""}
+    x = torch.tensor([[[[0.0, 1.7e-6], [-0.3, 0.0]]]], dtype=torch.float64)
+    other = torch.tensor([[[[0.9, 0.0], [0.0, -1e-7]]]], dtype=torch.float64)
+    relevance = torch.tensor([[[[0.7, 1.1], [-2.3, 0.1]]]], dtype=torch.float64)
+    add = Add(inputs=("x", "y"), **where)
+    for stabiliser in (1e-6, 0.0, {"clip": True}):
+        values = {"x": x, "y": other, "op": x + other}
+        left, right = conserving.norm_of_sum(add, relevance, values, stabiliser).relevances
+        assert left is not None
+        assert right is not None
+        for term, found in ((x, left), (other, right)):
+            assert not found[term == 0].any()
+            expected = relevance[term != 0]
+            torch.testing.assert_close(found[term != 0], expected, rtol=1e-12, atol=0)
+    mean = AveragePool(
+        inputs=("x",), form="window", size=(1, 2), stride=(1, 2), padding=(0, 0), **where
+    )
+    z = mean.run(x)
+    (part,) = conserving.norm_of_mean(mean, relevance[..., :1], {"x": x, "op": z})
+    assert part is not None
+    assert not part[x == 0].any()
+    torch.testing.assert_close(part[x != 0], relevance[..., 0].flatten(), rtol=1e-12, atol=0)
+
+
 @pytest.mark.parametrize("stabiliser", [0.0, {"clip": True}, {"norm_scale": True}])
 def test_sums_and_means_of_zero_conserve_with_any_stabiliser(stabiliser: Any) -> None:
     x = torch.tensor([[[[2.0, -2.0], [0.0, 0.0]]], [[[1.0, 2.0], [3.0, 4.0]]]], dtype=torch.float64)

@@ -75,25 +75,40 @@ def cropped(op: Pad, relevance: Tensor, values: Values) -> Shares:
 def norm_of_sum(
     op: Add, relevance: Tensor, values: Values, stabiliser: Stabilising = STABILISER
 ) -> Shares:
-    """Share in proportion to the two terms: ``R_i = (x_i + eps * sgn(z) / 2) * R / stab(z)``.
+    """Share in proportion to the two terms: ``R_i = (x_i + eps * sgn(z) * w_i) * R / stab(z)``.
 
     zennit's Norm lets the stabiliser absorb ``eps * R / stab(z)``; here the two inputs share that
-    too, so that sums conserve relevance exactly, even where the terms cancel. A term that does not
-    depend on the network's input (a table of positions) keeps its share as a bias does.
+    too, by ``w_i = |x_i| / (|x_1| + |x_2|)``, so that sums conserve relevance, even where the terms
+    cancel, and a term that is zero gets exactly zero; only two that are zero share equally. A term
+    that does not depend on the network's input (a table of positions) keeps its share as a bias
+    does.
     """
-    first, second = (values[name] for name in op.inputs)
+    shapes = [values[name].shape for name in op.inputs]
+    first, second = torch.broadcast_tensors(*(values[name] for name in op.inputs))
+    share, held = _parted(op, relevance, values, stabiliser)
+    weight, total = first.abs(), second.abs()
+    weight.div_(total.add_(weight)).nan_to_num_(0.5)
+    # The second does not get what the first leaves, whose rounding would go to a term of zero.
+    of_first = torch.mul(first, share, out=total).addcmul_(weight, held)
+    held.addcmul_(weight, held, value=-1)
+    of_second = torch.mul(second, share, out=share).add_(held)
+    return Shares((of_first.sum_to_size(shapes[0]), of_second.sum_to_size(shapes[1])))
+
+
+def _parted(
+    op: Operator, relevance: Tensor, values: Values, stabiliser: Stabilising
+) -> tuple[Tensor, Tensor]:
+    """Return the relevance over the stabilised value, and what the stabiliser would absorb."""
     z = values[op.name]
     stabilises = Stabiliser.of(stabiliser)
-    half = stabilises.part(z, op.batch_axis).mul_(0.5)
-    total = torch.add(z, half, alpha=2)
-    if stabilises.may_vanish:
-        is_zero = total == 0
-        half = torch.where(is_zero, 0.5 - first, half)
-        total.masked_fill_(is_zero, 1)
-    share = torch.div(relevance, total, out=total)
-    of_first = half.add_(first).mul_(share)
-    of_second = torch.sub(relevance, of_first, out=share)
-    return Shares((of_first.sum_to_size(first.shape), of_second.sum_to_size(second.shape)))
+    part = stabilises.part(z, op.batch_axis)
+    total = z + part
+    if not stabilises.may_vanish:
+        share = torch.div(relevance, total, out=total)
+        return share, part.mul_(share)
+    is_zero = total == 0
+    share = torch.div(relevance, total, out=total).masked_fill_(is_zero, 0)
+    return share, torch.where(is_zero, relevance, part.mul_(share))
 
 
 @lrp.rule(AveragePool, name="norm", check=check_stabiliser)
@@ -103,20 +118,19 @@ def norm_of_mean(
 ) -> Relevances:
     """Share in proportion to the values of a window: ``x * J^T (R / stab(z))``.
 
-    As in `norm_of_sum`, what the stabiliser would absorb is shared too, equally.
+    As in `norm_of_sum`, what the stabiliser would absorb is shared too, by the sizes of the values;
+    a window in which all are zero shares equally.
     """
-    x, z = values[op.inputs[0]], values[op.name]
-    stabilises = Stabiliser.of(stabiliser)
-    part = stabilises.part(z, op.batch_axis)
-    total = z + part
-    if stabilises.may_vanish:
-        is_zero = total == 0
-        part.masked_fill_(is_zero, 1)
-        total.masked_fill_(is_zero, 1)
-    share = torch.div(relevance, total, out=total)
+    x = values[op.inputs[0]]
+    share, held = _parted(op, relevance, values, stabiliser)
+    size = x.abs()
+    mean = op.run(size)
+    is_empty = mean == 0
     weight = op.run(torch.ones_like(x[:1]))  # below one where a window reaches into the margin
-    held_back = part.mul_(share).div_(weight)
-    return (_spread(op, share, values) * x + _spread(op, held_back, values),)
+    equal = (held / weight).masked_fill_(~is_empty, 0)
+    held.div_(mean).masked_fill_(is_empty, 0)
+    found = x * _spread(op, share, values)
+    return (found.addcmul_(size, _spread(op, held, values)).add_(_spread(op, equal, values)),)
 
 
 def _spread(op: AveragePool, relevance: Tensor, values: Values) -> Tensor:
