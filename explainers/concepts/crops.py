@@ -50,8 +50,11 @@ def crops(heatmaps: Tensor, threshold: float = THRESHOLD, kernel: int = KERNEL) 
     """Return the boxes that hold what is relevant in heat maps (Achtibat et al. 2023).
 
     doi:10.1038/s42256-023-00711-8; the numbers are those of zennit-crp: the box holds all places
-    where ``blur(|h|) / (max blur(|h|) + 1e-10) > threshold``. Its last row and column are part of
-    it here, and are dropped there. Where there is no such place, the box is the whole.
+    where ``blur(h) / (max blur(h) + 1e-10) > threshold``, so that what speaks against a neuron is
+    not in it. Its last row and column are part of it here, and are dropped there. Of a blurred map
+    without a positive place, as one of a neuron that starts with a negative value may be, the
+    negative is taken, which is not cropped there. Where there is no such place, the box is the
+    whole.
 
     Parameters
     ----------
@@ -67,7 +70,9 @@ def crops(heatmaps: Tensor, threshold: float = THRESHOLD, kernel: int = KERNEL) 
     Tensor
         Top, left, bottom, right, the latter two behind the last; int64, ``(..., 4)``.
     """
-    smooth = blurred(heatmaps.abs(), kernel)
+    smooth = blurred(heatmaps, kernel)
+    is_against = smooth.amax((-2, -1), keepdim=True) <= 0
+    smooth = torch.where(is_against, -smooth, smooth)
     is_in = smooth / (smooth.amax((-2, -1), keepdim=True) + 1e-10) > threshold
     top, bottom = _extent(is_in.any(-1))
     left, right = _extent(is_in.any(-2))

@@ -127,6 +127,11 @@ def boxes_at(network: Network, operator: str, places: Sequence[Tensor | None]) -
     return torch.cat([first, behind]).masked_fill(is_empty, 0).movedim(0, -1)
 
 
+def check(network: Network) -> None:
+    """Follow all values of a program, so that one that cannot be followed is found now."""
+    _fields(network)
+
+
 _known: WeakKeyDictionary[Network, dict[str, Field]] = WeakKeyDictionary()
 
 

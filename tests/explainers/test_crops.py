@@ -12,11 +12,14 @@ from torch.nn import functional
 from explainers.concepts.crops import blurred, crops
 
 
-def slow_crop(heatmap: Tensor, smooth: Tensor, threshold: float) -> list[int]:
+def slow_crop(smooth: Tensor, threshold: float) -> list[int]:
     """Return the bounding box of what is above a part of the maximum."""
-    height, width = heatmap.shape
+    height, width = smooth.shape
+    if float(smooth.max()) <= 0:
+        smooth = -smooth
     limit = threshold * (float(smooth.max()) + 1e-10)
-    inside = [(y, x) for y in range(height) for x in range(width) if float(smooth[y, x]) > limit]
+    values = smooth.tolist()
+    inside = [(y, x) for y in range(height) for x in range(width) if values[y][x] > limit]
     if not inside:
         return [0, 0, height, width]
     rows, columns = [y for y, _ in inside], [x for _, x in inside]
@@ -49,12 +52,22 @@ def few_points(n_maps: int, height: int, width: int) -> Tensor:
 @pytest.mark.parametrize(("height", "width"), [(64, 48), (10, 31)])
 def test_crops_are_those_of_a_gaussian_blur(height: int, width: int) -> None:
     maps = few_points(6, height, width)
-    smooth = slow_blur(maps.abs())
+    maps[-1] = -maps[-1].abs()
+    smooth = slow_blur(maps)
     # float64 and other orders of summing: rounding alone
-    torch.testing.assert_close(blurred(maps.abs()), smooth, rtol=1e-9, atol=1e-14)
+    torch.testing.assert_close(blurred(maps), smooth, rtol=1e-9, atol=1e-14)
     for threshold in (0.1, 0.5):
-        slow = [slow_crop(each, blur, threshold) for each, blur in zip(maps, smooth, strict=True)]
-        assert crops(maps, threshold).tolist() == slow
+        assert crops(maps, threshold).tolist() == [slow_crop(each, threshold) for each in smooth]
+
+
+def test_what_speaks_against_a_neuron_is_not_in_its_crop() -> None:
+    maps = torch.zeros(2, 40, 50)
+    maps[:, 35, 45] = -2.0
+    maps[0, 5, 5] = 1.0
+    # blurred by about three places: the second map has no positive place, so its negative counts
+    (_, _, *behind), (*first, _, _) = crops(maps).tolist()
+    assert max(behind) < 20
+    assert min(first) > 20
 
 
 def test_an_empty_map_keeps_the_whole() -> None:
@@ -64,7 +77,7 @@ def test_an_empty_map_keeps_the_whole() -> None:
 
 def test_a_crop_holds_its_last_row_and_column() -> None:
     maps = torch.zeros(3, 40, 50)
-    maps[0, 0, 0] = maps[1, 39, 49] = maps[2, 20, 25] = -2.0
+    maps[0, 0, 0] = maps[1, 39, 49] = maps[2, 20, 25] = 2.0
     # 0.1 of the maximum is reached where exp(-d^2 / (2 * 3.2^2)) is: 6 places away
     reach = 6
     found = crops(maps).tolist()
@@ -77,10 +90,9 @@ def test_a_crop_holds_its_last_row_and_column() -> None:
 def test_pictures_smaller_than_the_kernel_have_crops(size: tuple[int, int]) -> None:
     maps = few_points(4, *size)
     maps[:, 0, 0] = 1.0
-    smooth = slow_blur(maps.abs(), tuple(min(19, 2 * length - 1) for length in size))
-    torch.testing.assert_close(blurred(maps.abs()), smooth, rtol=1e-9, atol=1e-14)
-    slow = [slow_crop(each, blur, 0.1) for each, blur in zip(maps, smooth, strict=True)]
-    assert crops(maps).tolist() == slow
+    smooth = slow_blur(maps, tuple(min(19, 2 * length - 1) for length in size))
+    torch.testing.assert_close(blurred(maps), smooth, rtol=1e-9, atol=1e-14)
+    assert crops(maps).tolist() == [slow_crop(each, 0.1) for each in smooth]
 
 
 def test_more_axes_in_front_and_single_precision_are_the_same() -> None:

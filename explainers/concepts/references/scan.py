@@ -9,8 +9,8 @@ import torch
 
 from explainers.base import Cost, Round, Scan
 from explainers.composites.composed import Composed
+from explainers.concepts import receptive_field
 from explainers.concepts.crops import crops
-from explainers.concepts.receptive_field import boxes_at
 from explainers.concepts.references import heatmaps
 from explainers.concepts.references.averaging import averaged
 from explainers.concepts.references.dense import result_of
@@ -259,8 +259,7 @@ def check(scan: Maximization, network: Network) -> None:
         embedding_of(network, scan.embedding)
         composite_of(scan).check_composite(network)
         if len(network.input_shape) == _IMAGE_AXES:
-            for concepts in scan.concepts_of(network).values():
-                boxes_at(network, concepts.operator, [])
+            receptive_field.check(network)
 
 
 def composite_of(scan: Maximization) -> Composed:
