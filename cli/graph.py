@@ -84,6 +84,10 @@ def graph(
 
     if out is not None and out.suffix not in (".json", GRAPHML):
         raise typer.BadParameter(f"got {out.name!r}, expected a name in .json or {GRAPHML}")
+    if out is not None and not out.parent.is_dir():
+        raise typer.BadParameter(
+            f"got {str(out)!r}, expected a file in a folder that there is", param_hint="--out"
+        )
     start = {"start": "activation"} if activation else {}
     fields: dict[str, Any] = {"width": _numbers(width), "abs_norm": not raw, **start}
     class_or_word = int(target) if target is not None and target.isdecimal() else target
@@ -109,14 +113,19 @@ def _write(found: "Composition", out: Path) -> None:
         text = found.to_graphml() if out.suffix == GRAPHML else found.to_json()
     except ImportError as error:
         raise typer.BadParameter(str(error), param_hint="--out") from error
-    out.write_text(text, encoding="utf-8")
+    try:
+        out.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise typer.BadParameter(f"{out} cannot be written: {error}", param_hint="--out") from error
 
 
 def _show(found: "Composition", *, as_json: bool) -> None:
+    top = found.tops[0]
+    if not found.edges:
+        output.note(f"nothing is found of what makes it: {_reason(found)}")
     if as_json:
         output.as_json(found.to_mapping())
         return
-    top = found.tops[0]
     output.note(f"concept {top.concept} of {top.layer}, relevance {top.relevance:.4g}")
     rows = [
         {
@@ -129,3 +138,16 @@ def _show(found: "Composition", *, as_json: bool) -> None:
     ]
     numbers = ("relevance", "weight")
     output.table(rows, ("concept", "is made of", *numbers), right=numbers)
+
+
+def _reason(found: "Composition") -> str:
+    """Return why no concept was found below."""
+    top = found.tops[0]
+    if found.is_lowest:
+        return f"none of the layers that are looked at is below {top.layer}; see --layers"
+    if top.relevance == 0:
+        return (
+            f"concept {top.concept} of {top.layer} has no relevance in this sample, and if it was "
+            "not asked for, no other has more; choose a --concept, or another --target"
+        )
+    return "no relevance of it arrives at the layers below"

@@ -56,10 +56,13 @@ def told_of(message: str, values: Any) -> Keys:
 
     For errors of classes that know nothing of run files: ``layer 'conv9' does not exist`` is
     about the value ``conv9``, or about the key, wherever it stands; the longest such word counts.
+    A message that begins with a key and a colon speaks of what is under that key.
     """
+    lead = message.partition(": ")[0]
+    is_said = isinstance(values, Mapping) and lead in values
     found = [
         (len(word), len(keys), keys)
-        for keys, word in _words(values, ())
+        for keys, word in _words({lead: values[lead]} if is_said else values, ())
         if re.search(rf"(?<!\w){re.escape(word)}(?!\w)", message)
     ]
     return max(found, key=lambda each: each[:2])[2] if found else ()

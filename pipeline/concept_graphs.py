@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from explainers import Samples, Target, Trace
+from explainers.attribution.concept_relevance import ConceptRelevance
 from explainers.composites.composed import Composed
 from explainers.concepts.composition import Decomposer
 from explainers.maximization.scan import Maximization
@@ -28,6 +29,10 @@ if TYPE_CHECKING:
     from pipeline.data import Record, Source
     from pipeline.manifest import Manifest
     from pipeline.store import Run
+
+
+CHANNELS = "channels"
+"""The kind of concepts where none is given."""
 
 
 @dataclass(frozen=True)
@@ -82,16 +87,31 @@ def sample_composition(
     composed = _composed(entries, asked.explainer)
     targets = fit.check_targets(config, run.manifest, network)
     trace = _trace(source, record, network, run)
+    target = targets[0] if asked.target is None else _target(asked.target, network)
     try:
-        target = targets[0] if asked.target is None else Target.parse(asked.target)
         composed.check_composite(network)
         decomposer = _decomposer(entries, network, asked)
         choose = composed.resolved.choose(network)
         return decomposer.composition(trace, choose, target)
-    except (LookupError, ValueError, NotImplementedError) as error:
+    except LookupError as error:
         raise PlanError(
             str(error.args[0]), fix=f"`xpipe inspect {run.path}/run.yaml` lists the layers"
         ) from error
+    except (ValueError, TypeError, NotImplementedError) as error:
+        raise PlanError(
+            str(error.args[0]), fix="`xpipe graph --help` says what can be asked for"
+        ) from error
+
+
+def _target(asked: str | int, network: Network) -> Target:
+    try:
+        target = Target.parse(asked)
+        target.check(network.n_outputs)
+    except ValueError as error:
+        raise PlanError(
+            str(error.args[0]), fix="give --target predicted, label, runner_up or a class"
+        ) from error
+    return target
 
 
 def _record(manifest: Manifest, sample: str) -> Record:
@@ -132,16 +152,29 @@ def _composed(entries: dict[str, Explainer], name: str | None) -> Composed:
 
 def _decomposer(entries: dict[str, Explainer], network: Network, asked: Asked) -> Decomposer:
     scans = [each for each in entries.values() if isinstance(each, Maximization)]
-    layers: str | tuple[str, ...] | None = asked.layers or None
-    concepts: dict[str, Any] = {}
-    if layers is None and scans:
-        layers, concepts = scans[0].layers, scans[0].concepts
+    layers = asked.layers or (scans[0].layers if scans else None)
     layer = asked.layer
     if layer is None:
         layer = network.match(layers)[-1] if layers else _last(network)
-    return Decomposer(
-        layer=layer, concept=asked.concept, layers=layers, concepts=concepts, **asked.fields
-    )
+    decomposer = Decomposer(layer=layer, concept=asked.concept, layers=layers, **asked.fields)
+    return decomposer.with_kinds(_kinds(entries, network), network)
+
+
+def _kinds(entries: dict[str, Explainer], network: Network) -> dict[str, Any]:
+    """Return the kind of each layer's concepts: as the first scan has it, or else other entries."""
+    found: dict[str, Any] = {}
+    for each in entries.values():
+        if isinstance(each, Maximization):
+            given: dict[str, Any] = {}
+            for pattern, kind in each.concepts.items():
+                given = dict.fromkeys(network.match(pattern), kind) | given
+            of_scan = {name: given.get(name, CHANNELS) for name in network.match(each.layers)}
+            found = of_scan | found
+    for each in entries.values():
+        if isinstance(each, ConceptRelevance):
+            found = each.kinds(network) | found
+    # one value may go by several names, of which those with a kind go before others
+    return {name: kind for name, kind in found.items() if kind != CHANNELS}
 
 
 def _last(network: Network) -> str:

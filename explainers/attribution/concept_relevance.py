@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -19,7 +20,7 @@ from explainers.concepts.ranking import ranked
 from explainers.concepts.starting import check_initial
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
 
     from torch import Tensor
 
@@ -57,9 +58,9 @@ class ConceptRelevance(Composed, Attribution):
     class, a list of them, `label`, `predicted` or `runner_up`; without it the run's target is
     explained."""
     concepts: dict[str, Any] = field(default_factory=dict)
-    """Layers that conditions name, or patterns for them, to the kind of their concepts:
-    `channels`, `heads`, `tokens`, or `{directions: matrix.npy}`; the first that fits counts, and
-    channels where none does."""
+    """Layers that conditions name, that are ranked or decomposed, or patterns for them, to the kind
+    of their concepts: `channels`, `heads`, `tokens`, or `{directions: matrix.npy}`; the first that
+    fits counts, and channels where none does."""
     exclude_parallel: bool = True
     """Whether relevance that goes around the layers of a condition is dropped; if not, it goes on
     as it is: through the skip connection of a residual block, say."""
@@ -80,12 +81,22 @@ class ConceptRelevance(Composed, Attribution):
     composition: dict[str, Any] | None = None
     """A concept to be decomposed into those of lower layers that make it, in the table
     `composition`: `{layer: layer4.1.conv2, concept: 3}`; see `explainers.concepts.composition` for
-    what else it takes: `layers`, `width`, `start`, `abs_norm`, `concepts`."""
+    what else it takes: `layers`, `width`, `start`, `abs_norm`, and `concepts` where they are to
+    differ from those of the entry."""
 
     def __post_init__(self) -> None:
         _ = self.resolved
         numeric.check_whole("n_ranked", self.n_ranked)
         check_initial(self.initial)
+        if not isinstance(self.exclude_parallel, bool):
+            raise TypeError(
+                f"got exclude_parallel={self.exclude_parallel!r}, expected true or false"
+            )
+        if not isinstance(self.concepts, Mapping):
+            raise TypeError(
+                f"got concepts={self.concepts!r}, expected a mapping from layers to kinds, such as "
+                "{layer4: tokens}"
+            )
         for each in self._conditions:
             if self.start_layer is not None and each.has_output:
                 raise ValueError(
@@ -100,14 +111,7 @@ class ConceptRelevance(Composed, Attribution):
 
     @cached_property
     def _decomposer(self) -> Decomposer | None:
-        if self.composition is None:
-            return None
-        given = dict(self.composition)
-        if isinstance(given.get("width"), list):
-            given["width"] = tuple(given["width"])
-        if isinstance(given.get("layers"), list):
-            given["layers"] = tuple(given["layers"])
-        return Decomposer(**given)
+        return None if self.composition is None else Decomposer.parse(self.composition)
 
     @property
     def leading(self) -> Mapping[str, int]:
@@ -123,22 +127,52 @@ class ConceptRelevance(Composed, Attribution):
     def check(self, network: Network) -> None:
         """Refuse what is not a program, has no rule, or has not the layers and concepts."""
         self.check_composite(network)
-        ranked_layers = self._ranked(network)
+        self._check_concepts(network)
         resolved(
             network,
             self._conditions,
-            self.concepts,
+            self.kinds(network),
             start=self.start_layer,
-            more=ranked_layers,
+            more=self._ranked(network),
         )
         for layer in self._recorded(network):
             form_of(network, network.operator(layer).name, layer)
         if self._decomposer is not None:
-            self._decomposer.check(network)
+            self._decomposer.with_kinds(self.concepts, network).check(network)
 
     def notes(self, network: Network) -> tuple[str, ...]:
-        """Return which of its rules cannot conserve relevance, if there are such."""
-        return self.notes_of_composite(network)
+        """Return which rules cannot conserve relevance, and that nothing can be decomposed."""
+        notes = self.notes_of_composite(network)
+        if self._decomposer is not None:
+            notes += self._decomposer.with_kinds(self.concepts, network).notes(network)
+        return notes
+
+    def kinds(self, network: Network) -> dict[str, Any]:
+        """Return the kinds that are given for layers which conditions name or which are ranked."""
+        layers = {layer for each in self._conditions for layer in each.layers}
+        layers |= {*self._ranked(network)}
+        return {layer: kind for layer, kind in self._given(network).items() if layer in layers}
+
+    def _given(self, network: Network) -> dict[str, Any]:
+        """Return the kind of each layer that a pattern names: by the first."""
+        found: dict[str, Any] = {}
+        for pattern, kind in self.concepts.items():
+            found = dict.fromkeys(_matched("concepts", pattern, network), kind) | found
+        return found
+
+    def _check_concepts(self, network: Network) -> None:
+        """Refuse concepts of layers that nothing is asked of."""
+        asked = {layer for each in self._conditions for layer in each.layers}
+        asked |= {*_matched("ranking", self.ranking, network)}
+        if self._decomposer is not None:
+            asked |= {*self._decomposer.names(network)}
+        for pattern in self.concepts:
+            if asked.isdisjoint(_matched("concepts", pattern, network)):
+                raise LookupError(
+                    f"concepts are given for {pattern!r}, which is none of the layers that "
+                    f"conditions name, nor ranked nor decomposed: "
+                    f"{', '.join(sorted(asked)) or 'there are none'}; name it in a condition"
+                )
 
     def relevance(self, trace: Trace, target: Target) -> Explained:
         """Return the maps of all conditions, and what is ranked, recorded and decomposed."""
@@ -148,7 +182,7 @@ class ConceptRelevance(Composed, Attribution):
             target,
             self._conditions,
             choose,
-            concepts=self.concepts,
+            concepts=self.kinds(network),
             exclude_parallel=self.exclude_parallel,
             start=self.start_layer,
             initial=self.initial,
@@ -159,7 +193,8 @@ class ConceptRelevance(Composed, Attribution):
         if self.ranking is not None:
             tables["ranking"] = ranked(found.scores, self.n_ranked)
         if self._decomposer is not None:
-            tables["composition"] = self._decomposer.composition(trace, choose, target).rows()
+            decomposer = self._decomposer.with_kinds(self.concepts, network)
+            tables["composition"] = decomposer.composition(trace, choose, target).rows()
         is_alone = not self.leading
         relevance = found.heatmaps[:, 0] if is_alone else found.heatmaps
         return Explained(relevance, _arrays(found, is_alone=is_alone), tables)
@@ -167,10 +202,22 @@ class ConceptRelevance(Composed, Attribution):
     def _ranked(self, network: Network) -> tuple[str, ...]:
         if self.ranking is None:
             return ()
-        return tuple(select(self.ranking, {}, network))
+        names = _matched("ranking", self.ranking, network)
+        given = self._given(network)
+        return tuple(select(names, {name: given[name] for name in names if name in given}, network))
 
     def _recorded(self, network: Network) -> tuple[str, ...]:
-        return () if self.record is None else network.match(self.record)
+        return _matched("record", self.record, network)
+
+
+def _matched(
+    field_name: str, patterns: str | tuple[str, ...] | None, network: Network
+) -> tuple[str, ...]:
+    """Return the layers that a field names."""
+    try:
+        return () if patterns is None else network.match(patterns)
+    except LookupError as error:
+        raise LookupError(f"{field_name}: {error.args[0]}") from error
 
 
 def _arrays(found: Conditional, *, is_alone: bool) -> dict[str, Tensor]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
+from torch import Tensor
 
 from explainers.concepts.composition_graph import Composition, Edge, Node
 from explainers.concepts.decomposing import Decomposing, Edges
@@ -13,14 +15,13 @@ from explainers.concepts.frontier import depths, frontiers
 from explainers.concepts.kinds import resolve, select
 from explainers.numeric import check_whole
 from explainers.operators import Convolution, Linear
+from explainers.registry import suggest
 from explainers.rules.accounting import Unaccounted
 from explainers.rules.walking import Course
 from explainers.targets import Target
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-    from torch import Tensor
 
     from explainers.concepts.kinds import Concepts
     from explainers.network import Network
@@ -59,12 +60,72 @@ class Decomposer:
     counts, and channels where none does."""
 
     def __post_init__(self) -> None:
+        _check_types(self)
         if not self.width:
             raise ValueError("got no width, expected a number for each level: width=(4, 2)")
         for number in self.width:
             check_whole("width", number)
         if self.start not in ("target", "activation"):
             raise ValueError(f"got start {self.start!r}, expected 'target' or 'activation'")
+
+    @classmethod
+    def parse(cls, given: Any) -> Decomposer:
+        """Return what a mapping of the fields' names says, with lists for tuples.
+
+        Raises
+        ------
+        TypeError
+            If it is no such mapping, or a field has the wrong type.
+        ValueError
+            If a field has a value that it cannot have.
+        """
+        if not isinstance(given, Mapping) or "layer" not in given:
+            raise TypeError(
+                f"got composition={given!r}, expected a mapping that names a layer, such as "
+                "{layer: layer4, concept: 3}"
+            )
+        names = [each.name for each in fields(cls)]
+        for name in given:
+            if name not in names:
+                raise TypeError(f"unknown field {name!r}; {suggest(str(name), names)}")
+        listed = {
+            name: tuple(given[name])
+            for name in ("layers", "width")
+            if isinstance(given.get(name), list)
+        }
+        return cls(**{**given, **listed})
+
+    def with_kinds(self, kinds: Mapping[str, Any], network: Network) -> Decomposer:
+        """Return the same with kinds of concepts for layers whose kind is not given.
+
+        Parameters
+        ----------
+        kinds
+            As `concepts`; those of other layers are left out.
+        network
+            Must be a program.
+        """
+        asked = {*self.names(network)}
+        more = {
+            pattern: kind
+            for pattern, kind in kinds.items()
+            if pattern not in self.concepts and not asked.isdisjoint(network.match(pattern))
+        }
+        return replace(self, concepts={**self.concepts, **more})
+
+    def names(self, network: Network) -> tuple[str, ...]:
+        """Return the layers that are looked at, with that which is decomposed."""
+        return network.match((*self._patterns(network), self.layer))
+
+    def notes(self, network: Network) -> tuple[str, ...]:
+        """Return that there is nothing below the layer, if so."""
+        top, by_operator = self._asked(network)
+        if frontiers(network, by_operator)[top.operator]:
+            return ()
+        return (
+            f"nothing is found of what makes concepts of {self.layer!r}: none of the layers that "
+            "are looked at is below it",
+        )
 
     def check(self, network: Network) -> None:
         """Refuse layers and concepts that a network does not have.
@@ -121,19 +182,44 @@ class Decomposer:
         return Composition(
             tuple(Node(row, top.layer, concept, 0, amount) for row, concept, amount in tops),
             tuple(_rows(found, by_operator, depth)),
+            is_lowest=not below[top.operator],
         )
 
     def _asked(self, network: Network) -> tuple[Concepts, dict[str, Concepts]]:
         """Return the concepts of the layer, and of it and all layers behind it by operator."""
-        known = {name: spec for name, spec in self.concepts.items()}
-        layers = self.layers if self.layers is not None else _weighted(network)
-        patterns = (layers,) if isinstance(layers, str) else layers
-        found = select((*patterns, self.layer), known, network)
+        known = dict(self.concepts)
+        found = select((*self._patterns(network), self.layer), known, network)
         by_operator = {one.operator: one for one in found.values()}
         specs = [spec for name, spec in known.items() if self.layer in network.match(name)]
         top = resolve(specs[0] if specs else "channels", network, self.layer)
         by_operator[top.operator] = top
         return top, by_operator
+
+    def _patterns(self, network: Network) -> tuple[str, ...]:
+        if self.layers is None:
+            return _weighted(network)
+        return (self.layers,) if isinstance(self.layers, str) else self.layers
+
+
+def _check_types(given: Decomposer) -> None:
+    """Refuse fields of other types than are stated; they may come from a file."""
+    concept = given.concept
+    is_whole = isinstance(concept, Tensor) and not concept.is_floating_point() and concept.ndim < 2
+    if concept is not None and not is_whole:
+        check_whole("concept", concept, 0)
+    for name, kind, expected in (
+        ("layer", str, "the name of a layer"),
+        ("width", tuple, "how many are followed at each level, such as [4, 2]"),
+        ("abs_norm", bool, "true or false"),
+        ("concepts", Mapping, "a mapping from layers to kinds, such as {layer4: tokens}"),
+    ):
+        if not isinstance(getattr(given, name), kind):
+            raise TypeError(f"got {name}={getattr(given, name)!r}, expected {expected}")
+    layers = (given.layers,) if isinstance(given.layers, str) else given.layers
+    if layers is None:
+        return
+    if not isinstance(layers, tuple) or not all(isinstance(each, str) for each in layers):
+        raise TypeError(f"got layers={layers!r}, expected names or patterns")
 
 
 def _weighted(network: Network) -> tuple[str, ...]:

@@ -61,6 +61,8 @@ class Composition:
     """The concept that is decomposed, of each sample in order."""
     edges: tuple[Edge, ...]
     """From upper to lower layers."""
+    is_lowest: bool = False
+    """Whether no layer that was looked at lies below the one that is decomposed: no edges then."""
 
     def rows(self) -> list[dict[str, Any]]:
         """Return a row per edge, for tables."""

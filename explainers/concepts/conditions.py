@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from numbers import Integral
 from typing import TYPE_CHECKING, Any, TypeAlias
-
-from torch import Tensor
 
 from explainers.targets import Target
 
@@ -208,7 +207,7 @@ def _explained(spec: Any) -> tuple[tuple[int, ...] | None, Target | None]:
     """Return the classes, or the target, that are said of the output."""
     if spec is None:
         return None, None
-    if isinstance(spec, int | list | tuple) and not isinstance(spec, bool):
+    if isinstance(spec, Integral | list | tuple) and not isinstance(spec, bool):
         expected = "expected a class, a list of classes, 'label', 'predicted' or 'runner_up'"
         return _numbers(spec, f"conditions on {OUTPUT!r}: {expected}"), None
     try:
@@ -224,14 +223,19 @@ def _explained(spec: Any) -> tuple[tuple[int, ...] | None, Target | None]:
 
 
 def _numbers(spec: Any, expected: str, *, only_one: bool = False) -> tuple[int, ...]:
-    if isinstance(spec, Tensor) and not spec.is_floating_point() and spec.ndim <= 1:
-        spec = spec.tolist()
-    held = [spec] if isinstance(spec, int) or only_one else spec
+    spec = _plain(spec)
+    held = [spec] if isinstance(spec, Integral) or only_one else spec
     if not isinstance(held, list | tuple | range):
         raise TypeError(f"got {spec!r}, {expected}")
-    for number in held:
+    numbers = [_plain(number) for number in held]
+    for number in numbers:
         if not isinstance(number, int) or isinstance(number, bool):
             raise TypeError(f"got {number!r}, {expected}")
         if number < 0:
             raise ValueError(f"got {number}, {expected}; they are counted from zero")
-    return tuple(dict.fromkeys(held))
+    return tuple(dict.fromkeys(numbers))
+
+
+def _plain(value: Any) -> Any:
+    """Return the numbers of an array or a tensor, or its only one, as those of Python."""
+    return value.tolist() if hasattr(value, "tolist") else value

@@ -25,7 +25,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = tmp_path_factory.mktemp("graphs")
     data = {"params": {"bad": {"3": "nan"}}}
     explainers = {
-        "relmax": {"method": "relevance_maximization", "layers": ["0", "2"], "k": 2},
+        "relmax": {
+            "method": "relevance_maximization",
+            "layers": ["0", "2"],
+            "k": 2,
+            "concepts": {"0": "tokens"},
+        },
+        "crp": {"method": "concept_relevance", "conditions": {"2": 0}, "concepts": {"2": "tokens"}},
         "plain": {"method": "lrp", "composite": "lrp_epsilon"},
     }
     assert run_tiny(made, explainers=explainers, data=data, target="predicted").exit_code == 5
@@ -65,20 +71,48 @@ def test_what_is_asked_for_is_what_is_decomposed(folder: Path) -> None:
 
 
 @pytest.mark.slow
+def test_concepts_are_those_of_the_runs_entries(folder: Path) -> None:
+    fields = {"width": (99,)}
+    for layers in ((), ("0",)):
+        found = sample_composition(folder, "0", Asked("2", layers=layers, fields=fields))
+        # 36 tokens, of which few get nothing, where there are 4 channels
+        assert len(found.edges) > 4
+        assert found.tops[0].concept < 6  # the scan has channels of it
+
+
+@pytest.mark.slow
+def test_that_nothing_is_found_is_told(folder: Path) -> None:
+    answer = runner.invoke(app, ["graph", str(folder), "0", "--layer", "0"])
+    assert answer.exit_code == 0
+    assert "none of the layers that are looked at is below 0" in answer.stderr
+    dead = ["--layer", "5", "--concept", "1", "--target", "2"]
+    for more in ([], ["--json"]):
+        answer = runner.invoke(app, ["graph", str(folder), "0", *dead, *more])
+        assert "concept 1 of 5 has no relevance in this sample" in answer.stderr
+
+
+@pytest.mark.slow
 def test_what_does_not_exist_is_told(folder: Path) -> None:
     with pytest.raises(StoreError, match="did you mean"):
         sample_composition(folder, "image_55")
     with pytest.raises(SampleError, match="image_3"):
         sample_composition(folder, "3")
-    with pytest.raises(PlanError, match="no layer matches"):
-        sample_composition(folder, "0", Asked("99"))
-    with pytest.raises(PlanError, match="class 7 does not exist"):
-        sample_composition(folder, "0", Asked(target=7))
+    for asked, said, fix in (
+        (Asked("99"), "no layer matches", "inspect"),
+        (Asked(target=7), "class 7 does not exist", "--target"),
+        (Asked(target="foo"), "unknown target 'foo'", "--target"),
+        (Asked("2", 99), "choose from 0 to 5", "--help"),
+    ):
+        with pytest.raises(PlanError, match=said) as caught:
+            sample_composition(folder, "0", asked)
+        assert fix in caught.value.fix
     with pytest.raises(PlanError, match="'plain'"):
         sample_composition(folder, "0", Asked(explainer="plane"))
 
 
-@pytest.mark.parametrize("words", [["--width", "4,x"], ["--out", "graph.png"]])
+@pytest.mark.parametrize(
+    "words", [["--width", "4,x"], ["--out", "graph.png"], ["--out", "no/graph.json"]]
+)
 def test_wrong_usage_is_told_before_anything_is_read(words: list[str]) -> None:
     answer = runner.invoke(app, ["graph", "nowhere", "0", *words])
     assert answer.exit_code == 2

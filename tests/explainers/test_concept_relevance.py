@@ -159,6 +159,41 @@ def test_heads_and_tokens_sum_to_what_passes_them() -> None:
             torch.testing.assert_close(found[:, n], expected, **TOLERANCE)
 
 
+def test_what_is_ranked_has_the_concepts_that_are_given() -> None:
+    inputs = torch.randn(2, 5, 3, generator=torch.Generator().manual_seed(2)).double()
+    network = Network(seeded(Tokens()), inputs)
+    bind = functools.partial(explainers.get("concept_relevance"), network)
+    heads = {"blocks.0.out": "heads"}
+    for conditions, concepts in (
+        ({}, heads),
+        ({"blocks.0.out": [0]}, heads),
+        ({"blocks.0.out": [0]}, {"*.out": "heads"}),
+    ):
+        found = bind(conditions=conditions, ranking="blocks.0.*", concepts=concepts)
+        rows = found.explain(inputs, 2).tables["ranking"]
+        ranks = {row["rank"] for row in rows if row["layer"] == "blocks.0.out"}
+        assert ranks == {0, 1}
+    with pytest.raises(LookupError, match="'embed', which is none of the layers that conditions"):
+        bind(ranking="blocks.0.*", concepts={"embed": "tokens"}).explain(inputs, 2)
+
+
+def test_what_is_decomposed_has_the_concepts_that_are_given() -> None:
+    composition = {"layer": "conv2", "layers": "conv1", "width": [99]}
+    found = found_by({}, concepts={"conv1": "tokens"}, composition=composition)
+    of_tokens = found.tables["composition"]
+    assert max(row["lower_concept"] for row in of_tokens) > 5
+    own = {**composition, "concepts": {"conv1": "channels"}}
+    found = found_by({}, concepts={"conv1": "tokens"}, composition=own)
+    assert max(row["lower_concept"] for row in found.tables["composition"]) < 6
+
+
+def test_that_nothing_is_below_what_is_decomposed_is_noted() -> None:
+    network = plain()[1]
+    for layer, is_lowest in (("conv1", True), ("conv2", False)):
+        explainer = explainers.build("concept_relevance", composition={"layer": layer})
+        assert any("nothing is found" in note for note in explainer.notes(network)) == is_lowest
+
+
 class Bag(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -223,10 +258,24 @@ def test_the_model_is_left_as_it_is() -> None:
         ({"n_ranked": 0}, ValueError, "n_ranked=0"),
         ({"conditions": {"conv2": [4]}}, ValueError, "which has 4 concepts; choose from 0 to 3"),
         ({"conditions": {"conv3": [1]}}, LookupError, "conditions: unknown layer 'conv3'"),
-        ({"record": "conv3"}, LookupError, "conv3"),
-        ({"ranking": "bogus"}, LookupError, "bogus"),
+        ({"record": "conv3"}, LookupError, "record: .*conv3"),
+        ({"ranking": "bogus"}, LookupError, "ranking: .*bogus"),
+        ({"concepts": {"bogus": "heads"}}, LookupError, "concepts: .*bogus"),
+        ({"concepts": ["heads"]}, TypeError, "expected a mapping from layers to kinds"),
+        ({"exclude_parallel": "no"}, TypeError, "exclude_parallel='no', expected true or false"),
         ({"start_layer": "conv1", "conditions": {"fc1": 1}}, ValueError, "does not depend on it"),
         ({"composition": {"layer": "conv2", "concept": 8}}, ValueError, "conv2"),
+        ({"composition": "conv2"}, TypeError, "composition='conv2', expected a mapping"),
+        ({"composition": {}}, TypeError, "a mapping that names a layer"),
+        ({"composition": {"layer": 3}}, TypeError, "layer=3, expected the name"),
+        ({"composition": {"layer": "conv2", "widht": [4]}}, TypeError, "did you mean 'width'"),
+        ({"composition": {"layer": "conv2", "width": 4}}, TypeError, r"width=4, .*\[4, 2\]"),
+        ({"composition": {"layer": "conv2", "width": "4,2"}}, TypeError, r"'4,2', .*\[4, 2\]"),
+        ({"composition": {"layer": "conv2", "concept": 1.5}}, TypeError, "a whole number"),
+        ({"composition": {"layer": "conv2", "concept": "a"}}, TypeError, "a whole number"),
+        ({"composition": {"layer": "conv2", "layers": [1]}}, TypeError, "expected names"),
+        ({"composition": {"layer": "conv2", "abs_norm": "no"}}, TypeError, "true or false"),
+        ({"composition": {"layer": "conv2", "concepts": ["heads"]}}, TypeError, "a mapping from"),
     ],
 )
 def test_what_cannot_be_is_refused_before_any_sample(

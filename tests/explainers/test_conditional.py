@@ -6,6 +6,7 @@ import functools
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -15,6 +16,7 @@ from explainers import Network, Trace
 from explainers.composites import Assignment, Composite, find
 from explainers.concepts import conditional as module
 from explainers.concepts.conditional import conditional
+from explainers.concepts.conditions import Condition
 from explainers.concepts.legs import legs
 from explainers.operators import Input, Linear
 from explainers.targets import Target
@@ -341,6 +343,18 @@ def test_many_pairs_are_each_as_if_alone(monkeypatch: pytest.MonkeyPatch) -> Non
                 torch.testing.assert_close(found[row, column], expected[0, 0], **TOLERANCE)
                 maps = many.heatmaps[row, column], alone.heatmaps[0, 0]
                 torch.testing.assert_close(*maps, rtol=1e-6, atol=1e-10)
+
+
+def test_numbers_may_be_those_of_numpy_and_torch() -> None:
+    best = np.argsort(np.array([3.0, 1.0, 2.0]))[:2]
+    expected = Condition.parse({"again": [1, 2], "y": 2})
+    for given in (best, list(best), torch.from_numpy(best), [torch.tensor(1), 2]):
+        assert Condition.parse({"again": given, "y": np.int64(2)}) == expected
+    neuron = Condition.parse({"again": {1: [2]}})
+    assert Condition.parse({"again": {np.int64(1): np.array([2])}}) == neuron
+    for given in (np.array([1.0]), torch.tensor([True]), np.array([[1]])):
+        with pytest.raises(TypeError, match="conditions on layer 'again': got"):
+            Condition.parse({"again": given})
 
 
 def test_conditions_can_be_paired_with_samples() -> None:

@@ -71,3 +71,18 @@ def test_what_a_condition_cannot_name_is_refused_when_a_run_is_planned(tmp_path:
         with pytest.raises(XpipeError, match=expected) as caught:
             make_plan(config)
         assert "explainers.crp.conditions" in str(caught.value)
+
+
+def test_the_field_that_is_wrong_is_named(tmp_path: Path) -> None:
+    for field, value, place in (
+        ("record", "nix", "record: "),
+        ("ranking", ["nix"], "ranking: "),
+        ("composition", {"layer": "0", "width": 4}, "composition.width: "),
+        ("composition", {"layer": "0", "widht": [4]}, "composition.widht: "),
+        ("composition", {}, "composition: "),
+    ):
+        entry = {"method": "concept_relevance", "conditions": {"0": [1]}, field: value}
+        config = configure(tmp_path, explainers={"crp": entry}, metrics={})
+        with pytest.raises(XpipeError) as caught:
+            make_plan(config)
+        assert f"explainers.crp.{place}" in str(caught.value)
