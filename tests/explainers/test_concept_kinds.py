@@ -371,3 +371,15 @@ def test_heads_of_windows_are_heads_and_not_windows() -> None:
         check_parts(concepts, value, value.view(3, 4, 2, 16, 4).movedim(2, 1))
         concepts, value = of_layer("tokens", network, layer, inputs)
         check_parts(concepts, value, value.flatten(1, 2))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_sums_of_half_precision_do_not_overflow(dtype: torch.dtype) -> None:
+    # 2 * 40000 is no number of float16; the amounts themselves are exact in both
+    amounts = torch.tensor([[[[2.0, 1.0]], [[39936.0, 39936.0]]]], dtype=dtype)
+    for layout in (torch.contiguous_format, torch.channels_last):
+        found = reduced(amounts.contiguous(memory_format=layout), 1)
+        assert found.total.tolist() == [[3.0, 79872.0]]
+        assert found.peak.tolist() == [[2.0, 39936.0]]
+        assert found.position.tolist() == [[0, 0]]
+        assert found.total.dtype == found.peak.dtype == torch.float32

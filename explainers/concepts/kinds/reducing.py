@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def reduced(amounts: Tensor, n_axes: int) -> Scores:
-    """Return the scores of concepts.
+    """Return the scores of concepts, of half precision in single, where sums do not overflow.
 
     Parameters
     ----------
@@ -26,11 +26,16 @@ def reduced(amounts: Tensor, n_axes: int) -> Scores:
     batch, behind = len(amounts), 1 + n_axes
     n = amounts.shape[1:behind].numel()
     if amounts.ndim == behind:
-        alone = amounts.reshape(batch, n)
+        alone = amounts.reshape(batch, n).to(_dtype_of_scores(amounts))
         return Scores(alone, alone, torch.zeros_like(alone, dtype=torch.int64))
     flat = amounts.flatten(behind).flatten(1, n_axes)  # (batch, concepts, positions)
     peak, position = _greatest(flat)
-    return Scores(flat.sum(-1), peak, position)
+    dtype = _dtype_of_scores(flat)
+    return Scores(flat.sum(-1, dtype=dtype), peak.to(dtype), position)
+
+
+def _dtype_of_scores(amounts: Tensor) -> torch.dtype:
+    return torch.float32 if amounts.itemsize < torch.float32.itemsize else amounts.dtype
 
 
 def _greatest(flat: Tensor) -> tuple[Tensor, Tensor]:
