@@ -60,12 +60,13 @@ def told_of(message: str, values: Any) -> Keys:
     """
     lead = message.partition(": ")[0]
     is_said = isinstance(values, Mapping) and lead in values
+    start: Keys = (lead,) if is_said else ()
     found = [
         (len(word), len(keys), keys)
-        for keys, word in _words({lead: values[lead]} if is_said else values, ())
+        for keys, word in _words(values[lead] if is_said else values, start)
         if re.search(rf"(?<!\w){re.escape(word)}(?!\w)", message)
     ]
-    return max(found, key=lambda each: each[:2])[2] if found else ()
+    return max(found, key=lambda each: each[:2])[2] if found else start
 
 
 def _words(values: Any, keys: Keys) -> Iterator[tuple[Keys, str]]:

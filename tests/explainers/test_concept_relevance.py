@@ -19,6 +19,7 @@ from explainers import Network
 from explainers.explaining import form
 from tests.explainers.transformers import Tokens
 from tests.explainers.twins import pictures, seeded
+from tests.explainers.zoo import small, small_network
 
 # Networks are read, with all that the first reading in a process takes.
 pytestmark = pytest.mark.slow
@@ -160,21 +161,17 @@ def test_heads_and_tokens_sum_to_what_passes_them() -> None:
 
 
 def test_what_is_ranked_has_the_concepts_that_are_given() -> None:
-    inputs = torch.randn(2, 5, 3, generator=torch.Generator().manual_seed(2)).double()
-    network = Network(seeded(Tokens()), inputs)
-    bind = functools.partial(explainers.get("concept_relevance"), network)
-    heads = {"blocks.0.out": "heads"}
-    for conditions, concepts in (
-        ({}, heads),
-        ({"blocks.0.out": [0]}, heads),
-        ({"blocks.0.out": [0]}, {"*.out": "heads"}),
-    ):
-        found = bind(conditions=conditions, ranking="blocks.0.*", concepts=concepts)
-        rows = found.explain(inputs, 2).tables["ranking"]
-        ranks = {row["rank"] for row in rows if row["layer"] == "blocks.0.out"}
-        assert ranks == {0, 1}
-    with pytest.raises(LookupError, match="'embed', which is none of the layers that conditions"):
-        bind(ranking="blocks.0.*", concepts={"embed": "tokens"}).explain(inputs, 2)
+    _, inputs = small()
+    bind = functools.partial(explainers.get("concept_relevance"), small_network())
+    tokens = {"bn1": "tokens"}  # another name of conv1, which by itself would go before it
+    for conditions, concepts in (({}, tokens), ({"bn1": [0]}, tokens), ({}, {"b*1": "tokens"})):
+        found = bind(
+            conditions=conditions, ranking=["conv1", "bn1", "fc"], concepts=concepts, n_ranked=99
+        ).explain(inputs, 2)
+        listed = [row["layer"] for row in found.tables["ranking"] if row["row"] == 0]
+        assert {name: listed.count(name) for name in listed} == {"bn1": 64, "fc": 5}
+    with pytest.raises(LookupError, match="'fc', which is none of the layers that conditions"):
+        bind(ranking="conv1", concepts={"fc": "channels"}).explain(inputs, 2)
 
 
 def test_what_is_decomposed_has_the_concepts_that_are_given() -> None:

@@ -76,7 +76,7 @@ def test_what_a_condition_cannot_name_is_refused_when_a_run_is_planned(tmp_path:
 def test_the_field_that_is_wrong_is_named(tmp_path: Path) -> None:
     for field, value, place in (
         ("record", "nix", "record: "),
-        ("ranking", ["nix"], "ranking: "),
+        ("ranking", ["nix"], "ranking.0: "),
         ("composition", {"layer": "0", "width": 4}, "composition.width: "),
         ("composition", {"layer": "0", "widht": [4]}, "composition.widht: "),
         ("composition", {}, "composition: "),
