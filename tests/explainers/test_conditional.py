@@ -83,7 +83,7 @@ class Passed(torch.autograd.Function):
 
 
 class Added(torch.autograd.Function):
-    """A sum that shares by its terms, and the stabiliser equally."""
+    """A sum that shares by its terms, and the stabiliser by their amounts."""
 
     @staticmethod
     def forward(ctx: Any, first: Tensor, second: Tensor) -> Tensor:
@@ -96,7 +96,8 @@ class Added(torch.autograd.Function):
         z = first + second
         epsilon = EPSILON * torch.where(z < 0, -1.0, 1.0)
         share = relevance / (z + epsilon)
-        return (first + epsilon / 2) * share, (second + epsilon / 2) * share
+        weight = (first.abs() / (first.abs() + second.abs())).nan_to_num(0.5)
+        return (first + epsilon * weight) * share, (second + epsilon * (1 - weight)) * share
 
 
 class Branched(nn.Module):
