@@ -6,23 +6,22 @@ value and its position. Other lists than those of its result follow without a mo
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
 
-from explainers.concepts.scores import Scores
-from explainers.maximization.lists import Lists
-from explainers.maximization.scored import Scored
+from explainers.maximization.matrices import lists_of_matrices
 from pipeline.errors import StoreError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     import xarray as xr
     from numpy.typing import NDArray
 
-    from explainers import Result, State
+    from explainers import Result
     from pipeline.store import Run
 
 FIELDS = ("total", "peak", "position")
@@ -35,9 +34,9 @@ def lists(
     scan: str,
     *,
     k: int = 40,
-    per_class: int = 0,
+    per_class: bool | int = 0,
     by: Literal["label", "prediction"] | Sequence[int] | NDArray[np.int64] = "label",
-    layers: Sequence[str] | None = None,
+    layers: str | Sequence[str] | None = None,
 ) -> dict[str, Result]:
     """Return lists like those of a maximization scan, from the scores that it kept.
 
@@ -50,12 +49,12 @@ def lists(
     k
         Length of the lists.
     per_class
-        Length of the lists of each class; 0 for none.
+        Length of the lists of each class; true for `k`, false or 0 for none.
     by
         What the class of a sample is: its label, the network's prediction, or one integer per
         sample of the run, -1 for those of no class.
     layers
-        Which; all that were kept by default. Of several targets ``<target>/<layer>``.
+        One or several; all that were kept by default. Of several targets ``<target>/<layer>``.
 
     Returns
     -------
@@ -68,14 +67,23 @@ def lists(
         If no such scores were kept.
     ValueError
         If `by` does not have one class per sample.
+    TypeError
+        If its classes are no whole numbers.
     """
-    groups = _groups(run, by)
-    made = Lists(k, per_class)
-    found: dict[str, Result] = {}
-    for layer in kept_layers(run, scan) if layers is None else layers:
-        state = made.merged(_states(run, scan, layer, groups, made))
-        found.update(made.finalise(state))
-    return found
+    if layers is None:
+        layers = kept_layers(run, scan)
+    elif isinstance(layers, str):
+        layers = (layers,)
+    n_samples, shard_size = run.plan.n_samples, run.plan.shard_size
+    # what was not scored is NaN, and in no list
+    return lists_of_matrices(
+        {layer: _matrices(run, scan, layer) for layer in layers},
+        torch.arange(n_samples),
+        torch.from_numpy(_groups(run, by)),
+        k=k,
+        per_class=per_class,
+        n_rows=shard_size * max(1, ROWS // shard_size),
+    )
 
 
 def kept_layers(run: Run, scan: str) -> tuple[str, ...]:
@@ -97,35 +105,28 @@ def kept_layers(run: Run, scan: str) -> tuple[str, ...]:
     return layers
 
 
-def _states(
-    run: Run, scan: str, layer: str, groups: NDArray[np.int64], made: Lists
-) -> Iterator[State]:
-    if layer not in kept_layers(run, scan):
+@dataclass(frozen=True)
+class _Matrix:
+    """Kept scores of a layer, some rows of which are read at a time."""
+
+    array: xr.DataArray
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.array.shape
+
+    def __getitem__(self, rows: slice) -> NDArray[Any]:
+        return np.asarray(self.array[rows])
+
+
+def _matrices(run: Run, scan: str, layer: str) -> dict[str, _Matrix]:
+    known = kept_layers(run, scan)
+    if layer not in known:
         raise StoreError(
             f"{run.path!r} holds no scores of {scan!r} in {layer!r}",
-            fix=f"name one of {', '.join(kept_layers(run, scan))}",
+            fix=f"name one of {', '.join(known)}",
         )
-    arrays = {name: run.array(scan, f"{layer}/{name}") for name in FIELDS}
-    size = run.plan.shard_size * max(1, ROWS // run.plan.shard_size)
-    for start in range(0, run.plan.n_samples, size):
-        rows = slice(start, min(start + size, run.plan.n_samples))
-        scored = _scored(arrays, layer, rows, groups)
-        if len(scored.sample):
-            yield made.of(scored)
-
-
-def _scored(
-    arrays: dict[str, xr.DataArray], layer: str, rows: slice, groups: NDArray[np.int64]
-) -> Scored:
-    values: dict[str, Any] = {name: np.asarray(array[rows]) for name, array in arrays.items()}
-    good = np.isfinite(values["total"]).all(axis=1) & np.isfinite(values["peak"]).all(axis=1)
-    chosen = {name: torch.from_numpy(part[good]) for name, part in values.items()}
-    index = np.arange(rows.start, rows.stop)[good]
-    return Scored(
-        torch.from_numpy(index),
-        torch.from_numpy(groups[index]),
-        {layer: Scores(*(chosen[name] for name in FIELDS))},
-    )
+    return {name: _Matrix(run.array(scan, f"{layer}/{name}")) for name in FIELDS}
 
 
 def _groups(run: Run, by: str | Sequence[int] | NDArray[np.int64]) -> NDArray[np.int64]:
@@ -135,7 +136,10 @@ def _groups(run: Run, by: str | Sequence[int] | NDArray[np.int64]) -> NDArray[np
         if by == "label":
             return np.array(run.manifest.labels, dtype=np.int64)
         raise ValueError(f"got by={by!r}, expected 'label', 'prediction' or one class per sample")
-    groups = np.array(by, dtype=np.int64)
+    given = np.asarray(by)
+    if given.dtype.kind not in "iu":
+        raise TypeError(f"got classes of type {given.dtype}, expected whole numbers")
+    groups = given.astype(np.int64)
     if groups.shape != (run.plan.n_samples,):
         raise ValueError(
             f"got classes of shape {groups.shape}, expected one for each of the "

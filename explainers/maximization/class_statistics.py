@@ -26,8 +26,9 @@ def class_statistics(
 ) -> Result:
     """Return, for each channel, the classes with the greatest mean of their best scores.
 
-    The mean is over the `n_best` best samples of a class, or over those that it has, where they are
-    fewer; of equal means, the smaller class is first (Achtibat et al. 2023,
+    The mean is over the `n_best` best samples of a class, or over those that are listed, where they
+    are fewer: because a class has no more, or because its lists are shorter (`per_class` of the
+    scan); of equal means, the smaller class is first (Achtibat et al. 2023,
     doi:10.1038/s42256-023-00711-8, rank classes so).
 
     Parameters
@@ -37,7 +38,7 @@ def class_statistics(
     n_classes
         How many classes.
     n_best
-        Over how many samples a mean goes.
+        Over how many samples a mean goes, at most.
     score
         One of `SCORES`.
 
@@ -59,7 +60,8 @@ def class_statistics(
     if PER_CLASS not in result_layer:
         raise LookupError(
             "got the lists of a layer without those of classes; scan with per_class: true, or make "
-            "them from kept scores with lists_of_matrices"
+            "them from kept scores: of a run with pipeline.maxima.lists, else with "
+            "lists_of_matrices"
         )
     classes, values = _values(result_layer[PER_CLASS], score)
     if not len(classes):

@@ -36,9 +36,7 @@ class Lists:
     A state has, by layer and score, ``<layer>/<score>/value`` (float32), ``/sample`` and
     ``/position`` (int32), ``(rank, channel)`` each and best first; short lists end in NaN, -1 and
     -1. Under ``<layer>/per_class/`` it has what `ClassLists` keeps. What is kept does not depend on
-    the order in which samples come, so merging is associative and commutative to the bit as long as
-    each sample is scored once. One that comes several times, for several labels say, counts and is
-    listed as often, and of entries that have sample and value in common either may come first.
+    the order in which samples come, so merging is associative and commutative to the bit.
     """
 
     k: int = 40
@@ -149,6 +147,20 @@ class Lists:
             found = [ClassLists.restored(name, part) for part in parts]
             state |= ClassLists.merged(found, self.per_class).stored(name)
         return state
+
+
+def length_of_classes(per_class: bool | int, k: int) -> int:
+    """Return how long lists of classes are: as long as those of all for true, none for false.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If it is neither of these nor a whole number.
+    """
+    if isinstance(per_class, bool):
+        return k if per_class else 0
+    numeric.check_whole("per_class", per_class, 0)
+    return int(per_class)
 
 
 def _by_layer(state: State) -> dict[str, State]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 
 from explainers.concepts.scores import Scores
-from explainers.maximization.lists import Lists
+from explainers.maximization.lists import Lists, length_of_classes
 from explainers.maximization.scored import Scored
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def lists_of_matrices(
     group: Tensor | None = None,
     *,
     k: int = 40,
-    per_class: int = 0,
+    per_class: bool | int = 0,
     n_rows: int = 1024,
 ) -> Result:
     """Return what a scan finalises to, for any k and any split of samples into classes.
@@ -55,7 +55,7 @@ def lists_of_matrices(
     k
         Length of the lists.
     per_class
-        Length of the lists of each class; 0 for none.
+        Length of the lists of each class; true for `k`, false or 0 for none.
     n_rows
         How many rows are read at once.
 
@@ -64,7 +64,7 @@ def lists_of_matrices(
     ValueError
         If there is not one row for each sample.
     """
-    lists = Lists(k, per_class)
+    lists = Lists(k, length_of_classes(per_class, k))
     group = torch.full_like(sample, -1) if group is None else group
     result: Result = {}
     for layer, matrices in layers.items():

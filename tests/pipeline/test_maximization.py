@@ -109,7 +109,7 @@ def test_kept_scores_give_the_same_lists_and_others_without_a_forward(made: Path
                     other = again[layer]["per_class"][label][score][entry]
                     np.testing.assert_array_equal(other, of_class)
     values = scores_of(found, "2")["sum"]
-    longer = maxima.lists(found, "relmax", k=50, layers=["2"])["2"]["sum"]["sample"]
+    longer = maxima.lists(found, "relmax", k=50, per_class=True, layers="2")["2"]["sum"]["sample"]
     assert (longer.numpy() == best(values, GOOD, 50)).all()
     halves = np.arange(40) // 20
     split = maxima.lists(found, "relmax", k=1, per_class=3, by=halves, layers=["2"])["2"]
@@ -122,6 +122,8 @@ def test_kept_scores_give_the_same_lists_and_others_without_a_forward(made: Path
         maxima.lists(found, "actmax")
     with pytest.raises(StoreError, match="name one of 0, 2"):
         maxima.lists(found, "relmax", layers=["7"])
+    with pytest.raises(TypeError, match="whole numbers"):
+        maxima.lists(found, "relmax", by=np.zeros(40))  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="one for each of the 40 samples"):
         maxima.lists(found, "relmax", by=[0, 1])
 
