@@ -13,7 +13,7 @@ from explainers import numeric
 from explainers.base import Round, Scan
 from explainers.concepts.kinds import select
 from explainers.maximization import sizes
-from explainers.maximization.lists import Lists
+from explainers.maximization.lists import Lists, length_of_classes
 from explainers.maximization.results import axes
 from explainers.maximization.scored import Scored
 from explainers.maximization.tables import SCORES
@@ -43,6 +43,9 @@ PENDING_BYTES = 64 << 20
 """Scores that a fold collects before it makes lists of them."""
 LEAST_PENDING = 256
 """Samples whose scores are collected at least: lists of fewer are made too often."""
+MOST_PENDING = 4096
+"""Samples whose scores are collected at most: those of a batch are small, and lie between what is
+large and soon freed, which cannot be given back as long as they are there."""
 _OF_REFERENCES = ("sample", "position")
 _BYTES_OF_SCORES = 16
 _BYTES_OF_ENTRY = 12
@@ -93,7 +96,7 @@ class Maximization(Scan):
 
     def __post_init__(self) -> None:
         numeric.check_whole("k", self.k)
-        numeric.check_whole("per_class", int(self.per_class), 0)
+        length_of_classes(self.per_class, self.k)
         numeric.check_whole("references", self.references, 0)
         if self.heatmap_size is not None:
             numeric.check_whole("heatmap_size", self.heatmap_size)
@@ -106,6 +109,12 @@ class Maximization(Scan):
                 "got no layers, expected names or patterns; layers: type:Convolution takes all "
                 "convolutions"
             )
+        for layer in (self.layers,) if isinstance(self.layers, str) else self.layers:
+            if not isinstance(layer, str):
+                raise TypeError(
+                    f"got a {type(layer).__name__} among layers, expected names or patterns; "
+                    "Network.layers has the names"
+                )
 
     @abstractmethod
     def reader(self, network: Network) -> Reader:
@@ -114,7 +123,7 @@ class Maximization(Scan):
     @property
     def lists(self) -> Lists:
         """The lists that are made."""
-        return Lists(self.k, self.k if self.per_class is True else int(self.per_class))
+        return Lists(self.k, length_of_classes(self.per_class, self.k))
 
     @property
     def prefixes(self) -> tuple[str, ...]:
@@ -291,7 +300,8 @@ def _n_together(found: Found) -> int:
     entries = sum(
         scores.total.shape[1] for scored in found.values() for scores in scored.layers.values()
     )
-    return max(LEAST_PENDING, PENDING_BYTES // (_BYTES_OF_SCORES * max(1, entries)))
+    affordable = PENDING_BYTES // (_BYTES_OF_SCORES * max(1, entries))
+    return min(max(LEAST_PENDING, affordable), MOST_PENDING)
 
 
 def _finite(scored: Scored) -> Scored:

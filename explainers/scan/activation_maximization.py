@@ -31,7 +31,8 @@ class ActivationMaximization(Composed, Maximization):
     """Samples that activate each concept most (ActMax, Achtibat et al. 2023, arXiv:2206.03208).
 
     What is scored is the layer's value, before the activation that follows and with a norm folded
-    in. Lists of a class are of the samples with its label; samples without one are in the others.
+    in. Lists of a class are of the samples with its label, whether or not the network has such an
+    output; samples without one are in the others.
     The forward pass ends at the last layer that is asked for. The composite and its rules are for
     the heat maps of references alone; without references nothing is done with them.
     """

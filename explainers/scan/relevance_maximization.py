@@ -43,12 +43,12 @@ class RelevanceMaximization(Composed, Maximization):
     what starts is the output itself, not a probability), and what arrives at each layer's value is
     scored. Lists of a class are of the samples for which it is the class that is explained. The
     walk back ends at the lowest layer that is asked for. With several targets the results have
-    ``[target]`` in front; they share the forward pass.
+    ``[target]`` in front, of an index too as a string; they share the forward pass.
     """
 
-    target: str | int | tuple[str | int, ...] = "label"
-    """Which output is explained: `label`, `predicted`, `runner_up`, the index of a class, or a list
-    of these. Samples without a label have no `label`; set `target: predicted`."""
+    target: str | int | tuple[str | int, ...] | None = "label"
+    """Which output is explained: `label`, `predicted` (as null is), `runner_up`, the index of a
+    class, or a list of these. Samples without a label have no `label`; set `target: predicted`."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -66,8 +66,9 @@ class RelevanceMaximization(Composed, Maximization):
 
     @property
     def _given(self) -> tuple[str | int, ...]:
-        is_one = isinstance(self.target, str | int)
-        return (self.target,) if is_one else tuple(self.target)  # type: ignore[return-value, arg-type]
+        if self.target is None:
+            return ("predicted",)
+        return (self.target,) if isinstance(self.target, str | int) else tuple(self.target)
 
     @property
     def cost(self) -> Cost:

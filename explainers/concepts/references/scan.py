@@ -257,7 +257,12 @@ def check(scan: Maximization, network: Network) -> None:
     if scan.references:
         heatmaps.check(network)
         embedding_of(network, scan.embedding)
-        composite_of(scan).check_composite(network)
+        try:
+            composite_of(scan).check_composite(network)
+        except NotImplementedError as error:
+            raise NotImplementedError(
+                f"heat maps of references: {error}; or set references: 0, then there are none"
+            ) from error
         if len(network.input_shape) == _IMAGE_AXES:
             receptive_field.check(network)
 
