@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from pipeline.ledger import Entry
     from pipeline.planner import Planned
     from pipeline.session import Session
+    from pipeline.store import Run
 
 __all__ = ["Owner", "RunSummary", "narrowed", "owner", "resume", "run"]
 
@@ -179,10 +180,24 @@ class _Start:
 
             run = open_run(str(self.session.path))
             if atlas.is_wanted(run) and not atlas.is_current(run):
-                index = atlas.build(run, kinds=self._kinds())
-                self.session.emit(StageFinished("atlas", index))
+                self._browse(run)
             self.report = report.build(self.session.path)
             self.session.emit(StageFinished("report", str(self.report)))
+
+    def _browse(self, run: Run) -> None:
+        """Build the atlas; the run is done and its results are sound whether it can be or not."""
+        from pipeline import atlas
+
+        try:
+            index = atlas.build(run, kinds=self._kinds())
+        except Exception:  # of pictures, data and disk; the report is still to come
+            logger.warning(
+                "the atlas could not be built; `xpipe atlas %s` tries again",
+                self.session.path,
+                exc_info=True,
+            )
+        else:
+            self.session.emit(StageFinished("atlas", index))
 
     def _kinds(self) -> dict[str, str]:
         """Return the operators of the model's layers, by name."""

@@ -51,15 +51,15 @@ def build(
         If the run has no lists, or the folder holds something else.
     """
     run = open_run(path) if isinstance(path, (str, Path)) else path
-    found = views.views_of(run)
+    place = Place(paths.Folder(run.folder.at_url(paths.ATLAS) if out is None else out))
+    known = place.kinds() if kinds is None else kinds
+    found = views.views_of(run, known)
     if not found:
         raise StoreError(
             f"{run.path} has no lists of samples to show",
             fix="add a scan to its run file: `relevance_maximization` or "
             "`activation_maximization`, with `layers` and `references`",
         )
-    place = Place(paths.Folder(run.folder.at_url(paths.ATLAS) if out is None else out))
-    known = place.kinds() if kinds is None else kinds
     Atlas(run, found, place, max(1, n_references), known).write()
     return place.folder.at_url("index.html")
 

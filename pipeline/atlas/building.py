@@ -69,7 +69,8 @@ class Place:
 
     def kinds(self) -> dict[str, str]:
         """Return the operators of layers that the atlas knew which is there."""
-        return {entry["name"]: entry["kind"] for entry in self.summary().get("layers", ())}
+        layers = self.summary().get("layers", ())
+        return {views.layer_of(entry["name"]): entry["kind"] for entry in layers if entry["kind"]}
 
     def write(self, name: str, content: bytes) -> None:
         """Write a file."""
@@ -86,6 +87,7 @@ class Entry:
     """A layer, as the index shows it."""
 
     name: str
+    """Of its page: the layer, and the kind of its concepts if they are not its channels."""
     kind: str
     """Its operator; empty where it is not known."""
     slug: str
@@ -111,14 +113,17 @@ class Atlas:
     entries: list[Entry] = field(default_factory=list)
     index: Index = field(default_factory=Index)
     top: dict[str, Any] = field(default_factory=dict)
-    """Concepts of each class, of the last layer that has classes."""
+    """Concepts of each class, of the last layer that has classes and is not the output."""
 
     def write(self) -> None:
         """Write all of it; the index last."""
         self.place.clear()
-        self.slugs = page.slugs(views.layers_of(self.views))
+        self.slugs = page.slugs(views.pages_of(self.views, self.kinds))
         self.names = Names(
-            self.run.manifest.sample_ids, self.run.manifest.labels, naming.class_names(self.run)
+            self.run.manifest.sample_ids,
+            self.run.manifest.labels,
+            samples.predictions(self.run),
+            naming.class_names(self.run),
         )
         # first, so that a folder in which a build was cut short counts as an atlas
         self.place.write(SUMMARY, b"{}")
@@ -149,7 +154,7 @@ class Atlas:
         n_tiles = max(len(each.samples) for each in shown)
         entry = Entry(
             layer,
-            self.kinds.get(layer, ""),
+            self.kinds.get(views.layer_of(layer), ""),
             slug,
             cards.n_concepts,
             int(cards.is_silent.sum()),
@@ -232,7 +237,9 @@ class Atlas:
 
     def _remember(self, layer: str, shown: Shown) -> None:
         """Keep which concepts of a layer each class shows most, for the report."""
-        if shown.by_class is None:
+        n_concepts = shown.lists.sample.shape[1]
+        # that each class shows its own output most goes without saying
+        if shown.by_class is None or (self.top and n_concepts == self.run.plan.n_classes):
             return
         self.top = {
             "layer": layer,

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from pipeline.atlas.classes import ByClass
     from pipeline.atlas.views import Lists, View
 
+UNKNOWN = -1
+"""Class of a sample of which it is not known."""
 QUALITIES = ("clarity", "polysemanticity")
 """Scores of a concept that cards show, and that they can be sorted by."""
 
@@ -30,6 +32,8 @@ class Names:
     sample_ids: Sequence[str]
     labels: NDArray[np.int64]
     """Class of each sample; -1 where it is not known."""
+    predictions: NDArray[np.int64]
+    """What the network took each sample for; -1 where it is not known."""
     label: Callable[[int], str]
     """Class to its name."""
 
@@ -40,6 +44,8 @@ class Tile:
 
     name: str
     """Its class, or its id where that is not known."""
+    said: str
+    """What the network took it for, if that is something else."""
     sample_id: str
     value: float
     is_shared: bool
@@ -180,13 +186,15 @@ class Cards:
         return [
             Tile(
                 name=names.label(int(label)) if label >= 0 else names.sample_ids[sample],
+                said=names.label(int(said)) if said not in (label, UNKNOWN) else "",
                 sample_id=names.sample_ids[sample],
                 value=float(value),
                 is_shared=bool(is_shared),
             )
-            for sample, label, value, is_shared in zip(
+            for sample, label, said, value, is_shared in zip(
                 each.samples[:, channel],
                 names.labels[each.samples[:, channel]],
+                names.predictions[each.samples[:, channel]],
                 each.values[:, channel],
                 self._shared[place][:, channel],
                 strict=True,

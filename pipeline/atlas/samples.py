@@ -77,6 +77,15 @@ def read(run: Run, indices: NDArray[np.int64]) -> Iterator[Pictures | None]:
         yield Pictures(whole, small, place)
 
 
+def predictions(run: Run) -> NDArray[np.int64]:
+    """Return what the network took each sample for; -1 where that is not known."""
+    found = np.full(run.plan.n_samples, -1, np.int64)
+    rows = run.samples()
+    if rows.num_rows:
+        found[rows["index"].to_numpy()] = rows["prediction"].to_numpy()
+    return found
+
+
 def _size(run: Run) -> tuple[int, int] | None:
     """Return height and width of an input; None if it is no picture."""
     if not is_one_picture(run.plan.form):

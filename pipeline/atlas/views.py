@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from graphlib import TopologicalSorter
+from itertools import pairwise
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from explainers import operators
 from pipeline.report.naming import target_in_words
 from pipeline.sinks.result_writer import CHUNK_BYTES
 from pipeline.sinks.stored_result import StoredResult
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -24,6 +30,11 @@ SCORES = ("sum_normed", "sum", "max_normed", "max")
 """Lists of a layer, the one shown by default first."""
 TITLES = {"activation_maximization": "ActMax", "relevance_maximization": "RelMax"}
 """What the literature calls the scans' lists."""
+BESIDE = " · "
+"""Between a layer and the kind of its concepts, where they are not its channels: scans that take a
+layer apart in different ways have no concept in common, and each kind has a page."""
+CHANNELS = "channels"
+"""What concepts are where a scan does not say."""
 MISSING = -1
 """Sample of a place in a list that nothing fills."""
 
@@ -39,7 +50,7 @@ class View:
     score: str
     """Whose lists are shown."""
     layers: Mapping[str, Any]
-    """Layer to its lists, read when they are asked for."""
+    """Page (layer, and kind of its concepts) to its lists, read when they are asked for."""
 
     @property
     def is_relevance(self) -> bool:
@@ -81,13 +92,27 @@ class References:
     """``(rank, channel, 4)``: top, left, bottom, right, the last two exclusive."""
 
 
-def views_of(run: Run) -> list[View]:
-    """Return the views of a run, activations before relevances."""
+def views_of(run: Run, kinds: Mapping[str, str] | None = None) -> list[View]:
+    """Return the views of a run, activations before relevances.
+
+    Parameters
+    ----------
+    run
+        With results of scans.
+    kinds
+        Operators of layers, as far as they are known.
+    """
     found = []
+    called: dict[str, str] = {}
     for scan, result in run.scans.items():
         parameters = _parameters(run, scan)
         method = str(parameters.get("method", scan))
-        for target, layers in _by_target(result):
+        concepts = parameters.get("concepts") or {}
+        for target, held in _by_target(result):
+            layers = {
+                _page(layer, _spec(concepts, layer, kinds or {}), called): value
+                for layer, value in held.items()
+            }
             title = TITLES.get(method, scan)
             if target is not None:
                 title = f"{title} of {target_in_words(target)}"
@@ -96,9 +121,31 @@ def views_of(run: Run) -> list[View]:
     return sorted(_told_apart(found), key=_by_kind)
 
 
-def layers_of(views: Sequence[View]) -> list[str]:
-    """Return all layers of the views, in the order of the results."""
-    return list(dict.fromkeys(layer for view in views for layer in view.layers))
+def pages_of(views: Sequence[View], layers: Iterable[str] = ()) -> list[str]:
+    """Return all pages of the views, in the order of the network.
+
+    Parameters
+    ----------
+    views
+        Each has its pages in that order, but not every view has all of them.
+    layers
+        Of the network in order, as far as they are known.
+    """
+    pages = dict.fromkeys(page for view in views for page in view.layers)
+    found = dict.fromkeys(map(layer_of, pages))
+    orders = [[layer for layer in layers if layer in found]]
+    orders += [list(dict.fromkeys(map(layer_of, view.layers))) for view in views]
+    sorter: TopologicalSorter[str] = TopologicalSorter(dict.fromkeys(found, ()))
+    for order in orders:
+        for before, after in pairwise(order):
+            sorter.add(after, before)
+    place = {layer: index for index, layer in enumerate(sorter.static_order())}
+    return sorted(pages, key=lambda page: (place[layer_of(page)], BESIDE in page))
+
+
+def layer_of(page: str) -> str:
+    """Return the layer that a page is about."""
+    return page.partition(BESIDE)[0]
 
 
 def lists(view: View, layer: str) -> Lists:
@@ -160,6 +207,36 @@ def _shape(held: Mapping[str, Any], name: str) -> tuple[int, ...]:
 def _parameters(run: Run, scan: str) -> Mapping[str, Any]:
     asked = run.config.explainers.get(scan, {})
     return asked if isinstance(asked, Mapping) else {}
+
+
+def _spec(concepts: Mapping[str, Any], layer: str, kinds: Mapping[str, str]) -> Any:
+    """Return what a scan's concepts are in a layer: those of the first pattern that names it."""
+    named = (spec for pattern, spec in concepts.items() if _is_named(pattern, layer, kinds))
+    return next(named, CHANNELS)
+
+
+def _is_named(pattern: str, layer: str, kinds: Mapping[str, str]) -> bool:
+    _, is_type, wanted = pattern.partition("type:")
+    if not is_type:
+        return layer == pattern or fnmatchcase(layer, pattern)
+    # without the network: rather a page of its own than one with concepts of something else
+    if layer not in kinds:
+        return True
+    kind, asked = (getattr(operators, name, None) for name in (kinds[layer], wanted))
+    return kind is not None and asked is not None and issubclass(kind, asked)
+
+
+def _page(layer: str, spec: Any, called: dict[str, str]) -> str:
+    """Return the name of a page; `called` has what the kinds before were called."""
+    if spec == CHANNELS:
+        return layer
+    key = json.dumps(spec, sort_keys=True, default=str)
+    if key not in called:
+        words = (spec,) if isinstance(spec, str) else next(iter(spec.items()))
+        name = " ".join(PurePosixPath(word).stem for word in words if isinstance(word, str))
+        n_alike = sum(other.split(" (")[0] == name for other in called.values())
+        called[key] = f"{name} ({n_alike + 1})" if n_alike else name
+    return f"{layer}{BESIDE}{called[key]}"
 
 
 def _by_target(result: Mapping[Any, Any]) -> Iterator[tuple[Any, Mapping[str, Any]]]:

@@ -34,9 +34,11 @@ SCANS = {
 }
 
 
-def listed_run(folder: Path, found: dict[str, dict[Any, Any]] | None = None) -> Run:
+def listed_run(
+    folder: Path, found: dict[str, dict[Any, Any]] | None = None, **scans: dict[str, Any]
+) -> Run:
     """Return a run of eleven pictures whose scans found this, or what `layers` returns."""
-    config = configure(folder, explainers={"gradient": {}, **SCANS})
+    config = configure(folder, explainers={"gradient": {}, **SCANS, **scans})
     root = paths.Folder(config.output.path)
     root.write(paths.RUN_FILE, dump(config).encode())
     manifest = Manifest(open_source(config.data, config.base).records())

@@ -8,7 +8,8 @@ from dataclasses import replace
 from html.parser import HTMLParser
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
 import numpy as np
@@ -215,7 +216,9 @@ def shown_of(run: Run, layer: str) -> list[cards.Shown]:
 
 
 def test_cards_say_which_samples_both_lists_hold(run: Run) -> None:
-    names = cards.Names(run.manifest.sample_ids, run.manifest.labels, str)
+    labels = run.manifest.labels
+    taken = np.where(np.arange(len(labels)) == 2, 0, labels)
+    names = cards.Names(run.manifest.sample_ids, labels, taken, str)
     shown = shown_of(run, "conv1")
     made = cards.Cards(shown, names)
     for channel in range(LAYERS["conv1"]):
@@ -229,6 +232,8 @@ def test_cards_say_which_samples_both_lists_hold(run: Run) -> None:
             f"{sample:06d}" for sample in right[:N_REFERENCES]
         ]
         assert card.is_silent == (channel == SILENT)
+        for tile in card.columns[1].tiles:
+            assert tile.said == ("0" if tile.sample_id == "000002" else "")
 
 
 def test_classes_are_ranked_by_the_mean_of_their_best(run: Run) -> None:
@@ -362,3 +367,73 @@ def test_the_report_links_to_the_atlas_with_the_concepts_of_classes(run: Run, bu
     assert all((built.parent / name).is_file() for name in re.findall(r'href="([^"#]+)', html))
     assert "&lt;b&gt;bee&lt;/b&gt;" in html
     assert "<b>bee" not in html
+
+
+def told(scans: dict[str, list[str]], **asked: dict[str, Any]) -> Any:
+    """Return a run whose scans have lists of these layers, and ask for this."""
+    best = {"sum_normed": {"sample": np.zeros((1, 1)), "value": np.zeros((1, 1))}}
+    return SimpleNamespace(
+        scans={scan: dict.fromkeys(names, best) for scan, names in scans.items()},
+        config=SimpleNamespace(explainers=asked),
+    )
+
+
+def pages_of(run: Any, **kinds: str) -> list[list[str]]:
+    return [list(view.layers) for view in views.views_of(run, kinds)]
+
+
+def test_concepts_of_unlike_kinds_have_pages_of_their_own() -> None:
+    run = told(
+        {"one": ["a", "b", "c"], "two": ["a", "b", "c"], "three": ["a", "c"]},
+        one={"concepts": {"a": "channels"}},
+        two={"concepts": {"a": {"directions": "of/d.npy"}, "type:Linear": "tokens", "*": "heads"}},
+        three={"concepts": {"a": {"directions": "e/d.npy"}, "*": {"directions": [[1.0]]}}},
+    )
+    found = pages_of(run, a="Convolution", b="Linear", c="Convolution")
+    assert found == [
+        ["a", "b", "c"],
+        ["a · directions d", "b · tokens", "c · heads"],
+        ["a · directions d (2)", "c · directions"],
+    ]
+    assert [views.layer_of(page) for page in found[1]] == ["a", "b", "c"]
+    # without the network, what an operator is remains unknown: never a page of channels
+    assert pages_of(run)[1][1:] == ["b · tokens", "c · tokens"]
+
+
+def test_pages_are_in_the_order_of_the_network() -> None:
+    run = told({"one": ["stem", "block.10", "head"], "two": ["block.9", "head"]})
+    found = views.views_of(run)
+    assert views.pages_of(found, ["stem", "block.9", "block.10", "head"]) == [
+        "stem",
+        "block.9",
+        "block.10",
+        "head",
+    ]
+    assert views.pages_of(found[::-1])[-1] == "head"
+    assert views.pages_of(found).index("stem") < views.pages_of(found).index("block.10")
+
+
+@pytest.mark.slow
+def test_directions_beside_channels_of_a_layer_are_shown_apart(tmp_path: Path) -> None:
+    found = {"relmax": layers(0), "mine": layers(1)}
+    found["mine"] = {"conv1": found["mine"]["block.0/conv<2>"]}
+    concepts_of = {"concepts": {"conv1": {"directions": "d.npy"}}, "layers": "conv1"}
+    run = listed_run(tmp_path, found, mine={"method": "activation_maximization", **concepts_of})
+    written = Path(atlas.build(run, kinds={"conv1": "Convolution"})).parent
+    summary = json.loads((written / "atlas.json").read_text())
+    assert [(entry["name"], entry["n_concepts"]) for entry in summary["layers"]] == [
+        ("conv1", 4),
+        ("conv1 · directions d", 3),
+        ("block.0/conv<2>", 3),
+    ]
+    assert {entry["kind"] for entry in summary["layers"][:2]} == {"Convolution"}
+    for entry in summary["layers"]:
+        assert "in both lists<" not in (written / f"layers/{entry['slug']}.html").read_text()
+
+
+def test_what_goes_without_saying_is_not_in_the_report(run: Run, tmp_path: Path) -> None:
+    small = open_run(run.path)
+    small.__dict__["plan"] = replace(run.plan, input_shape=(6,), n_classes=3)
+    atlas.build(small, tmp_path / "atlas")
+    top = json.loads((tmp_path / "atlas" / "atlas.json").read_text())["top"]
+    assert top["layer"] == "conv1"
