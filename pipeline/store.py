@@ -282,6 +282,9 @@ class _Lazily(Mapping[str, Any]):
         self._names = names
         self._read = read
 
+    def __repr__(self) -> str:
+        return f"<{', '.join(self._names) or 'none'}; read when indexed>"
+
     def __getitem__(self, name: str) -> Any:
         if name not in self._names:
             raise KeyError(f"{name!r}; there are: {', '.join(self._names) or 'none'}")

@@ -207,6 +207,7 @@ def test_what_a_run_was_is_read(root: str) -> None:
     with pytest.raises(IntegrityError, match=paths.ENVIRONMENT):
         _ = open_run(root).environment
     assert repr(run) == f"open_run({root!r})"
+    assert all(name in repr(run.maps) for name in run.maps)
 
 
 def test_a_folder_without_a_run_is_refused(root: str) -> None:

@@ -39,7 +39,7 @@ def render(run: Run) -> str:
     tiles = [
         (formats.count(n_done - n_failed), "samples explained"),
         (formats.count(n_failed), "samples failed"),
-        (str(len(names)), "attributions per sample"),
+        *([(str(len(names)), "attributions per sample")] * bool(names)),
         *_accuracy(facts),
         (duration(spent.wall), "wall time over all passes"),
         (
