@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from pipeline import atlas
-from tests.pipeline.atlas_run import LAYERS, listed_run
+from tests.pipeline.atlas_run import LAYERS, layers, listed_run
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
 BROWSER = next((path for name in NAMES if (path := shutil.which(name))), None)
@@ -139,3 +139,23 @@ def test_the_index_is_walked_and_leads_to_layers(built: Path) -> None:
     at_least = sum(n > 2 for n in LAYERS.values())
     assert sum(link.endswith("#c2") for link in told[3]["options"]) >= at_least
     assert all(address.startswith(("file:", "data:")) for address in named)
+
+
+def test_a_number_is_a_layer_or_a_channel(tmp_path: Path) -> None:
+    found = list(layers(0, has_references=False).values())
+    numbered = {"0": found[0], "2": found[1], "12": found[0]}
+    built = Path(atlas.build(listed_run(tmp_path, {"relmax": numbered}))).parent
+    texts = ["2", "layer 2", "2 #1", "channel 1", "#2", "2 1", "concept #3", "layer", "2#9"]
+    told, _ = browse(built, "index.html", *(("type", text) for text in texts))
+    assert not any("error" in state for state in told)
+    options = dict(zip(texts, (state["options"] for state in told[1:]), strict=True))
+    every = [f"layers/{name}.html" for name in numbered]
+    assert options["2"] == [*(f"{page}#c2" for page in every), "layers/2.html", "layers/12.html"]
+    assert options["layer 2"][:2] == ["layers/2.html", "layers/12.html"]
+    assert options["2 #1"] == ["layers/2.html#c1", "layers/12.html#c1"]
+    assert options["channel 1"] == [f"{page}#c1" for page in every]
+    assert options["#2"] == [f"{page}#c2" for page in every]
+    assert "layers/2.html#c1" in options["2 1"]
+    assert options["concept #3"] == ["layers/0.html#c3", "layers/12.html#c3"]
+    assert options["layer"] == []
+    assert options["2#9"] == []

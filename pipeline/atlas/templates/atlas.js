@@ -103,12 +103,13 @@ function concept(layer, channel) {
 }
 function findChannels(words, channel) {
   const places = known.layers.filter((layer) => layer.n > channel && matches(layer.name, words));
-  places.sort((a, b) => (b.page === page) - (a.page === page));
-  if (places.length) heading("concepts");
+  places.sort((a, b) => exactness(b, words) - exactness(a, words) || (b.page === page) - (a.page === page));
+  if (places.length) heading("concepts #" + channel);
   for (const layer of places.slice(0, LIMIT)) concept(layer, channel);
 }
 function findLayers(words) {
   const places = known.layers.filter((layer) => matches(layer.name, words));
+  places.sort((a, b) => exactness(b, words) - exactness(a, words));
   if (places.length) heading("layers");
   for (const layer of places.slice(0, LIMIT)) option(address(layer), layer.name, layer.n + " concepts");
 }
@@ -125,15 +126,27 @@ const plain = (text) => text.toLowerCase().replace(/[_\s]+/g, " ");
 function matches(name, words) {
   return words.every((word) => plain(name).includes(word));
 }
+// how many words are parts of a name, and not only somewhere in it
+function exactness(layer, words) {
+  const parts = plain(layer.name).split(/[^a-z0-9]+/);
+  return words.filter((word) => word === plain(layer.name) || parts.includes(word)).length;
+}
 function look() {
   found.replaceChildren();
   const text = plain(search.value.trim());
   if (text) {
-    const parts = text.split(/[\s#,]+/).filter(Boolean);
-    const number = parts.find((part) => /^c?\d+$/.test(part));
-    const words = parts.filter((part) => part !== number);
-    if (number !== undefined) findChannels(words, Number(number.replace("c", "")));
-    if (number === undefined || words.length) findLayers(parts);
+    // a number may be a layer's name or a channel; with # or the word before it, only a channel
+    const marked = text.replace(/\b(channel|concept)s? *#?(?=\d)/g, "#").replaceAll("#", " #");
+    const given = marked.split(/[\s,]+/).filter((part) => part && part !== "#");
+    const rest = given.filter((part) => !/^(layer|channel|concept)s?$/.test(part));
+    const parts = rest.length ? rest : given;
+    const hashed = parts.filter((part) => part.startsWith("#"));
+    const words = parts.filter((part) => !part.startsWith("#"));
+    if (!hashed.length && given[0].startsWith("layer")) findLayers(words);
+    for (const part of hashed.length ? hashed : words.filter((word) => /^c?\d+$/.test(word))) {
+      findChannels(words.filter((word) => word !== part), Number(part.replace(/\D/, "")));
+    }
+    if (!hashed.length && !given[0].startsWith("layer")) findLayers(words);
     findClasses(text);
     if (!found.children.length) heading("nothing found");
   }
