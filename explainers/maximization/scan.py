@@ -309,8 +309,12 @@ def _finite(scored: Scored) -> Scored:
     layers = scored.layers
     if not layers:
         return scored
-    sums = [scores.total.sum(1) + scores.peak.sum(1) for scores in layers.values()]
-    bad = ~torch.stack(sums).isfinite().all(0)[:, None]
+    finite = [
+        entry.isfinite().all(1)
+        for scores in layers.values()
+        for entry in (scores.total, scores.peak)
+    ]
+    bad = ~torch.stack(finite).all(0)[:, None]
     masked = {
         layer: replace(
             scores,
