@@ -121,12 +121,13 @@ def _write(found: "Composition", out: Path) -> None:
 
 def _show(found: "Composition", *, as_json: bool) -> None:
     top = found.tops[0]
+    output.note(f"concept {top.concept} of {top.layer}, relevance {top.relevance:.4g}")
     if not found.edges:
         output.note(f"nothing is found of what makes it: {_reason(found)}")
     if as_json:
         output.as_json(found.to_mapping())
+    if as_json or not found.edges:
         return
-    output.note(f"concept {top.concept} of {top.layer}, relevance {top.relevance:.4g}")
     rows = [
         {
             "concept": f"{edge.layer}:{edge.concept}",

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 INPUTS = {
     "manifest_digest": "the samples (files, order or labels)",
     "weights_digest": "the weights",
-    "code_digest": "the python files that the run file names",
+    "code_digest": "the python files or arrays that the run file names",
 }
 MISSING = "(nothing)"
 
