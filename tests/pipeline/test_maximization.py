@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+import xarray as xr
 
 from pipeline import maxima
 from pipeline.config import load
@@ -93,6 +94,20 @@ def test_references_follow_the_lists(made: Path) -> None:
         assert references.shape("heatmap") == (2, n, 8, 8)
         assert np.abs(references.part("heatmap", (0, slice(2)))).max() == 1
         assert found[layer]["quality"].shape("clarity") == (n,)
+
+
+def test_xarray_knows_ranks_channels_and_classes(made: Path) -> None:
+    layer = xr.open_datatree(made / "scans/relmax.zarr", engine="zarr")["2"]
+    best_sums = layer["sum/value"].where(layer["sum/sample"] >= 0)
+    assert best_sums.sizes == {"rank": 5, "channel": 6}
+    of_class = layer["per_class/sum/sample"]
+    assert of_class.sizes == {"class": 3, "rank": 5, "channel": 6}
+    whole = open_run(made).scans["relmax"]["2"]["per_class"]
+    assert layer["per_class"]["class"].values.tolist() == list(whole) == [0, 1, 2]
+    sizes = {"rank": 2, "channel": 6, "height": 8, "width": 8}
+    assert layer["references/heatmap"].sizes == sizes
+    assert layer["references/crop"].dims == ("rank", "channel", "box")
+    assert layer["quality/nearest"].dims == ("channel",)
 
 
 def test_kept_scores_give_the_same_lists_and_others_without_a_forward(made: Path) -> None:
