@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 from weakref import WeakKeyDictionary
 
 from explainers.composites.assignment import (
@@ -14,13 +14,16 @@ from explainers.composites.assignment import (
     parameters_of,
     values,
 )
-from explainers.operators import Constant, Convolution, Linear
+from explainers.operators import Constant, Convolution, Input, Linear
 from explainers.rules.gates import receiving, signals
 from explainers.rules.lrp import lrp
 from explainers.rules.lrp.linear import not_passing
 from explainers.rules.ranges import ranges
+from explainers.rules.walking import leading_to
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
     from explainers.network import Network
     from explainers.operators import Operator
     from explainers.rules.ranges import Range
@@ -58,27 +61,36 @@ class Composite:
         """Return the composite with assignments that count before its own."""
         return replace(self, assignments=(*assignments, *self.assignments))
 
-    def choose(self, network: Network) -> Choose:
+    def choose(self, network: Network, ends: Iterable[str] | None = None) -> Choose:
         """Return the rule of every operator that relevance reaches; made once for each network.
+
+        Parameters
+        ----------
+        network
+            Must be a program.
+        ends
+            Operators at whose values a `Course` ends, so that none before them needs a rule; by
+            default the network's input.
 
         Raises
         ------
         LookupError
             If an assignment names a layer that the network does not have.
         NotImplementedError
-            If an operator has no rule; it is named with its module path.
+            If an operator has no rule, it is named with its module path; and without `ends`, if the
+            network has several inputs.
         TypeError
             If an assignment gives a rule parameters that it does not have for an operator.
         ValueError
             If a layer that changes the shape of values is to pass relevance.
         """
-        return self._chosen(network)
+        return self._chosen(network, ends)
 
-    def rules(self, network: Network) -> dict[str, str]:
-        """Return the name of the rule of every operator that relevance reaches, in its order."""
-        return {op: name for op, (name, _) in self._chosen(network).rules.items()}
+    def rules(self, network: Network, ends: Iterable[str] | None = None) -> dict[str, str]:
+        """Return the name of the rule of every operator that has one in `choose`, in its order."""
+        return {op: name for op, (name, _) in self._chosen(network, ends).rules.items()}
 
-    def lossy(self, network: Network) -> dict[str, str]:
+    def lossy(self, network: Network, ends: Iterable[str] | None = None) -> dict[str, str]:
         """Return, of these, the rules that cannot conserve relevance whatever the input is.
 
         What they drop or multiply is accounted for as ``lost``.
@@ -86,15 +98,16 @@ class Composite:
         operators = {op.name: op for op in network.operators}
         return {
             op: name
-            for op, name in self.rules(network).items()
+            for op, name in self.rules(network, ends).items()
             if not lrp.conserves(operators[op], name)
         }
 
-    def _chosen(self, network: Network) -> _Rules:
+    def _chosen(self, network: Network, ends: Iterable[str] | None) -> _Rules:
+        key = self, None if ends is None else frozenset(ends)
         made = _made.setdefault(network, {})
-        if self not in made:
-            made[self] = _Rules(_rules(self, network))
-        return made[self]
+        if key not in made:
+            made[key] = _Rules(_rules(self, network, key[1]))
+        return made[key]
 
 
 @dataclass(frozen=True)
@@ -105,10 +118,14 @@ class _Rules:
         return self.rules[op.name][1]
 
 
-_made: WeakKeyDictionary[Network, dict[Composite, _Rules]] = WeakKeyDictionary()
+_Key: TypeAlias = "tuple[Composite, frozenset[str] | None]"
+
+_made: WeakKeyDictionary[Network, dict[_Key, _Rules]] = WeakKeyDictionary()
 
 
-def _rules(composite: Composite, network: Network) -> dict[str, tuple[str, Rule]]:
+def _rules(
+    composite: Composite, network: Network, ends: frozenset[str] | None
+) -> dict[str, tuple[str, Rule]]:
     whole = network.root
     known = ranges(network)
     gated = signals(network, known) | (signals(whole) if whole is not network else {})
@@ -117,9 +134,11 @@ def _rules(composite: Composite, network: Network) -> dict[str, tuple[str, Rule]
     defaults = dict(composite.defaults)
     reached = {network.output_name}
     rules: dict[str, tuple[str, Rule]] = {}
-    for op in reversed(network.operators[1:]):
-        if op.name not in reached or isinstance(op, Constant):
+    for op in _on_the_way(network, ends):
+        if op.name not in reached:
             continue
+        if isinstance(op, Input):
+            raise _of_one_input(network)
         # where a cut leaves a norm of a convolution that had taken it in, it has that one's name
         assignment = assigned.get(op.name) if type(op) is kinds.get(op.name) else None
         rule = "default" if assignment is None else assignment.rule
@@ -129,6 +148,23 @@ def _rules(composite: Composite, network: Network) -> dict[str, tuple[str, Rule]
         kept = gated if ".signal_" in name else {}
         reached |= (op.sources if rule == "gradient" else receiving(op, kept)) & network.dependent
     return dict(reversed(rules.items()))
+
+
+def _on_the_way(network: Network, ends: frozenset[str] | None) -> Iterator[Operator]:
+    """Yield, last first, the operators that may have to hand relevance on."""
+    leading = None if ends is None else leading_to(network, ends)
+    for op in reversed(network.operators[1:]):
+        if isinstance(op, Constant) or (leading is not None and op.sources.isdisjoint(leading)):
+            continue
+        yield op
+
+
+def _of_one_input(network: Network) -> NotImplementedError:
+    names = ", ".join(op.name for op in network.operators if isinstance(op, Input))
+    return NotImplementedError(
+        f"LRP explains networks of one input, got the inputs {names}; use {lrp.instead}, or make "
+        "the others part of the model"
+    )
 
 
 def _check_shapes(network: Network, op: Operator, name: str) -> None:

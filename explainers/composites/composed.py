@@ -10,6 +10,8 @@ from explainers.composites import Assignment, Composite, find
 from explainers.interop.zennit import Hooks
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from explainers.network import Network
 
 
@@ -63,8 +65,15 @@ class Composed:
             "zero_params": self.zero_params,
         }
 
-    def check_composite(self, network: Network) -> None:
+    def check_composite(self, network: Network, ends: Iterable[str] | None = None) -> None:
         """Refuse what is not a program, and operators that have no rule.
+
+        Parameters
+        ----------
+        network
+            What is to be explained.
+        ends
+            Operators at whose values relevance ends; by default the input.
 
         Raises
         ------
@@ -77,10 +86,12 @@ class Composed:
                 f"this model could not be read as a program: {network.reason}; use a method that "
                 "needs gradients alone, or change the model"
             )
-        self.resolved.choose(network)
+        self.resolved.choose(network, ends)
 
-    def notes_of_composite(self, network: Network) -> tuple[str, ...]:
+    def notes_of_composite(
+        self, network: Network, ends: Iterable[str] | None = None
+    ) -> tuple[str, ...]:
         """Return which of its rules cannot conserve relevance, if there are such."""
-        lossy = self.resolved.lossy(network)
+        lossy = self.resolved.lossy(network, ends)
         rules = ", ".join(sorted({name.partition(".")[0] for name in lossy.values()}))
         return (f"rules that cannot conserve relevance: {rules}",) if rules else ()

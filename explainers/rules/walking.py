@@ -105,7 +105,7 @@ class Course:
         self._choose = choose
         self._masks = masks or {}
         self._release = release
-        self._wanted = _leading_to(network, set(ends))
+        self._wanted = leading_to(network, ends)
 
     def carry(
         self,
@@ -172,7 +172,7 @@ class Course:
                 relevances[name] = part if sum_so_far is None else sum_so_far + part
 
 
-def _leading_to(network: Network, ends: set[str]) -> frozenset[str]:
+def leading_to(network: Network, ends: Iterable[str]) -> frozenset[str]:
     """Return the operators that depend on the input, and from which an end is reached."""
     wanted = set(ends)
     for op in network.operators:

@@ -82,14 +82,14 @@ class RelevanceMaximization(Composed, Maximization):
 
     def check(self, network: Network) -> None:
         """Refuse what is not a program, operators without a rule, and what has no such target."""
-        self.check_composite(network)
         for each in self._given:
             Target.parse(each).check(network)
         super().check(network)
+        self.check_composite(network, self.layers_at(network))
 
     def notes(self, network: Network) -> tuple[str, ...]:
         """Return which of its rules cannot conserve relevance, and how large lists may become."""
-        return (*self.notes_of_composite(network), *super().notes(network))
+        return (*self.notes_of_composite(network, self.layers_at(network)), *super().notes(network))
 
     def reader(self, network: Network) -> Reader:
         """Return what scores the relevances of batches."""
@@ -106,9 +106,10 @@ class _Relevances:
         self._targets = targets
         self._concepts = scan.concepts_of(network)
         self._layers_at = scan.layers_at(network)
-        choose = scan.resolved.choose(network)
+        choose = scan.resolved.choose(network, self._layers_at)
         self._course = Course(network, choose, ends=self._layers_at)
-        self._unread = _unread(network, scan.resolved.rules(network), self._concepts.values())
+        rules = scan.resolved.rules(network, self._layers_at)
+        self._unread = _unread(network, rules, self._concepts.values())
 
     def __call__(self, trace: Trace, samples: Samples) -> Found:
         """Return the scores of a batch."""
@@ -148,13 +149,14 @@ def _unread(
 ) -> frozenset[str]:
     """Return the operators whose values a walk with these rules does not look at.
 
-    They go into a ReLU alone, which passes relevance, and their own rule looks at the input.
+    They go into a ReLU alone, which passes relevance, and their own rule looks at the input, or the
+    walk ends before it.
     """
     wanted = {one.operator for one in concepts if not isinstance(one, Parts)}
     return frozenset(
         name
         for name in unread_by_gradients(network) - wanted
-        if rules.get(name) in _LOOKING_AT_INPUTS
+        if rules.get(name) in (None, *_LOOKING_AT_INPUTS)
     )
 
 

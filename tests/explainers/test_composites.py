@@ -12,6 +12,7 @@ from explainers import Network
 from explainers.composites import EPSILON_PLUS, Assignment, Composite, composites, find
 from explainers.rules.ranges import ranges
 from tests.explainers.twins import network_twin
+from tests.explainers.zoo import small_network
 
 
 def rule_names(composite: Composite, network: Network) -> dict[str, str]:
@@ -102,6 +103,20 @@ def test_composites_are_values() -> None:
 def test_rules_are_chosen_once_for_a_network() -> None:
     network, _ = network_twin("cnn", "modules")
     assert EPSILON_PLUS.choose(network) is find("epsilon_plus").choose(network)
+
+
+def test_no_operator_needs_a_rule_before_relevance_ends() -> None:
+    network = small_network()
+    without_convolutions = Composite((Assignment("epsilon", layers=("type:Linear",)),))
+    with pytest.raises(NotImplementedError, match="conv2"):
+        without_convolutions.choose(network)
+    rules = without_convolutions.rules(network, ["conv2#1"])
+    operators = [op.name for op in network.operators]
+    assert list(rules) == operators[operators.index("conv2#1") + 1 :]
+    whole = EPSILON_PLUS.rules(network)
+    assert EPSILON_PLUS.rules(network, ["conv2"]).items() < whole.items()
+    assert EPSILON_PLUS.rules(network, ["input"]) == whole
+    assert EPSILON_PLUS.choose(network, ["conv2"]) is EPSILON_PLUS.choose(network, {"conv2"})
 
 
 @pytest.mark.slow

@@ -16,6 +16,9 @@ import explainers
 from explainers import Trace
 from explainers.base import Samples
 from explainers.catalogue import build
+from explainers.concepts.scores import Scores
+from explainers.maximization.scan import Maximization
+from explainers.maximization.scored import Scored
 from tests.explainers.maxima import (
     SCORES,
     STABILISER,
@@ -249,6 +252,56 @@ def test_samples_that_are_not_finite_are_in_no_list_and_kept_as_nan() -> None:
     kept = scan.records(trace, samples)
     assert kept.keys() == {"conv1/total", "conv1/peak", "conv1/position"}
     assert kept["conv1/total"].isnan().any(1).nonzero()[:, 0].tolist() == [4, 9]
+
+
+class Joined(nn.Module):
+    """Two inputs, one of which goes through what has no rule."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.run = nn.LSTM(3, 4, batch_first=True)
+        self.other = nn.Linear(2, 4)
+        self.inner = nn.Linear(4, 5)
+        self.fc = nn.Linear(5, 3)
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        joined = self.run(x)[0][:, -1] + self.other(y)
+        return self.fc(self.inner(joined.relu()).relu())
+
+
+@pytest.mark.slow
+def test_what_lies_before_the_lowest_layer_may_be_anything() -> None:
+    torch.manual_seed(0)
+    model = Joined().double()
+    inputs = torch.randn(4, 6, 3).double(), torch.randn(4, 2).double()
+    network = explainers.Network(model, inputs)
+    scan = build("relevance_maximization", layers="inner", k=4, per_class=False, target=1)
+    scan.check(network)
+    samples = Samples(torch.arange(4), torch.zeros(4, dtype=torch.int64))
+    state = scan.fold([(Trace(network, inputs, samples=samples), samples)])
+    lists = scan.finalise(state)["inner"]["sum"]
+    value = model.inner((model.run(inputs[0])[0][:, -1] + model.other(inputs[1])).relu()).relu()
+    z = model.fc(value)[:, 1:2]
+    expected = value * model.fc.weight[1] * z / (z + 1e-6 * z.sign())
+    best = expected.sort(dim=0, descending=True).values
+    # lists are in single precision
+    torch.testing.assert_close(lists["value"].double(), best, rtol=1e-6, atol=1e-9)
+    with pytest.raises(NotImplementedError, match="Recurrent"):
+        build("lrp").check(network)
+    network = explainers.Network(torch.add, (inputs[1], inputs[1]))
+    with pytest.raises(NotImplementedError, match=r"inputs input\.0, input\.1"):
+        build("lrp").check(network)
+
+
+def test_samples_whose_finite_scores_add_up_to_more_than_a_number_holds_are_listed() -> None:
+    peak = torch.full((2, 5), 60000.0, dtype=torch.float16)
+    position = torch.zeros(2, 5, dtype=torch.int64)
+    index = torch.arange(2)
+    scored = Scored(index, index, {"layer": Scores(peak, peak, position)})
+    scan = build("relevance_maximization", layers="layer", k=2, per_class=False)
+    assert isinstance(scan, Maximization)
+    lists = scan.finalise(scan._listed([{"": scored}]))["layer"]
+    assert (lists["max"]["sample"] == index[:, None]).all()
 
 
 def test_no_layer_below_the_lowest_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -84,7 +84,7 @@ def norm_of_sum(
     does.
     """
     shapes = [values[name].shape for name in op.inputs]
-    first, second = torch.broadcast_tensors(*(values[name] for name in op.inputs))
+    first, second = (values[name].expand_as(values[op.name]) for name in op.inputs)
     share, held = _parted(op, relevance, values, stabiliser)
     weight, total = first.abs(), second.abs()
     weight.div_(total.add_(weight)).nan_to_num_(0.5)
