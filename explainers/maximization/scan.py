@@ -228,10 +228,14 @@ class Maximization(Scan):
             return {}
         found = self._found(trace, samples, None)
         return {
-            f"{prefix}/{layer}/{name}".removeprefix("/"): getattr(scores, name)
+            f"{prefix}/{layer}/{name}".removeprefix("/"): entry
             for prefix, scored in found.items()
             for layer, scores in _finite(scored).layers.items()
-            for name in ("total", "peak", "position")
+            for name, entry in (
+                ("total", scores.total),
+                ("peak", scores.peak),
+                ("position", scores.position.int()),
+            )
         }
 
     def gist(self, result: Result) -> Result:
