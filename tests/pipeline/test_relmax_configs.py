@@ -70,5 +70,5 @@ def test_the_small_one_runs_on_a_folder_of_pictures(tmp_path: Path) -> None:
         assert values["explainers"][entry]["layers"][-1] == "_conv_head"
         layer = stored.scans[entry]["_conv_head"]
         assert np.asarray(layer["sum_normed"]["sample"]).shape == (3, 1280)
-        assert np.asarray(layer["references"]["heatmap"]).shape == (1, 1280, 224, 224)
+        assert np.asarray(layer["references"]["heatmap"]).shape == (1, 1280, 112, 112)
     assert (tmp_path / "out" / "atlas" / "index.html").exists()
