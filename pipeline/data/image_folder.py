@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 _LABELS = "labels.csv"
 _NO_LABELS = "none"
+_NAME = "name"
 _COLUMNS = ("index", "label")
 """Where class indices are, unless the column is named."""
 
@@ -50,6 +51,8 @@ class ImageFolder(Source):
     the folder; labels.csv is found by itself, and left alone if this is `none`."""
     label_column: str | None = None
     """Column of the class index, if it has another name."""
+    name_column: str | None = None
+    """Column of the class name, if it is not `name`."""
     masks: str | None = None
     """Folder with a mask of the same name for each image; relative to the run file."""
 
@@ -119,7 +122,7 @@ class ImageFolder(Source):
         """Names of the subfolders, or the column `name` of the table."""
         table = self._table()
         if table is not None:
-            return _names(*self._rows(table))
+            return _names(*self._rows(table), self.name_column or _NAME)
         return tuple(self._subfolders()) or None
 
     def _labelled(self) -> list[tuple[str, int]]:
@@ -162,7 +165,7 @@ class ImageFolder(Source):
         if self.labels == _NO_LABELS:
             return None
         table = Path(self.path, self.labels or _LABELS)
-        is_wanted = self.labels is not None or self.label_column is not None
+        is_wanted = any((self.labels, self.label_column, self.name_column))
         if is_wanted and not table.is_file():
             raise PlanError(
                 f"there is no table of labels {str(table)!r}",
@@ -183,6 +186,11 @@ class ImageFolder(Source):
                 f"the table {str(table)!r} has {len(rows)} rows with columns {columns!r}, expected "
                 f"'file' and {expected}",
                 fix="name the column of class indices with data.label_column" + self._switch,
+            )
+        if self.name_column not in (None, *columns):
+            raise PlanError(
+                f"the table {str(table)!r} has columns {columns!r}, and no {self.name_column!r}",
+                fix="correct data.name_column",
             )
         return rows, column
 
@@ -220,8 +228,8 @@ class ImageFolder(Source):
         }
 
 
-def _names(rows: list[dict[str, str]], column: str) -> tuple[str, ...] | None:
-    named = {int(row[column]): row["name"] for row in rows if row.get("name") and row[column]}
+def _names(rows: list[dict[str, str]], column: str, name: str) -> tuple[str, ...] | None:
+    named = {int(row[column]): row[name] for row in rows if row.get(name) and row[column]}
     if not named:
         return None
     return tuple(named.get(index, str(index)) for index in range(max(named) + 1))

@@ -108,6 +108,15 @@ def test_the_column_of_class_indices_can_have_other_names(
     assert source.class_names == ("0", "1", "cat")
 
 
+def test_the_column_of_class_names_can_have_another_name(tmp_path: Path) -> None:
+    save(tmp_path / "images" / "a.png", picture())
+    (tmp_path / "images" / "labels.csv").write_text("file,index,class\na.png,1,cat\n")
+    assert folder(tmp_path).class_names is None
+    assert folder(tmp_path, name_column="class").class_names == ("0", "cat")
+    with pytest.raises(PlanError, match="no 'klass'"):
+        folder(tmp_path, name_column="klass").records()
+
+
 def test_a_column_without_a_table_is_refused(tmp_path: Path) -> None:
     save(tmp_path / "images" / "a.png", picture())
     with pytest.raises(PlanError, match="there is no table of labels"):
