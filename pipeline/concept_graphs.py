@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -121,9 +122,12 @@ def _record(manifest: Manifest, sample: str) -> Record:
     elif sample.isdecimal() and int(sample) < len(ids):
         position = int(sample)
     else:
+        # not suggest: ids may be tens of thousands
+        near = difflib.get_close_matches(sample, ids, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
         raise StoreError(
-            f"the run has no sample {sample!r}; {suggest(sample, ids)}",
-            fix=f"give its id, or its position from 0 to {len(ids) - 1}",
+            f"the run has no sample {sample!r}{hint}",
+            fix=f"give its id, such as {ids[0]!r}, or its position from 0 to {len(ids) - 1}",
         )
     return manifest.slice(position, position + 1)[0]
 

@@ -60,6 +60,15 @@ def test_a_sample_is_found_by_its_position_too(folder: Path) -> None:
 
 
 @pytest.mark.slow
+def test_a_sample_that_is_not_there_is_refused_in_few_words(folder: Path) -> None:
+    with pytest.raises(StoreError) as refused:
+        sample_composition(folder, "999999")
+    assert str(refused.value).count("image_") <= 1
+    with pytest.raises(StoreError, match="did you mean 'image_5'"):
+        sample_composition(folder, "imag_5")
+
+
+@pytest.mark.slow
 def test_what_is_asked_for_is_what_is_decomposed(folder: Path) -> None:
     by_scan = sample_composition(folder, "0")
     assert by_scan.tops[0].layer == "2"
