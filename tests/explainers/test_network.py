@@ -279,6 +279,29 @@ def test_what_cannot_be_read_faithfully_is_opaque_with_a_reason(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_deep_network_of_half_precision_is_a_program(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    first, last = nn.Conv2d(3, 16, 3), (nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 3))
+    block = nn.Conv2d(16, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16, momentum=1.0), nn.ReLU()
+    blocks = [copy.deepcopy(part).requires_grad_(False) for _ in range(10) for part in block]
+    for part in blocks[::3]:
+        nn.init.kaiming_normal_(part.weight)
+    model = nn.Sequential(first, *blocks, *last)
+    # norms have the statistics of what reaches them
+    model(torch.randn(8, 3, 16, 16))
+    network = Network(model.eval().to(dtype), torch.randn(2, 3, 16, 16).to(dtype))
+    assert network.is_program, network.reason
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_gradients_written_by_hand_are_found_in_half_precision(dtype: torch.dtype) -> None:
+    network = Network(StraightThrough(), torch.tensor([[1.0, 2.0, -3.0]], dtype=dtype))
+    assert "gradient differs" in str(network.reason)
+
+
+@pytest.mark.slow
 def test_networks_can_be_made_in_several_threads() -> None:
     model, inputs = small()
     with ThreadPoolExecutor(3) as pool:
