@@ -266,6 +266,7 @@ class Atlas:
             "index.html",
             run=self.run.config.name,
             layers=self.entries,
+            n_layers=len({views.layer_of(entry.name) for entry in self.entries}),
             views=[view.title for view in self.views],
             n_concepts=sum(entry.n_concepts for entry in self.entries),
             n_samples=self.run.plan.n_samples,

@@ -54,6 +54,8 @@ def test_a_layer_has_a_page_for_each_kind_of_its_concepts(out: Path) -> None:
         ("2", 6),
     ]
     assert [entry["kind"] for entry in layers] == ["Convolution"] * 3
+    for page in ("atlas/index.html", "report.html"):
+        assert "13 concepts of 2 layers" in " ".join((out / page).read_text().split())
 
 
 def test_captions_say_what_the_network_took_a_sample_for(out: Path) -> None:

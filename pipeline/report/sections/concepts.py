@@ -6,6 +6,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from pipeline import paths
+from pipeline.atlas.views import layer_of
 from pipeline.report import page
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ LIMIT = 20
 """Classes in the table."""
 
 TEMPLATE = """
-<p>{{ n_concepts | count }} concepts of {{ layers | length }} layer{{ "s" if layers | length != 1 }}
+<p>{{ n_concepts | count }} concepts of {{ n_layers }} layer{{ "s" if n_layers != 1 }}
 can be browsed, each with the samples that show it best: <a href="{{ atlas }}/index.html">open the
 atlas</a>, the folder <code>{{ atlas }}</code> of the run.</p>
 {% if classes %}
@@ -53,7 +54,7 @@ def render(run: Run) -> str | None:
     return page.fragment(
         TEMPLATE,
         atlas=paths.ATLAS,
-        layers=summary["layers"],
+        n_layers=len({layer_of(layer["name"]) for layer in summary["layers"]}),
         n_concepts=sum(layer["n_concepts"] for layer in summary["layers"]),
         top=top,
         classes=classes[:LIMIT],
