@@ -135,6 +135,7 @@ def test_the_search_index_finds_layers_and_the_concepts_of_classes(built: Path, 
     assert max(len(each["concepts"]) for each in index["classes"]) <= searching.N_CONCEPTS
 
 
+@pytest.mark.slow
 def test_each_sample_is_read_once(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
