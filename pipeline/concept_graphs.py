@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from explainers import Samples, Target, Trace
-from explainers.attribution.concept_relevance import ConceptRelevance
 from explainers.composites.composed import Composed
 from explainers.concepts.composition import Decomposer
 from explainers.maximization.scan import Maximization
@@ -175,8 +174,9 @@ def _kinds(entries: dict[str, Explainer], network: Network) -> dict[str, Any]:
             of_scan = {name: given.get(name, CHANNELS) for name in network.match(each.layers)}
             found = of_scan | found
     for each in entries.values():
-        if isinstance(each, ConceptRelevance):
-            found = each.kinds(network) | found
+        # any method that names concepts: methods are not imported here
+        if callable(kinds := getattr(each, "kinds", None)):
+            found = kinds(network) | found
     # one value may go by several names, of which those with a kind go before others
     return {name: kind for name, kind in found.items() if kind != CHANNELS}
 
