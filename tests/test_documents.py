@@ -96,6 +96,7 @@ def test_the_entries_that_are_shown_can_be_written(tmp_path: Path) -> None:
         assert build_explainers(load(path)).keys() >= block["explainers"].keys()
 
 
+@pytest.mark.slow
 def test_what_is_shown_of_perturbation_in_python_runs() -> None:
     torch.manual_seed(0)
     layers = (nn.Conv2d(1, 2, 3), nn.ReLU(), nn.Flatten(), nn.Linear(2 * 12 * 12, 3))

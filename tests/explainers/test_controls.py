@@ -68,6 +68,7 @@ def test_edges_of_what_is_no_image_are_refused() -> None:
         explainers.explain(nn.Linear(4, 2), "sobel", torch.ones(2, 4))
 
 
+@pytest.mark.slow
 def test_a_run_s_entry_is_reproduced_by_its_name() -> None:
     inputs = torch.zeros(3, 4)
     entry = Trace(explainers.Network(nn.Linear(4, 2), inputs), inputs, namespace="entry", seed=3)

@@ -157,6 +157,7 @@ class SequenceFirst(nn.Module):
         return self.head(x.mean(0))
 
 
+@pytest.mark.slow
 def test_attention_and_norms_are_complete() -> None:
     generator = torch.Generator().manual_seed(5)
     inputs = torch.randn(3, 5, 8, generator=generator, dtype=torch.float64)

@@ -230,6 +230,7 @@ def tokens(form: str) -> tuple[Tokens, Network, Tensor]:
     return model, Network(model, inputs), inputs
 
 
+@pytest.mark.slow
 def test_a_transformer_gets_the_gradient_of_the_detached_network_times_its_input() -> None:
     model, network, inputs = tokens("fused")
     trace = Trace(network, inputs)
@@ -244,6 +245,7 @@ def test_a_transformer_gets_the_gradient_of_the_detached_network_times_its_input
     assert relative_error(walked.relevance, slope * inputs) <= 1e-8
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["fused", "written out"])
 def test_a_transformers_relevance_is_accounted_for(form: str) -> None:
     _, network, inputs = tokens(form)

@@ -180,6 +180,7 @@ def test_every_sample_of_every_statistic_passes_through_statstream(
     assert sum(passed.values()) == len(inputs) + 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("per_class", [False, True])
 @pytest.mark.parametrize("rank", [10, 30])
 def test_low_rank_of_digits_has_the_error_of_the_optimum(rank: int, per_class: bool) -> None:
@@ -204,6 +205,7 @@ def test_low_rank_of_synthetic_images_has_the_error_of_the_optimum(rank: int) ->
     assert relative(result["eigenvalues"], values.flip(0)[:rank]) < 1e-5
 
 
+@pytest.mark.slow
 def test_truncated_merges_of_many_shards_stay_near_the_optimum(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -216,6 +218,7 @@ def test_truncated_merges_of_many_shards_stay_near_the_optimum(
     assert error < 0.1096836 + 1e-5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rank", [30, 196])
 def test_rank_deficient_images_are_exact(rank: int) -> None:
     """statstream alone is off by 2e-4 here: digits have pixels that never vary."""

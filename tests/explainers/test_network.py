@@ -380,6 +380,7 @@ def test_a_model_without_rows_of_logits_is_refused() -> None:
         Network(nn.Flatten(), torch.ones(0, 3))
 
 
+@pytest.mark.slow
 def test_a_network_moves_to_another_precision() -> None:
     model, inputs = small()
     network = Network(model.float(), inputs.float()).to(dtype=torch.float64)
@@ -412,6 +413,7 @@ class Sequences(nn.Module):
         return self.fc(hidden[:, -1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "recurrence",
     [

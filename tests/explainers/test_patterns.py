@@ -275,6 +275,7 @@ class Residual(nn.Module):
         return self.head(self.pool(x).flatten(1))
 
 
+@pytest.mark.slow
 def test_attribution_hands_on_all_of_the_output_through_sums_and_norms_too() -> None:
     model, inputs = seeded(Residual()), rows((3, 4, 4))
     patterns = explainers.scan(model, "patterns", [inputs])

@@ -155,6 +155,7 @@ def test_gradients_of_a_neuron_touch_the_edges_of_its_box(network: Network) -> N
         assert boxes[place].tolist() == bounds((gradient[0] != 0).any(0))
 
 
+@pytest.mark.slow
 def test_a_signal_has_starts_and_stops() -> None:
     layers = nn.Sequential(nn.Conv1d(1, 2, 3, stride=2), nn.Flatten(), nn.Linear(8, 2))
     network = Network(layers.double(), torch.rand(2, 1, 9, dtype=torch.float64))

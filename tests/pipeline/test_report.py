@@ -126,6 +126,7 @@ def test_the_same_run_gives_the_same_page(run: Run, html: str, tmp_path: Path) -
     assert build(run, tmp_path / "again.html").read_text() == html
 
 
+@pytest.mark.slow
 def test_a_run_without_scores_or_with_open_shards_has_a_page_too(tmp_path: Path) -> None:
     run = explained(tmp_path, done=(0,))
     html = build(run).read_text()
@@ -204,6 +205,7 @@ def test_large_pictures_are_averaged_down() -> None:
     assert np.allclose(pictures.shrink(np.ones((300, 200)), 50), 1.0)
 
 
+@pytest.mark.slow
 def test_24_photographs_under_five_explainers_stay_below_10_megabytes() -> None:
     generator = np.random.default_rng(0)
     side = gallery._side(24 * 6)
@@ -268,6 +270,7 @@ def test_the_failed_sample_is_not_in_the_gallery(html: str) -> None:
     assert f"{FAILED:06d}" not in part
 
 
+@pytest.mark.slow
 def test_with_many_explainers_each_has_a_row_of_classes(tmp_path: Path) -> None:
     entries = {f"g{n}": {"method": "gradient"} for n in range(classes.MANY + 1)}
     run = explained(tmp_path, explainers=entries, metrics={"sparseness": {}})
