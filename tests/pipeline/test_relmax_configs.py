@@ -63,12 +63,15 @@ def test_the_small_one_runs_on_a_folder_of_pictures(tmp_path: Path) -> None:
     assert make_plan(load(path, overrides)).plan.n_samples == 3
     for entry in ("relmax", "actmax"):
         # fewer than the template's, which would take minutes
-        overrides += [f"explainers.{entry}.layers=[_conv_head]", f"explainers.{entry}.references=1"]
+        overrides += [
+            f"explainers.{entry}.layers=[_blocks.15._project_conv]",
+            f"explainers.{entry}.references=1",
+        ]
     assert run(load(path, overrides)).exit_code == 0
     stored = open_run(tmp_path / "out")
     for entry in ("relmax", "actmax"):
-        assert values["explainers"][entry]["layers"][-1] == "_conv_head"
-        layer = stored.scans[entry]["_conv_head"]
-        assert np.asarray(layer["sum_normed"]["sample"]).shape == (3, 1280)
-        assert np.asarray(layer["references"]["heatmap"]).shape == (1, 1280, 112, 112)
+        assert values["explainers"][entry]["layers"][-1] == "_blocks.15._project_conv"
+        layer = stored.scans[entry]["_blocks.15._project_conv"]
+        assert np.asarray(layer["sum_normed"]["sample"]).shape == (3, 320)
+        assert np.asarray(layer["references"]["heatmap"]).shape == (1, 320, 112, 112)
     assert (tmp_path / "out" / "atlas" / "index.html").exists()
