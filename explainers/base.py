@@ -236,6 +236,11 @@ class Scan(Explainer):
         """
         return [names]
 
+    def finalised(self, state: State) -> Result:
+        """Return the result of a state that is in memory: the union of those of its groups."""
+        groups = self.groups(state.keys())
+        return united(self.finalise({name: state[name] for name in group}) for group in groups)
+
     def rounds(self, results: Mapping[str, Result]) -> Round | None:
         """Return the next round, or None when all are done.
 

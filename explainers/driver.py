@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from explainers.base import Samples, Scan, united
+from explainers.base import Samples, Scan
 from explainers.catalogue import build
 from explainers.explaining import check
 from explainers.inference import outside_inference_mode
@@ -18,7 +18,7 @@ from explainers.trace import Trace
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from explainers.base import Result, State
+    from explainers.base import Result
     from explainers.bound import Model
 
 
@@ -68,7 +68,7 @@ def scan(model: Model, name: str, loader: Iterable[Any], *, seed: int = 0, **par
     results: dict[str, Result] = {}
     while (following := explainer.rounds(results)) is not None:
         state = following.scan.fold(_traced(network, loader, seed, name, following.samples))
-        results[following.name] = _finalised(following.scan, state)
+        results[following.name] = following.scan.finalised(state)
     return explainer.conclude(results)
 
 
@@ -78,11 +78,6 @@ def _network(model: Model, loader: Iterable[Any]) -> Network:
     for batch in loader:
         return Network(model, _parted(batch)[0])
     raise ValueError("the loader has no batch, so there is nothing to scan")
-
-
-def _finalised(each: Scan, state: State) -> Result:
-    groups = each.groups(state.keys())
-    return united(each.finalise({name: state[name] for name in group}) for group in groups)
 
 
 def _traced(

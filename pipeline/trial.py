@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 import torch
 
 from explainers import Attribution, Scan, backgrounds, explaining
-from explainers.base import united
 from pipeline.brief import brief
 from pipeline.entries import with_results
 from pipeline.errors import PlanError
@@ -111,18 +110,13 @@ def _all_rounds(scan: Scan, trace: Trace, samples: Samples) -> Trial:
         trial = replace(trial, records=trial.records + size)
         # so few samples may have no such result; this says nothing of the data set
         try:
-            finished[following.name] = _finalised(tried, state)
+            finished[following.name] = tried.finalised(state)
             following = scan.rounds(finished)
         except _TOO_FEW:
             return trial
     with contextlib.suppress(*_TOO_FEW):
         return replace(trial, result=scan.conclude(finished) if is_whole else None)
     return trial
-
-
-def _finalised(scan: Scan, state: State) -> Result:
-    groups = scan.groups(state.keys())
-    return united(scan.finalise({name: state[name] for name in group}) for group in groups)
 
 
 def awaited(
