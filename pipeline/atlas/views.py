@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from graphlib import TopologicalSorter
-from itertools import pairwise
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
@@ -127,20 +126,20 @@ def pages_of(views: Sequence[View], layers: Iterable[str] = ()) -> list[str]:
     Parameters
     ----------
     views
-        Each has its pages in that order, but not every view has all of them.
+        In any order: results are stored by name.
     layers
-        Of the network in order, as far as they are known.
+        Of the network in order; where some are not known, names decide, numbers in them as numbers.
     """
     pages = dict.fromkeys(page for view in views for page in view.layers)
-    found = dict.fromkeys(map(layer_of, pages))
-    orders = [[layer for layer in layers if layer in found]]
-    orders += [list(dict.fromkeys(map(layer_of, view.layers))) for view in views]
-    sorter: TopologicalSorter[str] = TopologicalSorter(dict.fromkeys(found, ()))
-    for order in orders:
-        for before, after in pairwise(order):
-            sorter.add(after, before)
-    place = {layer: index for index, layer in enumerate(sorter.static_order())}
-    return sorted(pages, key=lambda page: (place[layer_of(page)], BESIDE in page))
+    place = {layer: index for index, layer in enumerate(layers)}
+    found = sorted(pages, key=lambda page: (_by_number(layer_of(page)), BESIDE in page))
+    if place.keys() >= set(map(layer_of, pages)):
+        found.sort(key=lambda page: place[layer_of(page)])
+    return found
+
+
+def _by_number(layer: str) -> list[tuple[int, str]]:
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", layer)]
 
 
 def layer_of(page: str) -> str:
