@@ -11,6 +11,7 @@ import torch
 from explainers import Samples, Target, Trace
 from explainers.composites.composed import Composed
 from explainers.concepts.composition import Decomposer
+from explainers.concepts.kinds import given_kinds
 from explainers.maximization.scan import Maximization
 from explainers.registry import suggest
 from pipeline import fit
@@ -168,9 +169,7 @@ def _kinds(entries: dict[str, Explainer], network: Network) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for each in entries.values():
         if isinstance(each, Maximization):
-            given: dict[str, Any] = {}
-            for pattern, kind in each.concepts.items():
-                given = dict.fromkeys(network.match(pattern), kind) | given
+            given = given_kinds(each.concepts, network)
             of_scan = {name: given.get(name, CHANNELS) for name in network.match(each.layers)}
             found = of_scan | found
     for each in entries.values():

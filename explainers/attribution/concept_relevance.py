@@ -14,7 +14,7 @@ from explainers.composites.composed import Composed
 from explainers.concepts.composition import Decomposer
 from explainers.concepts.conditional import conditional, resolved
 from explainers.concepts.conditions import CONDITION, parsed
-from explainers.concepts.kinds import select
+from explainers.concepts.kinds import given_kinds, select
 from explainers.concepts.kinds.form import form_of
 from explainers.concepts.ranking import ranked
 from explainers.concepts.starting import check_initial
@@ -151,14 +151,8 @@ class ConceptRelevance(Composed, Attribution):
         """Return the kinds that are given for layers which conditions name or which are ranked."""
         layers = {layer for each in self._conditions for layer in each.layers}
         layers |= {*self._ranked(network)}
-        return {layer: kind for layer, kind in self._given(network).items() if layer in layers}
-
-    def _given(self, network: Network) -> dict[str, Any]:
-        """Return the kind of each layer that a pattern names: by the first."""
-        found: dict[str, Any] = {}
-        for pattern, kind in self.concepts.items():
-            found = dict.fromkeys(_matched("concepts", pattern, network), kind) | found
-        return found
+        given = given_kinds(self.concepts, network)
+        return {layer: kind for layer, kind in given.items() if layer in layers}
 
     def _check_concepts(self, network: Network) -> None:
         """Refuse concepts of layers that nothing is asked of."""
@@ -203,7 +197,7 @@ class ConceptRelevance(Composed, Attribution):
         if self.ranking is None:
             return ()
         names = _matched("ranking", self.ranking, network)
-        given = self._given(network)
+        given = given_kinds(self.concepts, network)
         return tuple(select(names, {name: given[name] for name in names if name in given}, network))
 
     def _recorded(self, network: Network) -> tuple[str, ...]:

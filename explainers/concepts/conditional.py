@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from explainers.concepts.conditions import Condition
-from explainers.concepts.kinds import Concepts, resolve
+from explainers.concepts.kinds import Concepts, given_kinds, resolve
 from explainers.concepts.legs import check_order, legs, whole_way
 from explainers.concepts.recording import Conditional, Found, Records
 from explainers.concepts.restricting import restrictions
@@ -135,16 +135,14 @@ def resolved(
     """
     named = _named(conditions)
     specs: dict[str, Any] = dict.fromkeys((*named, *more), "channels")
-    given: dict[str, Any] = {}
-    for pattern, spec in (concepts or {}).items():
-        layers = [layer for layer in network.match(pattern) if layer in specs]
-        if not layers:
+    for pattern in concepts or {}:
+        if not {*specs} & {*network.match(pattern)}:
             raise LookupError(
                 f"concepts are given for {pattern!r}, which is none of the layers that conditions "
                 f"name, nor ranked: {', '.join(specs) or 'there are none'}; name it in a condition"
             )
-        given = dict.fromkeys(layers, spec) | given
-    specs |= given
+    given = given_kinds(concepts or {}, network)
+    specs |= {layer: spec for layer, spec in given.items() if layer in specs}
     held = {layer: _concepts(spec, network, layer, named) for layer, spec in specs.items()}
     for condition in conditions:
         condition.check_output(network.n_outputs)

@@ -10,6 +10,6 @@ from __future__ import annotations
 
 from explainers.concepts.kinds.base import Concepts
 from explainers.concepts.kinds.resolving import kinds, resolve
-from explainers.concepts.kinds.selection import select
+from explainers.concepts.kinds.selection import given_kinds, select
 
-__all__ = ["Concepts", "kinds", "resolve", "select"]
+__all__ = ["Concepts", "given_kinds", "kinds", "resolve", "select"]

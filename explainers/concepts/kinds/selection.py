@@ -41,15 +41,13 @@ def select(
         If a layer has no such concepts.
     """
     names = network.match(patterns)
-    given: dict[str, Spec] = {}
-    for pattern, spec in spec_by_pattern.items():
-        named = [name for name in network.match(pattern) if name in names]
-        if not named:
+    for pattern in spec_by_pattern:
+        if not {*names} & {*network.match(pattern)}:
             raise LookupError(
                 f"concepts are given for {pattern!r}, which is none of the layers asked for: "
                 f"{', '.join(names)}; name it among the layers too"
             )
-        given = dict.fromkeys(named, spec) | given
+    given = given_kinds(spec_by_pattern, network)
     found: dict[str, Concepts] = {}
     for name in _ranked(names, given, network):
         concepts = resolve(given.get(name, "channels"), network, name)
@@ -57,6 +55,20 @@ def select(
         if not same or (name in given and not any(_is_same(given[name], one) for one in same)):
             found[name] = concepts
     return {name: found[name] for name in names if name in found}
+
+
+def given_kinds(spec_by_pattern: Mapping[str, Spec], network: Network) -> dict[str, Spec]:
+    """Return the kind of each layer that a pattern names: of several, the first decides.
+
+    Raises
+    ------
+    LookupError
+        If a pattern names nothing.
+    """
+    found: dict[str, Spec] = {}
+    for pattern, spec in spec_by_pattern.items():
+        found = dict.fromkeys(network.match(pattern), spec) | found
+    return found
 
 
 def _ranked(names: Sequence[str], given: Container[str], network: Network) -> list[str]:
