@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import torch
 
+from explainers.concepts.scores import FIELDS
 from explainers.maximization.matrices import lists_of_matrices
 from pipeline.errors import StoreError
 
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from explainers import Result
     from pipeline.store import Run
 
-FIELDS = ("total", "peak", "position")
 ROWS = 1024
 """Samples that are read at a time, in whole shards: memory does not grow with their number."""
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from explainers.concepts.kinds.form import form_of
-from explainers.concepts.scores import Scores
+from explainers.concepts.scores import FIELDS, Scores
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
@@ -132,7 +132,7 @@ class Found:
             layer: self._forms[layer].samples(values[operator])
             for layer, operator in self._records.recorded.items()
         }
-        parts = [self._of(name, scored) for name in ("total", "peak", "position")]
+        parts = [self._of(name, scored) for name in FIELDS]
         return Conditional(
             self._of("map", [""])[""],
             self._trace.output,

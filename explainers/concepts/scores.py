@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from torch import Tensor
 
+FIELDS = ("total", "peak", "position")
+"""Of `Scores`, in order; what they are called where they are stored, too."""
+
 
 @dataclass(frozen=True)
 class Scores:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from explainers.concepts.scores import FIELDS
 from explainers.maximization import ranking, tables
 from explainers.maximization.ranking import Rows
 from explainers.maximization.tables import Table
@@ -85,7 +86,7 @@ class ClassLists:
         return cls(rows, state[f"{name}/listed/class"], lists)
 
 
-_FIELDS = ("total", "peak", "position", "sample", "class")
+_FIELDS = (*FIELDS, "sample", "class")
 
 
 def _many(rows: Rows, listed: Tensor, k: int) -> tuple[Tensor, Tensor]:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
-from explainers.concepts.scores import Scores
+from explainers.concepts.scores import FIELDS, Scores
 from explainers.maximization.lists import Lists, length_of_classes
 from explainers.maximization.scored import Scored
 
@@ -81,14 +81,12 @@ def _blocks(
     # Of no samples, too, there is a block: it says how many channels there are.
     for start in range(0, max(1, len(sample)), n_rows):
         rows = slice(start, start + n_rows)
-        scores = Scores(
-            *(torch.as_tensor(matrices[name][rows]) for name in ("total", "peak", "position"))
-        )
+        scores = Scores(*(torch.as_tensor(matrices[name][rows]) for name in FIELDS))
         yield Scored(sample[rows], group[rows], {layer: scores})
 
 
 def _check(layer: str, matrices: Mapping[str, Matrix], sample: Tensor, group: Tensor) -> None:
-    for name in ("total", "peak", "position"):
+    for name in FIELDS:
         n_found = matrices[name].shape[0]
         if n_found != len(sample):
             raise ValueError(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from explainers.concepts.scores import Scores
+from explainers.concepts.scores import FIELDS, Scores
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -35,7 +35,7 @@ class Scored:
             layer: Scores(
                 *(
                     torch.cat([getattr(part.layers[layer], field) for part in parts])
-                    for field in ("total", "peak", "position")
+                    for field in FIELDS
                 )
             )
             for layer in parts[0].layers
