@@ -1,0 +1,1 @@
+"""Masks that say which part of an input keeps the output when the rest is noise."""

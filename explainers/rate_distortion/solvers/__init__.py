@@ -1,0 +1,1 @@
+"""Solvers of rate-distortion problems, batched over the problems of all samples."""
