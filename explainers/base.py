@@ -102,6 +102,23 @@ class Explainer(ABC):
         """
         return cls.needs
 
+    @classmethod
+    def parameters_of_needs(cls, parameters: Mapping[str, Any]) -> Mapping[str, Mapping[str, Any]]:
+        """Return what a scan has to be asked for so that its result serves.
+
+        Parameters
+        ----------
+        parameters
+            As `needs_of` takes them.
+
+        Returns
+        -------
+        Mapping[str, Mapping[str, Any]]
+            Parameter of `needs_of` to parameters of the scan's entry, where that is added because
+            nobody listed one; what is not said is left at its default.
+        """
+        return {}
+
     @property
     @abstractmethod
     def cost(self) -> Cost:
@@ -156,6 +173,21 @@ class Attribution(Explainer):
         A method has them that finds several maps of each sample.
         """
         return {}
+
+    @property
+    def axes(self) -> Mapping[str, tuple[str, ...]]:
+        """Names of the dimensions after ``sample`` of arrays beside the map, by array.
+
+        Those of other arrays are the map's where they have its shape, and numbered otherwise.
+        """
+        return {}
+
+    def stored_bytes(self, network: Network) -> int:
+        """Return the bytes of the arrays beside the map, of a sample and target, if they are large.
+
+        Plans take the larger of this and of what a trial finds, which may have been a brief one.
+        """
+        return 0
 
     def briefer(self, network: Network) -> Iterator[Mapping[str, Any]]:
         """Yield changes of parameters with which fewer passes are taken, for trials.

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-NAMED = MappingProxyType({"features": "masks", "concepts": "directions"})
+NAMED = MappingProxyType({"features": "masks", "concepts": "directions", "noise": "file"})
 """Parameter to the key below it, at any depth, whose text is the path of a file."""
 
 

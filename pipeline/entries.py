@@ -42,10 +42,7 @@ def build_explainers(config: RunConfig) -> dict[str, Explainer]:
         If a method, a preset or a parameter is unknown or of the wrong type.
     """
     needs = needs_of(config)
-    entries = dict(config.explainers)
-    for wanted in needs.values():
-        for scan in wanted.values():
-            entries.setdefault(scan, {})
+    entries = {**config.explainers, **_added(config, needs)}
     return {
         name: _explainer(
             _class(explainers.methods, ("explainers", name), values, config),
@@ -54,6 +51,57 @@ def build_explainers(config: RunConfig) -> dict[str, Explainer]:
         )
         for name, values in entries.items()
     }
+
+
+def _added(config: RunConfig, needs: Mapping[str, Mapping[str, str]]) -> dict[str, dict[str, Any]]:
+    """Return entries of the scans that are needed and that nobody listed.
+
+    They are asked for all that any explainer needs of them; of two numbers, for the larger.
+
+    Raises
+    ------
+    ConfigError
+        If two explainers need what one scan cannot give.
+    """
+    added: dict[str, dict[str, Any]] = {}
+    for name, wanted in needs.items():
+        asked = _asked(config, name)
+        for parameter, scan in wanted.items():
+            if scan in config.explainers:
+                continue
+            entry = added.setdefault(scan, {})
+            for key, value in asked.get(parameter, {}).items():
+                known = entry.setdefault(key, value)
+                if known == value:
+                    continue
+                if not isinstance(known, int | float) or not isinstance(value, int | float):
+                    raise ConfigError(
+                        f"{config.where('explainers', name)}: needs a scan {scan!r} with "
+                        f"{key}: {value!r}, another explainer one with {key}: {known!r}",
+                        fix=f"add an entry with the method {scan!r} for each, and name them in "
+                        f"`{parameter}`",
+                    )
+                entry[key] = max(known, value)
+    return added
+
+
+def _asked(config: RunConfig, name: str) -> dict[str, Mapping[str, Any]]:
+    """Return what scans have to be asked for, by the dotted path of the parameter in an entry."""
+    values = config.explainers[name]
+    cls = _class(explainers.methods, ("explainers", name), values, config)
+    return _asked_of(cls, values, functools.partial(config.where, "explainers", name))
+
+
+def _asked_of(
+    cls: type[Explainer], values: Mapping[str, Any], where: Callable[..., str]
+) -> dict[str, Mapping[str, Any]]:
+    given = _given(cls, values, where)
+    found = dict(cls.parameters_of_needs(given))
+    inner, own = _inner(cls, given)
+    if inner is not None and inner in explainers.methods:
+        below = _asked_of(explainers.methods.get(inner), own, functools.partial(where, INNER[1]))
+        found |= {f"{INNER[1]}.{key}": asked for key, asked in below.items()}
+    return found
 
 
 def build_metrics(config: RunConfig) -> dict[str, Metric]:

@@ -175,6 +175,7 @@ class Explanation:
             else:
                 products.put_array(name, array, rows, values)
         attribution = self._attributions[name]
+        products.axes |= {(name, array): dims for array, dims in attribution.axes.items()}
         errors = [precision.relative_error(attribution, each, self.network) for each in found]
         known = [each for each in errors if each is not None]
         if len(known) == len(found):

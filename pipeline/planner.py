@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import operator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -275,5 +275,20 @@ def _notes(parts: _Parts, trials: Mapping[str, Trial]) -> tuple[str, ...]:
         if layer is None and is_one_tensor(parts.network):
             notes += [f"{name}: {note}" for note in each.notes(parts.network)]
     added = [name for name in parts.explainers if name not in parts.config.explainers]
-    notes += [f"{name}: added, as other explainers need its result" for name in added]
+    notes += [
+        f"{name}: added{_asked_for(parts.explainers[name])}, as other explainers need its result"
+        for name in added
+    ]
     return tuple(notes)
+
+
+def _asked_for(explainer: Explainer) -> str:
+    """Return those of an explainer's parameters that are not its defaults, in words."""
+    if not is_dataclass(explainer):
+        return ""
+    said = ", ".join(
+        f"{each.name}: {getattr(explainer, each.name)}"
+        for each in fields(explainer)
+        if each.init and getattr(explainer, each.name) != each.default
+    )
+    return f" with {said}" if said else ""

@@ -40,6 +40,9 @@ class Products:
     """Table to rows."""
     states: dict[tuple[str, str], State] = field(default_factory=dict)
     """Scan and round to state."""
+    axes: dict[tuple[str, str], tuple[str, ...]] = field(default_factory=dict)
+    """Explainer and array to the names of its dimensions after ``sample`` and ``target``, where the
+    method says them."""
     records: set[tuple[str, str]] = field(default_factory=set)
     """Scan and array of those `arrays` that scans keep of each sample."""
     failures: dict[int, str] = field(default_factory=dict)
@@ -133,8 +136,11 @@ class Products:
             is_record = (name, array) in self.records
             is_planned = not name or (is_relevance(array) and not is_record)
             if not is_planned and not sink.has(name, array):
+                named = self.axes.get((name, array))
                 layout = (
-                    _recorded(array, values) if is_record else _layout(name, array, values, plan)
+                    _recorded(array, values)
+                    if is_record
+                    else _layout(name, array, values, plan, named)
                 )
                 sink.add(name, array, layout, plan.n_samples, plan.shard_size)
 
@@ -213,11 +219,15 @@ def _recorded(array: str, values: NDArray[Any]) -> Layout:
     return Layout(dims, shape, str(values.dtype))
 
 
-def _layout(name: str, array: str, values: NDArray[Any], plan: Plan) -> Layout:
+def _layout(
+    name: str, array: str, values: NDArray[Any], plan: Plan, named: tuple[str, ...] | None
+) -> Layout:
     """Return the layout of an array that a method found beside its map, often shaped like it."""
     shape = values.shape[1:]
     lead = ("target",) if plan.has_target_dimension else ()
     own = tuple(shape[len(lead) :])
+    if named is not None and len(named) == len(own):
+        return Layout((*lead, *named), shape, str(values.dtype))
     for of_map, spec in plan.maps.items():
         if split_name(of_map)[0] == name and spec.shape == own:
             return Layout((*lead, *spec.dims), shape, str(values.dtype))

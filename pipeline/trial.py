@@ -151,10 +151,12 @@ def _check(
     for target in targets if is_new else ():
         explaining.check(attribution, trace.network, target)
     explaining.check_rows(attribution, trace)
+    seen = explaining.seen_by(attribution, trace.network)
+    beside = attribution.stored_bytes(seen)
     tried = brief(attribution, trace.network)
     if tried is None:
-        return 0
-    return max(_try(tried, trace, target) for target in targets)
+        return beside
+    return max(beside, *(_try(tried, trace, target) for target in targets))
 
 
 @contextlib.contextmanager
