@@ -10,6 +10,7 @@ import torch
 
 from explainers import numeric, register
 from explainers.base import Cost, Scan
+from explainers.sampling.counted import mix_
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -85,12 +86,8 @@ class Background(Scan):
 def _ranks(index: Tensor, seed: int) -> Tensor:
     """Return a pseudo-random int64 for each index, different ones for different indices.
 
-    A mixer of 64 bits (SplitMix, Steele, Lea and Flood 2014, doi:10.1145/2660193.2660195), which
-    is a bijection, after the bits that the seed says are flipped.
+    The mixer of `explainers.sampling.counted`, after the bits that the seed says are flipped.
     """
     digest = hashlib.sha256(str(seed).encode()).digest()
     mixed = index ^ int.from_bytes(digest[:8], "little", signed=True)
-    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
-        # int64 shifts copy the sign bit, which the mask takes away; products wrap around
-        mixed = (mixed ^ (mixed >> shift & ((1 << 64 - shift) - 1))) * (factor - (1 << 64))
-    return mixed ^ (mixed >> 31 & ((1 << 33) - 1))
+    return mix_(mixed)

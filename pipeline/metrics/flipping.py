@@ -7,19 +7,13 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
 
+from pipeline.metrics import removal
 from pipeline.metrics.metric import Case, Direction, Metric, register
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from explainers.trace import Trace
-
-_DEFAULT_STEPS = 32
-_CHUNK_BYTES = 32 * 2**20
-"""Perturbed inputs alive at once; activations of a network take ten to thirty times as much."""
-
-_CHUNK_ROWS = 512
-"""Larger batches were no faster on processors and only cost memory."""
 
 
 @register("pixel_flipping")
@@ -61,12 +55,7 @@ class PixelFlipping(Metric):
 
     def __post_init__(self) -> None:
         """Refuse what does not go together."""
-        if self.n_steps is not None and self.features_in_step is not None:
-            raise ValueError("got n_steps and features_in_step, expected one of them")
-        for name in ("n_steps", "features_in_step"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"got {name} {value!r}, expected at least 1")
+        removal.check_steps(self.n_steps, self.features_in_step)
         if self.compat == "quantus" and self.order != "morf":
             raise ValueError("got order 'lerf' with compat 'quantus', which flips morf only")
         if self.compat == "quantus" and self.baseline == "mean":
@@ -89,20 +78,23 @@ class PixelFlipping(Metric):
         """Share target weights, the baseline, and the outputs before and after all flips."""
         trace = case.network_trace()
         weights = trace.cotangent(case.target)  # (batch, classes)
-        features = self._features(trace.inputs)  # (batch, channels, features)
+        features = removal.features(trace.inputs, by_pixel=self._by_pixel)
         baseline = self._baseline(features)  # (batch, channels, 1)
         blank = baseline.expand_as(features).reshape(trace.inputs.shape)
         with torch.no_grad():
-            first = self._selected(trace.output, weights)
-            last = self._selected(trace.network(blank), weights)
+            first = removal.selected(trace.output, weights, self.output_space)
+            last = removal.selected(trace.network(blank), weights, self.output_space)
         return case.sharing(weights=weights, baseline=baseline, first=first, last=last)
 
     def score(self, case: Case, relevance: Tensor) -> dict[str, Tensor]:
         """Return ``curve``, ``(batch, steps)``, and ``auc``."""
         trace, shared = case.network_trace(), case.shared
-        per_feature = self._relevance(relevance, trace.inputs)
-        ranks = _ranks(per_feature, descending=self.order == "morf")  # (batch, features)
-        counts = self._counts(ranks.shape[1], ranks.device)
+        relevance = relevance.abs() if self.absolute else relevance
+        per_feature = removal.relevance_of_features(
+            relevance, trace.inputs, by_pixel=self._by_pixel
+        )
+        ranks = removal.ranks(per_feature, descending=self.order == "morf")
+        counts = self._counts(ranks.shape[1]).to(ranks.device)
         inner = self._perturbed(trace, shared["weights"], shared["baseline"], ranks, counts[:-1])
         curve = torch.cat([shared["first"][:, None], inner, shared["last"][:, None]], dim=1)
         curve = curve.where(per_feature.isfinite().all(dim=1)[:, None], torch.nan)
@@ -114,9 +106,9 @@ class PixelFlipping(Metric):
     def _perturbed(
         self, trace: Trace, weights: Tensor, baseline: Tensor, ranks: Tensor, counts: Tensor
     ) -> Tensor:
-        features = self._features(trace.inputs)
+        features = removal.features(trace.inputs, by_pixel=self._by_pixel)
         n_rows = len(features) * len(counts)
-        chunk = _chunk_rows(trace.inputs)
+        chunk = removal.rows_at_once(trace.inputs)
         outputs = []
         for start in range(0, n_rows, chunk):
             row = torch.arange(start, min(start + chunk, n_rows), device=ranks.device)
@@ -125,34 +117,12 @@ class PixelFlipping(Metric):
             perturbed = torch.where(flipped[:, None], baseline[sample], features[sample])
             with torch.no_grad():
                 output = trace.network(perturbed.reshape(-1, *trace.inputs.shape[1:]))
-            outputs.append(self._selected(output, weights[sample]))
+            outputs.append(removal.selected(output, weights[sample], self.output_space))
         return torch.cat([weights.new_empty(0), *outputs]).reshape(len(features), len(counts))
 
-    def _selected(self, output: Tensor, weights: Tensor) -> Tensor:
-        values = output.softmax(dim=1) if self.output_space == "probability" else output
-        return (values * weights).sum(dim=1)
-
-    def _features(self, inputs: Tensor) -> Tensor:
-        """View inputs as ``(batch, channels, features)``; channels of a feature flip together."""
-        if inputs.ndim == 4 and self.compat is None:
-            return inputs.flatten(2)
-        return inputs.flatten(1)[:, None]
-
-    def _relevance(self, relevance: Tensor, inputs: Tensor) -> Tensor:
-        """Return relevance per feature, ``(batch, features)``."""
-        if inputs.ndim == 4 and relevance.ndim == 3:
-            relevance = relevance[:, None]
-        spatial = inputs.ndim == 4 and relevance.shape[1] == 1
-        expected = (inputs.shape[0], 1, *inputs.shape[2:]) if spatial else tuple(inputs.shape)
-        if tuple(relevance.shape) != expected:
-            raise ValueError(
-                f"got maps of shape {tuple(relevance.shape)}, expected {tuple(inputs.shape)}, "
-                "or the sum over its channels"
-            )
-        if self.compat == "quantus":
-            relevance = relevance.expand_as(inputs)
-        relevance = relevance.abs() if self.absolute else relevance
-        return self._features(relevance).sum(dim=1)
+    @property
+    def _by_pixel(self) -> bool:
+        return self.compat is None
 
     def _baseline(self, features: Tensor) -> Tensor:
         if self.baseline == "black":
@@ -163,28 +133,8 @@ class PixelFlipping(Metric):
             return features.mean(dim=2, keepdim=True)
         return torch.full_like(features[:, :, :1], float(self.baseline))
 
-    def _counts(self, n_features: int, device: torch.device) -> Tensor:
+    def _counts(self, n_features: int) -> Tensor:
         """Return how many features are flipped at each step, ``(steps,)``."""
-        per_step = self.features_in_step
-        if per_step is None and self.n_steps is None and self.compat == "quantus":
-            per_step = 1
-        if per_step is not None:
-            n_steps = -(-n_features // per_step)
-            counts = (torch.arange(1, n_steps + 1) * per_step).clamp_max(n_features)
-        else:
-            n_steps = min(self.n_steps or _DEFAULT_STEPS, n_features)
-            counts = torch.arange(1, n_steps + 1) * n_features // n_steps
-        return counts.to(device)
-
-
-def _ranks(relevance: Tensor, *, descending: bool) -> Tensor:
-    """Return the position of each feature in the order of flipping; ties keep their order."""
-    order = relevance.argsort(dim=1, descending=descending, stable=True)
-    position = torch.arange(order.shape[1], dtype=torch.int32, device=order.device)
-    ranks = torch.empty(order.shape, dtype=torch.int32, device=order.device)
-    return ranks.scatter_(1, order, position.expand_as(order))
-
-
-def _chunk_rows(inputs: Tensor) -> int:
-    row_bytes = inputs[0].numel() * inputs.element_size() if len(inputs) else 1
-    return max(1, min(_CHUNK_ROWS, _CHUNK_BYTES // max(row_bytes, 1)))
+        one_each = self.compat == "quantus" and self.n_steps is None
+        per_step = 1 if one_each and self.features_in_step is None else self.features_in_step
+        return removal.counts(n_features, self.n_steps, per_step)

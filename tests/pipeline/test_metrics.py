@@ -167,7 +167,7 @@ def test_a_curve_does_not_depend_on_the_batch_nor_on_chunks(
     together = flip(metric, network, inputs, relevance, classes)["curve"]
     alone = flip(metric, network, inputs[2:3], relevance[2:3], classes[2:3])["curve"]
     torch.testing.assert_close(together[2:3], alone, rtol=1e-12, atol=0)
-    monkeypatch.setattr("pipeline.metrics.flipping._CHUNK_ROWS", 3)
+    monkeypatch.setattr("pipeline.metrics.removal.MOST_ROWS", 3)
     chunked = flip(metric, network, inputs, relevance, classes)["curve"]
     torch.testing.assert_close(together, chunked, rtol=1e-12, atol=0)
 

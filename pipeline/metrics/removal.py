@@ -1,0 +1,142 @@
+"""Features taken away in the order of their relevance: which, in which order, how many a step."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+import torch
+
+from explainers.sampling import chunks
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+OutputSpace = Literal["probability", "logit"]
+
+DEFAULT_STEPS = 32
+
+MOST_ROWS = 2**11
+"""Of a forward pass: those of narrow networks are slower with more."""
+
+
+def check_steps(n_steps: int | None, features_in_step: int | None) -> None:
+    """Refuse both ways to say how many steps there are at once, and steps of nothing.
+
+    Raises
+    ------
+    ValueError
+        If both are given, or one is below 1.
+    """
+    if n_steps is not None and features_in_step is not None:
+        raise ValueError("got n_steps and features_in_step, expected one of them")
+    for name, value in (("n_steps", n_steps), ("features_in_step", features_in_step)):
+        if value is not None and value < 1:
+            raise ValueError(f"got {name} {value!r}, expected at least 1")
+
+
+def counts(n_features: int, n_steps: int | None, features_in_step: int | None) -> Tensor:
+    """Return how many features are gone after each step, int64 ``(steps,)``; the last is all.
+
+    Parameters
+    ----------
+    n_features
+        Of a sample.
+    n_steps
+        Steps of nearly equal size; 32 by default, never more than there are features.
+    features_in_step
+        Size of a step, instead; the last one may be smaller.
+    """
+    if features_in_step is not None:
+        n_steps = -(-n_features // features_in_step)
+        return (torch.arange(1, n_steps + 1) * features_in_step).clamp_max(n_features)
+    n_steps = min(n_steps or DEFAULT_STEPS, n_features)
+    return torch.arange(1, n_steps + 1) * n_features // n_steps
+
+
+def features(inputs: Tensor, *, by_pixel: bool) -> Tensor:
+    """View inputs as ``(batch, channels, features)``; channels of a feature go together.
+
+    Parameters
+    ----------
+    inputs
+        ``(batch, ...)``.
+    by_pixel
+        Whether a feature is a pixel, with all its channels, where inputs are images ``(batch,
+        channel, height, width)``. Otherwise, and elsewhere, each value is one.
+    """
+    if inputs.ndim == 4 and by_pixel:
+        return inputs.flatten(2)
+    return inputs.flatten(1)[:, None]
+
+
+def relevance_of_features(relevance: Tensor, inputs: Tensor, *, by_pixel: bool) -> Tensor:
+    """Return the relevance of each feature, ``(batch, features)``: its channels' sum.
+
+    Maps of images may be sums over the channels, with or without an axis of length 1 for them;
+    where each value is a feature, a sum stands for every channel.
+
+    Raises
+    ------
+    ValueError
+        If the maps do not fit the inputs.
+    """
+    if inputs.ndim == 4 and relevance.ndim == 3:
+        relevance = relevance[:, None]
+    is_summed = inputs.ndim == 4 and relevance.ndim == 4 and relevance.shape[1] == 1
+    expected = (inputs.shape[0], 1, *inputs.shape[2:]) if is_summed else tuple(inputs.shape)
+    if tuple(relevance.shape) != expected:
+        raise ValueError(
+            f"got maps of shape {tuple(relevance.shape)}, expected {tuple(inputs.shape)}, "
+            "or the sum over its channels"
+        )
+    if not by_pixel:
+        relevance = relevance.expand_as(inputs)
+    return features(relevance, by_pixel=by_pixel).sum(dim=1)
+
+
+def ranks(relevance: Tensor, *, descending: bool, ties: Tensor | None = None) -> Tensor:
+    """Return the place of each feature in the order in which they go, int32 ``(batch, features)``.
+
+    Parameters
+    ----------
+    relevance
+        ``(batch, features)``.
+    descending
+        Whether the most relevant go first.
+    ties
+        Order in which features of equal relevance go, ``(batch, features)``: the features by
+        their places. Their position by default.
+    """
+    if ties is not None:
+        relevance = relevance.gather(1, ties)
+    order = relevance.argsort(dim=1, descending=descending, stable=True)
+    return places(order if ties is None else ties.gather(1, order))
+
+
+def places(order: Tensor) -> Tensor:
+    """Return the place of each feature in an order of features, int32 ``(batch, features)``."""
+    place = torch.arange(order.shape[1], dtype=torch.int32, device=order.device)
+    return torch.empty(order.shape, dtype=torch.int32, device=order.device).scatter_(
+        1, order, place.expand_as(order)
+    )
+
+
+def selected(output: Tensor, weights: Tensor, space: OutputSpace) -> Tensor:
+    """Return what is explained, ``(rows,)``, in probabilities or logits.
+
+    Parameters
+    ----------
+    output
+        Logits, ``(rows, classes)``.
+    weights
+        Of the target, ``(rows, classes)``.
+    space
+        Which of the two.
+    """
+    values = output.softmax(dim=1) if space == "probability" else output
+    return (values * weights).sum(dim=1)
+
+
+def rows_at_once(inputs: Tensor) -> int:
+    """Return how many changed inputs one forward pass takes, at least one."""
+    return min(MOST_ROWS, chunks.rows_at_once(inputs))
