@@ -1,4 +1,4 @@
-"""Rule tables: what becomes of relevance at each operator; `explainers.rules.walking` asks them."""
+"""Rule tables: what becomes of relevance, or of moments, at each operator."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Rule(Protocol):
 Choose = Callable[["Operator"], Rule]
 """Which rule an operator gets: ``table.find``, or a composite."""
 
-R = TypeVar("R", bound=Callable[..., "Relevances | Shares"])
+R = TypeVar("R", bound=Callable[..., Any])
 
 
 NEEDING_GRADIENTS_ALONE = (
@@ -75,7 +75,8 @@ class RuleTable:
             x, z = values[op.inputs[0]], values[op.name]
             return (x * op.transpose(relevance / (z + epsilon * z.sgn()), x),)
 
-    A class without a rule uses that of its nearest base class.
+    A class without a rule uses that of its nearest base class. Rules of a table have one signature:
+    `Rule`, or what whoever asks the table says (`explainers.rules.moments`).
 
     Parameters
     ----------
@@ -88,8 +89,8 @@ class RuleTable:
     def __init__(self, name: str, instead: str = NEEDING_GRADIENTS_ALONE) -> None:
         self.name = name
         self.instead = instead
-        self._rules: dict[tuple[type[Operator], str], Callable[..., Relevances | Shares]] = {}
-        self._lossy: set[Callable[..., Relevances | Shares]] = set()
+        self._rules: dict[tuple[type[Operator], str], Callable[..., Any]] = {}
+        self._lossy: set[Callable[..., Any]] = set()
         self._checks: dict[str, Callable[..., None]] = {}
 
     def rule(
@@ -143,7 +144,7 @@ class RuleTable:
         if check is not None:
             check(**parameters)
 
-    def find(self, op: Operator, name: str = "default") -> Callable[..., Relevances | Shares]:
+    def find(self, op: Operator, name: str = "default") -> Callable[..., Any]:
         """Return the rule for an operator.
 
         Raises
@@ -169,8 +170,15 @@ class RuleTable:
             f"or register one with @{self.name}.rule({type(op).__name__})"
         )
 
-    def check(self, network: Network) -> None:
+    def check(self, network: Network, name: str = "default") -> None:
         """Refuse what is not a program, and operators on the way back that have no rule.
+
+        Parameters
+        ----------
+        network
+            Whose operators need a rule, those between input and output.
+        name
+            Of the rules.
 
         Raises
         ------
@@ -180,7 +188,7 @@ class RuleTable:
         reached = {network.output_name}
         for op in reversed(network.operators[1:]):
             if op.name in reached and op.name in network.dependent:
-                self.find(op)
+                self.find(op, name)
                 reached |= op.sources
 
     def adopt(self, other: RuleTable, *operators: type[Operator], name: str = "default") -> None:
@@ -189,9 +197,9 @@ class RuleTable:
             rules = [other._rules.get((kind, "default")) for kind in operator.__mro__]
             self._rules[operator, name] = next(rule for rule in rules if rule is not None)
 
-    def functions(self) -> dict[str, tuple[Callable[..., Relevances | Shares], ...]]:
+    def functions(self) -> dict[str, tuple[Callable[..., Any], ...]]:
         """Return, for every name, the rules that some class has under it; sorted by name."""
-        found: dict[str, tuple[Callable[..., Relevances | Shares], ...]] = {}
+        found: dict[str, tuple[Callable[..., Any], ...]] = {}
         for (_, name), rule in self._rules.items():
             found[name] = (*found.get(name, ()), rule)
         return dict(sorted(found.items()))

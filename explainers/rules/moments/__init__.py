@@ -1,0 +1,17 @@
+"""Rule table ``moments``: mean and spread of values, carried forward; see `carrying`.
+
+Every module of this package is imported with it, so that a new file of rules is found by itself.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+
+from explainers.rules.moments.forms import Form, Moments
+from explainers.rules.moments.table import moments
+
+for _module in pkgutil.iter_modules(__path__):
+    importlib.import_module(f"{__name__}.{_module.name}")
+
+__all__ = ["Form", "Moments", "moments"]

@@ -1,0 +1,136 @@
+"""Moments behind linear operators: exact in both forms, for independent values in ``variance``.
+
+``y = W x + b``: the mean is ``W m + b``, a factor ``L`` becomes ``W L``, and of independent values
+with variances ``v`` the variances are ``W^2 v``, elementwise squared.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch.autograd.function import once_differentiable
+
+from explainers.operators import Add, Affine, Concat, Convolution, Linear, Operator, Reshape
+from explainers.rules.moments.forms import Moments
+from explainers.rules.moments.table import moments
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from explainers.rules.moments.forms import Form
+
+_SQUARED: WeakKeyDictionary[Operator, Tensor] = WeakKeyDictionary()
+
+
+def squared_weight(op: Convolution | Linear) -> Tensor:
+    """Return the squared weights of an operator; they are computed once."""
+    if op not in _SQUARED:
+        _SQUARED[op] = op.weight.detach().square()
+    return _SQUARED[op]
+
+
+class _Weighted(torch.autograd.Function):
+    """``W x`` with fixed weights; nothing is kept for the derivative but the shape of ``x``."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, op: Convolution | Linear, weight: Tensor) -> Tensor:
+        ctx.op, ctx.weight = op, weight
+        ctx.shape, ctx.strides = value.shape, value.stride()
+        return op.linear(value, weight)
+
+    @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor, None, None]:
+        # only its shape and layout are read, so that its memory is never touched
+        like = torch.empty_strided(ctx.shape, ctx.strides, dtype=slope.dtype, device=slope.device)
+        return ctx.op.transpose(slope, like, ctx.weight), None, None
+
+
+def _biased(op: Convolution | Linear, value: Tensor) -> Tensor:
+    if op.bias is None:
+        return value
+    axes = (-1, *[1] * len(op.stride)) if isinstance(op, Convolution) else (-1,)
+    return value + op.bias.view(axes)
+
+
+@moments.rule(Convolution, Linear, name="variance")
+def weighted(op: Convolution | Linear, inputs: tuple[Moments, ...], form: Form) -> Moments:
+    """Square the weights for variances."""
+    (value,) = inputs
+    mean = _biased(op, _Weighted.apply(value.mean, op, op.weight))
+    return Moments(mean, _Weighted.apply(value.spread, op, squared_weight(op)))
+
+
+@moments.rule(Convolution, Linear, name="factor")
+def weighted_rows(op: Convolution | Linear, inputs: tuple[Moments, ...], form: Form) -> Moments:
+    """Take the rows of the factor as further samples, without the bias."""
+    (value,) = inputs
+    mean = _biased(op, _Weighted.apply(value.mean, op, op.weight))
+    return Moments(mean, _Weighted.apply(value.spread, op, op.weight))
+
+
+@moments.rule(Reshape, name="variance")
+@moments.rule(Reshape, name="factor")
+def moved(op: Reshape, inputs: tuple[Moments, ...], form: Form) -> Moments:
+    """Move the spread as the values: values that are repeated, or dropped, keep theirs."""
+    mean = op.run(*(part.mean for part in inputs))
+    # sizes that follow the batch are read off the network's input, whose spread has as many rows
+    parts = [part.mean if part.spread is None else part.spread for part in inputs]
+    return Moments(mean, op.run(*parts))
+
+
+@moments.rule(Affine, name="variance")
+@moments.rule(Affine, name="factor")
+def scaled(op: Affine, inputs: tuple[Moments, ...], form: Form) -> Moments:
+    """Multiply rows by the scale, variances by its square; the shift moves the mean alone."""
+    (value,) = inputs
+    mean = op.run(value.mean)
+    if op.scale is None or value.spread is None:
+        return Moments(mean, value.spread)
+    scale = op.scale.square() if form.kind == "variance" else op.scale
+    return Moments(mean, value.spread * scale)
+
+
+@moments.rule(Add, name="variance")
+@moments.rule(Add, name="factor")
+def added(op: Add, inputs: tuple[Moments, ...], form: Form) -> Moments:
+    """Add the spreads: rows keep how both summands vary together, variances do not.
+
+    ``x + x`` has variance ``4 v`` by its factor, and ``2 v`` where values count as independent.
+    """
+    first, second = inputs
+    mean = op.run(first.mean, second.mean)
+    scale = op.alpha**2 if form.kind == "variance" else op.alpha
+    if second.spread is None:
+        return Moments(mean, _enlarged(op, first.spread, mean, form))
+    scaled_spread = second.spread if scale == 1.0 else second.spread * scale
+    if first.spread is None:
+        return Moments(mean, _enlarged(op, scaled_spread, mean, form))
+    return Moments(mean, first.spread + scaled_spread)
+
+
+def _enlarged(op: Operator, spread: Tensor | None, mean: Tensor, form: Form) -> Tensor | None:
+    """Return the spread repeated to where broadcasting repeats the value."""
+    if spread is None:
+        return None
+    shape = list(mean.shape)
+    shape[op.batch_axis] *= form.n_factors
+    return spread.expand(shape)
+
+
+@moments.rule(Concat, name="variance")
+@moments.rule(Concat, name="factor")
+def joined(op: Concat, inputs: tuple[Moments, ...], form: Form) -> Moments:
+    """Join the spreads; what is certain has none."""
+    mean = op.run(*(part.mean for part in inputs))
+    spreads = []
+    for part in inputs:
+        if part.spread is not None:
+            spreads.append(part.spread)
+            continue
+        shape = list(part.mean.shape)
+        shape[op.batch_axis] *= form.n_factors
+        spreads.append(torch.zeros(shape, dtype=mean.dtype, device=mean.device))
+    return Moments(mean, torch.cat(spreads, op.dim))

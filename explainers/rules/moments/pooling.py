@@ -1,0 +1,95 @@
+"""Moments behind average pools: every window divides by what it really divides by."""
+
+from __future__ import annotations
+
+import functools
+import math
+from typing import TYPE_CHECKING
+
+import torch
+
+from explainers.operators import AveragePool
+from explainers.rules.moments.forms import Moments
+from explainers.rules.moments.table import moments
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from explainers.rules.moments.forms import Form
+
+
+@moments.rule(AveragePool, name="variance")
+def averaged(op: AveragePool, inputs: tuple[Moments, ...], form: Form) -> Moments:
+    """Average the variances and divide once more: ``sum v / n^2``, n that of each window."""
+    (value,) = inputs
+    spread = op.run(value.spread)
+    divisors = _divisors(op, value.mean)
+    if isinstance(divisors, tuple):
+        divisors = _product(divisors, like=spread)
+    return Moments(op.run(value.mean), spread / divisors)
+
+
+@moments.rule(AveragePool, name="factor")
+def averaged_rows(op: AveragePool, inputs: tuple[Moments, ...], form: Form) -> Moments:
+    """Average the rows."""
+    (value,) = inputs
+    return Moments(op.run(value.mean), op.run(value.spread))
+
+
+def _divisors(op: AveragePool, value: Tensor) -> float | tuple[tuple[int, ...], ...]:
+    """Return what windows divide by: one number, or factors of it place by place of each axis."""
+    if op.form == "mean":
+        return math.prod(value.shape[dim] for dim in op.dims)
+    if op.divisor is not None:
+        return op.divisor
+    sizes = tuple(value.shape[-len(op.size) :])
+    if op.form == "adaptive":
+        counts = _adaptive_counts(sizes, op.size)
+    else:
+        geometry = (op.size, op.stride or op.size, op.padding)
+        counts = _window_counts(sizes, *geometry, op.ceil_mode, op.count_include_pad)
+    if all(len(set(axis)) == 1 for axis in counts):
+        return math.prod(axis[0] for axis in counts)
+    return counts
+
+
+@functools.lru_cache(maxsize=64)
+def _adaptive_counts(
+    sizes: tuple[int, ...], outputs: tuple[int, ...]
+) -> tuple[tuple[int, ...], ...]:
+    """Return the lengths of the windows along each axis."""
+    return tuple(
+        tuple(-(-(place + 1) * size // n) - place * size // n for place in range(n))
+        for size, n in zip(sizes, outputs, strict=True)
+    )
+
+
+@functools.lru_cache(maxsize=64)
+def _window_counts(
+    sizes: tuple[int, ...],
+    windows: tuple[int, ...],
+    strides: tuple[int, ...],
+    paddings: tuple[int, ...],
+    is_ceil: bool,
+    has_padding: bool,
+) -> tuple[tuple[int, ...], ...]:
+    """Return what counts along each axis, of each window; beyond the padding nothing does."""
+    found = []
+    for size, window, stride, padding in zip(sizes, windows, strides, paddings, strict=True):
+        room = size + 2 * padding - window
+        n = (-(-room // stride) if is_ceil else room // stride) + 1
+        if is_ceil and (n - 1) * stride >= size + padding:
+            n -= 1  # a window must start within the values or the padding before them
+        starts = [place * stride - padding for place in range(n)]
+        low, high = (-padding, size + padding) if has_padding else (0, size)
+        found.append(tuple(min(start + window, high) - max(start, low) for start in starts))
+    return tuple(found)
+
+
+def _product(counts: tuple[tuple[int, ...], ...], like: Tensor) -> Tensor:
+    """Return the product over the axes, to be broadcast over the last of a value."""
+    product = torch.ones((), dtype=like.dtype, device=like.device)
+    for counted in counts:
+        axis = torch.tensor(counted, dtype=like.dtype, device=like.device)
+        product = product.unsqueeze(-1) * axis
+    return product
