@@ -13,7 +13,7 @@ from pipeline.data.source import Record, Source, register
 if TYPE_CHECKING:
     from torch import Tensor
 
-MOST_DRAWS = 10_000
+MOST_DRAWS = 1_000
 """Backgrounds that are drawn until one has no block of its own."""
 
 
