@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pipeline.metrics.metric import (
     Case,
+    Curve,
     Direction,
     Metric,
     Space,
@@ -16,6 +17,7 @@ from pipeline.metrics.scoring import score, scores
 
 __all__ = [
     "Case",
+    "Curve",
     "Direction",
     "Metric",
     "Space",

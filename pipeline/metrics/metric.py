@@ -55,6 +55,27 @@ class Case:
         return self.trace
 
 
+@dataclass(frozen=True)
+class Curve:
+    """How a column of curves is drawn."""
+
+    column: str
+    x: tuple[float, ...]
+    """Where its steps are, in the order of the column."""
+    x_label: str
+    y_label: str
+    area: str
+    """The scalar column that sums the curve up."""
+    direction: Direction
+    """Which end of `area` is better."""
+    error: str = ""
+    """Column of the Monte-Carlo standard error of each step, if there is one."""
+    control: str = ""
+    """Column of the curve that any explainer should beat, the same for all, if there is one."""
+    control_area: str = ""
+    """The scalar column that sums the control up."""
+
+
 class Metric(ABC):
     """A score of explanations. Subclasses are frozen dataclasses of their parameters.
 
@@ -80,6 +101,13 @@ class Metric(ABC):
     def space(self) -> Space:
         """Which output of the network is compared."""
         return "none"
+
+    def curves(self, shape: tuple[int, ...]) -> tuple[Curve, ...]:
+        """Return the curves that a report draws of samples of this shape.
+
+        What is not named is not drawn; of a metric that names none, every curve is.
+        """
+        return ()
 
     def prepare(self, case: Case) -> Case:
         """Return the case with what all explainers share; called once per batch."""

@@ -122,7 +122,7 @@ def places(order: Tensor) -> Tensor:
 
 
 def selected(output: Tensor, weights: Tensor, space: OutputSpace) -> Tensor:
-    """Return what is explained, ``(rows,)``, in probabilities or logits.
+    """Return what is explained, ``(rows,)``, in probabilities or logits; at least in float32.
 
     Parameters
     ----------
@@ -133,6 +133,7 @@ def selected(output: Tensor, weights: Tensor, space: OutputSpace) -> Tensor:
     space
         Which of the two.
     """
+    output = output.to(torch.promote_types(output.dtype, torch.float32))
     values = output.softmax(dim=1) if space == "probability" else output
     return (values * weights).sum(dim=1)
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from pipeline.metrics.metric import Case, Metric, build
 
 if TYPE_CHECKING:
@@ -21,6 +23,7 @@ def score(
     mask: Tensor | None = None,
     explainer: Any = None,
     compat: str | None = None,
+    labels: Tensor | None = None,
     **params: Any,
 ) -> Tensor:
     """Return one score, or one curve, per sample.
@@ -43,6 +46,8 @@ def score(
         The bound explainer, for metrics that explain again.
     compat
         ``quantus`` for that library's definition, where the metric has such a mode.
+    labels
+        True classes, int64 ``(batch,)``, for metrics that count what the network gets right.
     **params
         Parameters of the metric.
 
@@ -51,7 +56,7 @@ def score(
     scores : all columns of a metric.
     """
     metric, columns = _evaluate(
-        name, model, inputs, target, relevance, mask, explainer, compat, params
+        name, model, inputs, target, relevance, mask, explainer, compat, labels, params
     )
     return columns[metric.returned or metric.headline]
 
@@ -65,10 +70,13 @@ def scores(
     mask: Tensor | None = None,
     explainer: Any = None,
     compat: str | None = None,
+    labels: Tensor | None = None,
     **params: Any,
 ) -> dict[str, Tensor]:
     """Return every column of a metric, one row per sample; parameters as for `score`."""
-    return _evaluate(name, model, inputs, target, relevance, mask, explainer, compat, params)[1]
+    return _evaluate(
+        name, model, inputs, target, relevance, mask, explainer, compat, labels, params
+    )[1]
 
 
 def _evaluate(
@@ -80,6 +88,7 @@ def _evaluate(
     mask: Tensor | None,
     explainer: Any,
     compat: str | None,
+    labels: Tensor | None,
     params: dict[str, Any],
 ) -> tuple[Metric, dict[str, Tensor]]:
     from explainers.targets import Target
@@ -90,16 +99,18 @@ def _evaluate(
         )
     settings = params if compat is None else {**params, "compat": compat}
     metric = build(name, settings, name)
-    trace = _trace(model, inputs) if "network" in metric.requires else None
+    trace = _trace(model, inputs, labels) if "network" in metric.requires else None
     case = Case(trace, Target.parse(target), mask=mask, explainer=explainer)
     return metric, metric.score(metric.prepare(case), relevance.detach().to(inputs.device))
 
 
-def _trace(model: Any, inputs: Tensor) -> Trace:
+def _trace(model: Any, inputs: Tensor, labels: Tensor | None) -> Trace:
+    from explainers.base import Samples
     from explainers.network import Network
     from explainers.trace import Trace
 
     if model is None:
         raise ValueError("got no model, expected one: this metric runs the network again")
     network = model if isinstance(model, Network) else Network(model, inputs)
-    return Trace(network, inputs)
+    samples = None if labels is None else Samples(torch.arange(len(inputs)), labels)
+    return Trace(network, inputs, samples=samples)
