@@ -4,6 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import torch
+
+from explainers.inference import outside_inference_mode
+from explainers.rate_distortion.budgets import rows_at_once
+from explainers.rate_distortion.clean import Clean
+from explainers.rules.moments.carrying import carry, check
+from explainers.rules.moments.forms import Form
+from explainers.sampling.chunks import pieces
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -15,6 +24,10 @@ if TYPE_CHECKING:
 class AssumedDensity:
     """``1/2 [(E f(y) - t)^2 + Var f(y)]``, with moments as the rule table ``moments`` has them.
 
+    Of ``y = s x + (1 - s) n`` the mean is ``s x + (1 - s) E n``, a variance ``(1 - s)^2`` times and
+    each row of a factor ``(1 - s)`` times that of the noise (Maces et al. 2019, arXiv:1905.11092).
+    How far it is from the distortion that is meant, `verifying` says.
+
     Parameters
     ----------
     trace
@@ -23,20 +36,94 @@ class AssumedDensity:
         What is explained of them.
     noise
         See `noise.resolve`, whose mode says which moments go through the network.
+
+    Raises
+    ------
+    NotImplementedError
+        If the network is not a program, or has an operator without a rule.
+    ValueError
+        If the noise is that of another input.
     """
 
     def __init__(self, trace: Trace, target: Target, noise: Noise) -> None:
-        raise NotImplementedError("it is being written")
+        self._clean = Clean(trace, target, noise)
+        self._noise = noise
+        network = self._clean.trace.network
+        is_diag = noise.mode == "diag"
+        n_factors = 1 if is_diag else len(noise.spread)
+        self._form = Form("variance" if is_diag else "factor", network, n_factors)
+        check(network, self._form.kind)
+        self._limit = rows_at_once(self._clean.trace, 1 + n_factors)
 
     @property
     def selected(self) -> Tensor:
         """What is explained of each clean sample, ``t``, ``(samples,)``."""
-        raise NotImplementedError("it is being written")
+        return self._clean.selected
 
+    @outside_inference_mode
     def __call__(self, masks: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Return the distortions ``(rows,)`` and their gradients, shaped as the masks."""
-        raise NotImplementedError("it is being written")
+        masks = self._clean.masks(masks, rows)
+        values, gradients = masks.new_empty(len(masks)), torch.empty_like(masks)
+        for piece in self._pieces(len(masks)):
+            leaf = masks[piece].clone().requires_grad_()
+            with torch.enable_grad():
+                distortion = self._distortion(leaf, rows[piece])
+            (gradients[piece],) = torch.autograd.grad(distortion.sum(), leaf)
+            values[piece] = distortion.detach()
+        return values, gradients
 
+    @outside_inference_mode
     def value(self, masks: Tensor, rows: Tensor) -> Tensor:
         """Return the distortions alone, ``(rows,)``."""
-        raise NotImplementedError("it is being written")
+        masks = self._clean.masks(masks, rows)
+        values = masks.new_empty(len(masks))
+        with torch.no_grad():
+            for piece in self._pieces(len(masks)):
+                values[piece] = self._distortion(masks[piece], rows[piece])
+        return values
+
+    def _pieces(self, n_rows: int) -> list[slice]:
+        return list(pieces(n_rows, self._limit)) if n_rows else []
+
+    def _distortion(self, masks: Tensor, rows: Tensor) -> Tensor:
+        clean, carried = self._clean.at(rows), self._clean.carried(rows)
+        mean, spread = obfuscated(masks, clean.inputs, self._noise)
+        network = self._clean.trace.network
+        found = carry(network, mean, spread, self._form, carried=carried)
+        output = found[network.output_name]
+        bias = (output.mean * clean.weights).sum(1) - clean.selected
+        return 0.5 * (bias.square() + self._variance(output.spread, clean.weights))
+
+    def _variance(self, spread: Tensor | None, weights: Tensor) -> Tensor:
+        """Return the variance of the weighted sum of outputs, ``(rows,)``."""
+        if spread is None:
+            return weights.new_zeros(len(weights))
+        if self._form.kind == "variance":
+            return (spread * weights.square()).sum(1)
+        apart = spread.reshape(len(weights), -1, weights.shape[1])  # (rows, K, classes)
+        return (apart @ weights.unsqueeze(2)).square().sum((1, 2))
+
+
+def obfuscated(masks: Tensor, inputs: Tensor, noise: Noise) -> tuple[Tensor, Tensor]:
+    """Return mean and spread of ``s x + (1 - s) n``, as the rule table ``moments`` takes them.
+
+    Parameters
+    ----------
+    masks
+        ``s``, ``(rows, ...)``.
+    inputs
+        ``x``, ``(rows, ...)``.
+    noise
+        ``n``.
+
+    Returns
+    -------
+    The mean ``(rows, ...)``, and the variance ``(rows, ...)`` in mode `diag`, else the factor
+    ``(rows * K, ...)`` with the K rows of a sample together.
+    """
+    lost = 1 - masks
+    mean = torch.lerp(inputs, noise.mean.expand_as(inputs), lost)
+    if noise.mode == "diag":
+        return mean, lost.square() * noise.spread
+    return mean, (lost.unsqueeze(1) * noise.spread).flatten(0, 1)

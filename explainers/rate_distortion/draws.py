@@ -30,9 +30,9 @@ class Draws(ABC):
     def values(self, codes: Tensor) -> Tensor:
         """Return values ``(..., *shape)`` of codes with any leading axes ``(...)``."""
 
-    def to(self, dtype: torch.dtype, device: torch.device) -> Self:
-        """Return the same distribution of numbers of another type, elsewhere."""
-        moved = (getattr(self, each.name).to(dtype=dtype, device=device) for each in fields(self))
+    def to(self, device: torch.device, dtype: torch.dtype) -> Self:
+        """Return the same distribution elsewhere, of numbers of another type."""
+        moved = (getattr(self, each.name).to(device, dtype) for each in fields(self))
         return type(self)(*moved)
 
 
@@ -69,7 +69,8 @@ class Covarying(Draws):
 
     def values(self, codes: Tensor) -> Tensor:
         """Return the mean plus the factor's rows, weighted by the codes."""
-        return self.mean + torch.tensordot(codes, self.factor, 1)
+        deviation: Tensor = torch.tensordot(codes, self.factor, 1)
+        return self.mean + deviation
 
 
 @dataclass(frozen=True, eq=False)

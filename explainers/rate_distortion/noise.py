@@ -104,8 +104,8 @@ def resolve(spec: Any, network: Network, mode: Mode = "half", rank: int | None =
         raise TypeError(f"got noise of type {type(spec).__name__!r}, {_EXPECTED}")
     if mode != "diag":
         spreads.check_n_factors(len(spread), mode)
-    of_network = {"dtype": network.dtype, "device": network.device}
-    return Noise(mode, mean.to(**of_network), spread.to(**of_network), drawn.to(**of_network))
+    of = (network.device, network.dtype)
+    return Noise(mode, mean.to(*of), spread.to(*of).contiguous(), drawn.to(*of))
 
 
 def _check(mode: Any, rank: int | None) -> None:

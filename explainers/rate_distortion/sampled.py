@@ -4,16 +4,36 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import torch
+
+from explainers import numeric
+from explainers.inference import outside_inference_mode
+from explainers.kept import Kept, unread_by_gradients
+from explainers.rate_distortion.budgets import rows_at_once
+from explainers.rate_distortion.clean import Clean
+from explainers.rules.gradient import gradient
+from explainers.rules.walking import walk
+from explainers.sampling.chunks import pieces
+
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from torch import Tensor
 
+    from explainers.rate_distortion.clean import Rows
     from explainers.rate_distortion.noise import Noise
     from explainers.targets import Target
     from explainers.trace import Trace
 
+KEPT_BYTES = 2**28
+"""Of what draws are made of; beyond, they are drawn again in every call, from the same seeds."""
+
 
 class Sampled:
     """Mean of ``1/2 (t - f(s x + (1-s) n))^2`` over draws that all masks of a sample share.
+
+    Its gradient is exact for these draws: ``mean of -(t - f) f' (x - n)``. Any network can be
+    sampled, and noise of any distribution; draws depend on the run's seed and the sample alone.
 
     Parameters
     ----------
@@ -25,20 +45,119 @@ class Sampled:
         See `noise.resolve`.
     n_draws
         Of each sample.
+
+    Raises
+    ------
+    TypeError
+        If `n_draws` is no whole number.
+    ValueError
+        If `n_draws` is below 1, or the noise that of another input.
     """
 
     def __init__(self, trace: Trace, target: Target, noise: Noise, n_draws: int = 16) -> None:
-        raise NotImplementedError("it is being written")
+        numeric.check_whole("n_draws", n_draws)
+        self._clean = Clean(trace, target, noise)
+        self._noise, self._n_draws = noise, n_draws
+        self._limit = rows_at_once(self._clean.trace, 1)
+        self._codes: Tensor | None = None
+        every = torch.arange(trace.n_rows)
+        if trace.n_rows:
+            first = self._drawn(every[:1])
+            if trace.n_rows * first.nbytes <= KEPT_BYTES:
+                self._codes = self._drawn(every)
 
     @property
     def selected(self) -> Tensor:
         """What is explained of each clean sample, ``t``, ``(samples,)``."""
-        raise NotImplementedError("it is being written")
+        return self._clean.selected
 
+    @outside_inference_mode
     def __call__(self, masks: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Return the distortions ``(rows,)`` and their gradients, shaped as the masks."""
-        raise NotImplementedError("it is being written")
+        masks = self._clean.masks(masks, rows)
+        values, gradients = masks.new_zeros(len(masks)), torch.zeros_like(masks)
+        for piece, codes in self._pieces(rows):
+            clean = self._clean.at(rows[piece])
+            change = self._noise.draws.values(codes)  # (rows, draws, ...), of the noise
+            points = between(masks[piece], clean.inputs, change)
+            change = clean.inputs.unsqueeze(1) - change
+            carried = self._clean.carried(rows[piece].repeat_interleave(codes.shape[1]))
+            residuals, slopes = self._slopes(points, clean, carried)
+            values[piece] += residuals.square().sum(1) / (2 * self._n_draws)
+            gradients[piece] += change.mul_(slopes).sum(1)
+        return values, gradients
 
+    @outside_inference_mode
     def value(self, masks: Tensor, rows: Tensor) -> Tensor:
         """Return the distortions alone, ``(rows,)``."""
-        raise NotImplementedError("it is being written")
+        masks = self._clean.masks(masks, rows)
+        values = masks.new_zeros(len(masks))
+        for piece, codes in self._pieces(rows):
+            clean = self._clean.at(rows[piece])
+            points = between(masks[piece], clean.inputs, self._noise.draws.values(codes))
+            carried = self._clean.carried(rows[piece].repeat_interleave(codes.shape[1]))
+            outputs = self._clean.trace.network(points.flatten(0, 1), carried)
+            residuals = clean.residuals(outputs)
+            values[piece] += residuals.square().sum(1) / (2 * self._n_draws)
+        return values
+
+    def _slopes(
+        self, points: Tensor, clean: Rows, carried: dict[str, Tensor] | None
+    ) -> tuple[Tensor, Tensor]:
+        """Return ``f - t``, ``(rows, draws)``, and its share of the gradient at the points."""
+        network = self._clean.trace.network
+        flat = points.flatten(0, 1)
+        if network.is_program:
+            unread = unread_by_gradients(network)
+            values = Kept(network, network.run(flat, carried, unread))
+            residuals = clean.residuals(values[network.output_name])
+            start = self._start(residuals, clean)
+            with torch.no_grad():
+                slopes = walk(
+                    network, values, start, gradient.find, release=values.release
+                ).relevance
+        else:
+            leaf, output = network.recorded(flat, carried)
+            residuals = clean.residuals(output.detach())
+            start = self._start(residuals, clean)
+            (slopes,) = torch.autograd.grad(output, leaf, start, materialize_grads=True)
+        return residuals, slopes.view(points.shape)
+
+    def _start(self, residuals: Tensor, clean: Rows) -> Tensor:
+        weights = clean.weights.unsqueeze(1) / self._n_draws
+        return (residuals.unsqueeze(2) * weights).flatten(0, 1)
+
+    def _pieces(self, rows: Tensor) -> Iterator[tuple[slice, Tensor]]:
+        """Yield rows with the codes of some of their draws, ``(rows, draws, ...)``."""
+        if not len(rows):
+            return
+        for piece in pieces(len(rows), max(1, self._limit // self._n_draws)):
+            codes = self._codes_of(rows[piece])
+            for draws in pieces(self._n_draws, self._limit):
+                yield piece, codes[:, draws]
+
+    def _codes_of(self, rows: Tensor) -> Tensor:
+        if self._codes is not None:
+            return self._codes[rows.to(self._codes.device)]
+        samples, positions = torch.unique(rows, return_inverse=True)
+        codes = self._drawn(samples)
+        return codes[positions.to(codes.device)]
+
+    def _drawn(self, samples: Tensor) -> Tensor:
+        randomness = self._clean.randomness(samples)
+        return self._noise.draws.codes(randomness, "distortion", self._n_draws)
+
+
+def between(masks: Tensor, inputs: Tensor, noise: Tensor) -> Tensor:
+    """Return ``s x + (1 - s) n``, ``(rows, draws, ...)``.
+
+    Parameters
+    ----------
+    masks
+        ``s``, ``(rows, ...)``.
+    inputs
+        ``x``, ``(rows, ...)``.
+    noise
+        ``n``, ``(rows, draws, ...)``.
+    """
+    return torch.lerp(noise, inputs.unsqueeze(1), masks.unsqueeze(1))

@@ -128,7 +128,8 @@ def square_root(covariance: Tensor) -> Tensor:
         )
     n_kept = max(1, int((values > rounding).sum()))
     rows = (vectors * values.clamp(min=0).sqrt()).T.flip(0)
-    return rows[:n_kept]
+    kept: Tensor = rows[:n_kept]
+    return kept
 
 
 def of_independent(variance: Tensor, rank: int | None, mode: Mode) -> Tensor:
