@@ -10,12 +10,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pipeline import paths
+from pipeline.errors import XpipeError
+from pipeline.metrics import build
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from numpy.typing import NDArray
 
+    from pipeline.metrics import Direction, Metric
     from pipeline.store import Run
 
 ALL = "all"
@@ -36,7 +39,7 @@ class Judged:
     """The registered metric."""
     parameters: dict[str, Any]
     """All of them."""
-    direction: str
+    direction: Direction
     """Which end of the headline is better: ``higher`` or ``lower``."""
     space: str
     """Which output was compared: ``logit``, ``probability`` or ``none``."""
@@ -46,6 +49,13 @@ class Judged:
     """Whose maps were scored."""
     digest: str
     """Of run and parameters."""
+
+    def metric(self) -> Metric | None:
+        """Return the metric; None where it is not installed, or not as it was."""
+        try:
+            return build(self.name, {"method": self.method, **self.parameters})
+        except (LookupError, XpipeError):
+            return None
 
     def write(self, folder: paths.Folder) -> None:
         """Write it beside the scores."""

@@ -199,10 +199,11 @@ class EvaluateWorker:
                 seed=self._run.config.seed,
                 namespace=self._task.name,
             )
-        size = tuple(self._run.plan.input_shape[-2:])
         mask = None
         if self._needs("masks"):
-            mask = read_masks(self._source, records, (size[0], size[1])).to(self._device)
+            # a row of values is an image of height 1
+            height, width = (1, *self._run.plan.input_shape)[-2:]
+            mask = read_masks(self._source, records, (height, width)).to(self._device)
         cases = []
         for position, target in enumerate(self._targets):
             # a unit of a layer is an output of the part of the network that ends there

@@ -87,7 +87,7 @@ def _typed(part: Tensor) -> Tensor:
 
 
 def read_masks(source: Source, records: Sequence[Record], size: tuple[int, int]) -> Tensor:
-    """Return the masks of samples, bool ``(batch, height, width)``.
+    """Return the masks of samples, bool ``(batch, height, width)``; one of a row has height 1.
 
     A mask that is missing, unreadable or of another size is empty; metrics of masks have no
     score for an empty one.
@@ -102,6 +102,8 @@ def read_masks(source: Source, records: Sequence[Record], size: tuple[int, int])
             # as with inputs: one bad file must not end the run
             logger.warning("%s: unreadable mask: %s", record.sample_id, error)
             continue
+        if mask is not None and mask.ndim == 1:
+            mask = mask[None]
         if mask is not None and tuple(mask.shape) == size:
             masks[position] = mask
         else:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 import torch
 
 from pipeline.metrics import removal
-from pipeline.metrics.metric import Case, Direction, Metric, register
+from pipeline.metrics.metric import Case, Curve, Direction, Metric, register
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -73,6 +73,14 @@ class PixelFlipping(Metric):
     def space(self) -> Literal["probability", "logit"]:
         """The output space that was asked for."""
         return self.output_space
+
+    def curves(self, shape: tuple[int, ...]) -> tuple[Curve, ...]:
+        """Return the curve over the share of features that are flipped."""
+        n_features = removal.features(torch.empty(1, *shape), by_pixel=self._by_pixel).shape[2]
+        share = (self._counts(n_features) / n_features).tolist()
+        x = (*([] if self.compat == "quantus" else [0.0]), *share)
+        label = f"mean {self.output_space}"
+        return (Curve("curve", x, "share of features flipped", label, "auc", self.direction),)
 
     def prepare(self, case: Case) -> Case:
         """Share target weights, the baseline, and the outputs before and after all flips."""

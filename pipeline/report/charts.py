@@ -21,6 +21,8 @@ _WIDTH, _HEIGHT = 640, 340
 _LEFT, _RIGHT, _TOP, _BOTTOM = 56, 14, 12, 46
 N_COLOURS = 8
 """Series colours that the style sheet knows; bands of more lines would hide each other."""
+CONTROL = -1
+"""Colour of a line that explainers are compared with."""
 N_DASHES = 4
 """Ways to break a line, for series beyond the colours."""
 
@@ -34,7 +36,8 @@ class Series:
     low: NDArray[np.float64]
     high: NDArray[np.float64]
     colour: int
-    """Index of the colour; from `N_COLOURS` on, colours come again on broken lines."""
+    """Index of the colour; from `N_COLOURS` on, colours come again on broken lines. `CONTROL` for
+    the grey of a control."""
 
 
 def lines(x: NDArray[np.float64], series: Sequence[Series], x_label: str, y_label: str) -> Markup:
@@ -45,7 +48,7 @@ def lines(x: NDArray[np.float64], series: Sequence[Series], x_label: str, y_labe
     to_x = _Scale((float(x.min()), float(x.max())), (_LEFT, _WIDTH - _RIGHT))
     to_y = _Scale((y_ticks[0], y_ticks[-1]), (_HEIGHT - _BOTTOM, _TOP))
     parts = [_grid(x_ticks, y_ticks, to_x, to_y), _labels(x_label, y_label)]
-    if len(series) <= N_COLOURS:
+    if sum(s.colour != CONTROL for s in series) <= N_COLOURS:
         parts += [_band(to_x(x), to_y(s.low), to_y(s.high), s) for s in series]
     parts += [_line(to_x(x), to_y(s.values), s) for s in series]
     return Markup(
@@ -55,6 +58,8 @@ def lines(x: NDArray[np.float64], series: Sequence[Series], x_label: str, y_labe
 
 def look(colour: int) -> str:
     """Return the classes of the style sheet for the line, or the key, of a series."""
+    if colour == CONTROL:
+        return "control"
     return f"c{colour % N_COLOURS} d{colour // N_COLOURS % N_DASHES}"
 
 
@@ -106,9 +111,8 @@ def _band(
     if np.isnan(low).any() or np.isnan(high).any():
         return Markup("")
     outline = _points(np.concatenate([x, x[::-1]]), np.concatenate([high, low[::-1]]))
-    return Markup('<polygon class="band c{}" points="{}"/>').format(
-        series.colour % N_COLOURS, outline
-    )
+    colour = "control" if series.colour == CONTROL else f"c{series.colour % N_COLOURS}"
+    return Markup('<polygon class="band {}" points="{}"/>').format(colour, outline)
 
 
 def _line(x: NDArray[np.float64], y: NDArray[np.float64], series: Series) -> Markup:

@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pipeline import aggregate, scorable
-from pipeline.errors import XpipeError
-from pipeline.metrics import build
 from pipeline.report import formats, page
 
 if TYPE_CHECKING:
@@ -88,10 +86,9 @@ def render(run: Run) -> str | None:
 
 
 def _unscored(run: Run, metric: Judged) -> str:
-    try:
-        built = build(metric.name, {"method": metric.method, **metric.parameters})
-    except (LookupError, XpipeError):
-        return ""  # it is not installed here: what it scored is all that is known
+    built = metric.metric()
+    if built is None:
+        return ""  # what it scored is all that is known
     return scorable.in_words(metric.name, scorable.unscored(built, run.plan.maps, run.plan.form))
 
 
