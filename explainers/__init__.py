@@ -1,7 +1,8 @@
 """Attributions and scans over networks that are read as programs.
 
 ``explain`` gives one map, ``get`` binds a method to a model, ``scan`` folds a method over a
-loader, ``available`` lists what there is. Methods are discovered on first use.
+loader, ``propagate_moments`` carries mean and spread, ``available`` lists what there is. Methods
+are discovered on first use.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from explainers.composites import Composite
     from explainers.driver import scan
     from explainers.network import Network
+    from explainers.propagation import propagate_moments
     from explainers.targets import Target
     from explainers.trace import Trace
 
@@ -51,6 +53,7 @@ __all__ = [
     "get",
     "method",
     "methods",
+    "propagate_moments",
     "register",
     "scan",
 ]
@@ -71,6 +74,7 @@ _HOMES = {
     "catalogue": ("available", "build", "method", "methods", "register"),
     "composites": ("Composite",),
     "network": ("Network",),
+    "propagation": ("propagate_moments",),
     "targets": ("Target",),
     "trace": ("Trace",),
 }

@@ -74,9 +74,9 @@ class Contrast:
 class DifferenceTable(RuleTable):
     """A table that looks at what functions of several values depend on."""
 
-    def check(self, network: Network) -> None:
+    def check(self, network: Network, name: str = "default") -> None:
         """Refuse what is not a program, and operators on the way back that have no rule."""
-        super().check(network)
+        super().check(network, name)
         for op in network.operators:
             if isinstance(op, Elementwise):
                 _changing(op, network.dependent)
@@ -107,7 +107,8 @@ def unchanged(
     op: Operator, relevance: Tensor, values: Values, *, contrast: Contrast
 ) -> Relevances | Shares:
     """Take the gradient: the slope of what is linear; of a max-pool, DeepExplain's choice."""
-    return gradient.find(op)(op, relevance, values)
+    found: Relevances | Shares = gradient.find(op)(op, relevance, values)
+    return found
 
 
 @rescale.rule(Multiply, MatrixProduct)
@@ -116,7 +117,8 @@ def at_the_midpoint(
 ) -> Relevances | Shares:
     """Take the gradient halfway: ``ab - a'b' = (a - a') (b + b')/2 + (a + a')/2 (b - b')``."""
     middle = {name: _middle(values[name], contrast.reference[name]) for name in op.inputs}
-    return gradient.find(op)(op, relevance, middle)
+    found: Relevances | Shares = gradient.find(op)(op, relevance, middle)
+    return found
 
 
 @rescale.rule(Activation)

@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from explainers.operators import Activation, Unary
-from explainers.rules.moments.forms import Form, Moments
+from explainers.rules.moments.refusing import refuse
 from explainers.rules.moments.table import moments
-from explainers.rules.table import describe
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from explainers.rules.moments.forms import Form, Moments
 
 R = TypeVar("R", bound="Callable[[Any, Moments, Form], Moments]")
 
@@ -54,11 +55,7 @@ class Functions:
         word = op.kind if isinstance(op, Activation) else op.word
         rule = self._rules.get((word, name)) or self._rules.get(("*", name))
         if rule is None:
-            raise NotImplementedError(
-                f"rule table 'moments' has no rule called {name!r} for the operator "
-                f"{describe(op)} (node {op.name!r} in {op.module_path or 'the network itself'!r});"
-                f" use {moments.instead}"
-            )
+            refuse(op, name)
         return rule
 
 

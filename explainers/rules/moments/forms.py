@@ -5,10 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from explainers.operators import Carried
+
 if TYPE_CHECKING:
     from torch import Tensor
 
     from explainers.network import Network
+    from explainers.operators import Operator
 
 
 @dataclass(frozen=True, eq=False)
@@ -20,6 +23,19 @@ class Moments:
     spread: Tensor | None
     """Of form ``variance`` shaped as the mean; of form ``factor`` laid out as the program lays out
     the value of ``batch * n_factors`` rows, those of a sample together. None: it is certain."""
+
+    @property
+    def uncertainty(self) -> Tensor:
+        """The spread of a value that is uncertain, as that of an operator's one input always is.
+
+        Raises
+        ------
+        ValueError
+            If there is none.
+        """
+        if self.spread is None:
+            raise ValueError("got a value that is certain, expected one with a spread")
+        return self.spread
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,8 +68,11 @@ class Form:
         return self.together(name, shared * apart)
 
     def repeated(self, name: str, value: Tensor) -> Tensor:
-        """Return something shaped as the mean as the spread lies: each row K times, a view."""
-        if self.kind == "variance":
+        """Return something shaped as the mean as the spread lies: each row K times.
+
+        What has no rows, a constant, is returned as it is.
+        """
+        if self.kind == "variance" or not self._has_rows(name):
             return value
         axis, shared = self.apart(name, value, n_factors=1)
         shape = list(shared.shape)
@@ -83,6 +102,15 @@ class Form:
         axis, outer, inner = self._place(name)
         return apart.flatten(axis, axis + 1 if outer == inner == 1 else axis + 3)
 
+    def _has_rows(self, name: str) -> bool:
+        if name == self.network.output_name or self.network.layout(name) is not None:
+            return True
+        op = self._operator(name)
+        return isinstance(op, Carried) or name in self.network.dependent
+
+    def _operator(self, name: str) -> Operator:
+        return next(op for op in self.network.operators if op.name == name)
+
     def _place(self, name: str) -> tuple[int, int, int]:
         """Return the axis of a value's rows, and what is outside and inside of them on it."""
         if name == self.network.output_name:
@@ -93,5 +121,5 @@ class Form:
                 f"the samples in the value of {name!r} do not lie along one axis, so that factors "
                 "of it cannot be told apart; use mode: diag, or sampling (monte_carlo)"
             )
-        op = next(op for op in self.network.operators if op.name == name)
+        op = self._operator(name)
         return layout.axis, op.batch_outer, layout.n_places // op.batch_outer

@@ -32,43 +32,42 @@ def squared_weight(op: Convolution | Linear) -> Tensor:
 
 
 class _Weighted(torch.autograd.Function):
-    """``W x`` with fixed weights; nothing is kept for the derivative but the shape of ``x``."""
+    """``W x + b`` with fixed weights; nothing is kept for the derivative but the shape of ``x``."""
 
     @staticmethod
-    def forward(ctx: Any, value: Tensor, op: Convolution | Linear, weight: Tensor) -> Tensor:
+    def forward(
+        ctx: Any,
+        value: Tensor,
+        op: Convolution | Linear,
+        weight: Tensor,
+        bias: Tensor | None = None,
+    ) -> Tensor:
         ctx.op, ctx.weight = op, weight
         ctx.shape, ctx.strides = value.shape, value.stride()
-        return op.linear(value, weight)
+        return op.linear(value, weight, bias)
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
-    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor, None, None]:
+    @once_differentiable
+    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor, None, None, None]:
         # only its shape and layout are read, so that its memory is never touched
         like = torch.empty_strided(ctx.shape, ctx.strides, dtype=slope.dtype, device=slope.device)
-        return ctx.op.transpose(slope, like, ctx.weight), None, None
-
-
-def _biased(op: Convolution | Linear, value: Tensor) -> Tensor:
-    if op.bias is None:
-        return value
-    axes = (-1, *[1] * len(op.stride)) if isinstance(op, Convolution) else (-1,)
-    return value + op.bias.view(axes)
+        return ctx.op.transpose(slope, like, ctx.weight), None, None, None
 
 
 @moments.rule(Convolution, Linear, name="variance")
 def weighted(op: Convolution | Linear, inputs: tuple[Moments, ...], form: Form) -> Moments:
     """Square the weights for variances."""
     (value,) = inputs
-    mean = _biased(op, _Weighted.apply(value.mean, op, op.weight))
-    return Moments(mean, _Weighted.apply(value.spread, op, squared_weight(op)))
+    mean = _Weighted.apply(value.mean, op, op.weight, op.bias)
+    return Moments(mean, _Weighted.apply(value.uncertainty, op, squared_weight(op)))
 
 
 @moments.rule(Convolution, Linear, name="factor")
 def weighted_rows(op: Convolution | Linear, inputs: tuple[Moments, ...], form: Form) -> Moments:
     """Take the rows of the factor as further samples, without the bias."""
     (value,) = inputs
-    mean = _biased(op, _Weighted.apply(value.mean, op, op.weight))
-    return Moments(mean, _Weighted.apply(value.spread, op, op.weight))
+    mean = _Weighted.apply(value.mean, op, op.weight, op.bias)
+    return Moments(mean, _Weighted.apply(value.uncertainty, op, op.weight))
 
 
 @moments.rule(Reshape, name="variance")
@@ -98,10 +97,15 @@ def scaled(op: Affine, inputs: tuple[Moments, ...], form: Form) -> Moments:
 def added(op: Add, inputs: tuple[Moments, ...], form: Form) -> Moments:
     """Add the spreads: rows keep how both summands vary together, variances do not.
 
-    ``x + x`` has variance ``4 v`` by its factor, and ``2 v`` where values count as independent.
+    Of different values that both depend on ``x``, as at the end of a residual block, the variance
+    of the sum is therefore wrong by twice the covariance; a value that is added to itself is known
+    to be the same.
     """
     first, second = inputs
     mean = op.run(first.mean, second.mean)
+    if op.inputs[0] == op.inputs[1] and first.spread is not None:
+        twice = 1 + op.alpha
+        return Moments(mean, first.spread * (twice**2 if form.kind == "variance" else twice))
     scale = op.alpha**2 if form.kind == "variance" else op.alpha
     if second.spread is None:
         return Moments(mean, _enlarged(op, first.spread, mean, form))

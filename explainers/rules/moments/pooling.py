@@ -22,10 +22,9 @@ if TYPE_CHECKING:
 def averaged(op: AveragePool, inputs: tuple[Moments, ...], form: Form) -> Moments:
     """Average the variances and divide once more: ``sum v / n^2``, n that of each window."""
     (value,) = inputs
-    spread = op.run(value.spread)
-    divisors = _divisors(op, value.mean)
-    if isinstance(divisors, tuple):
-        divisors = _product(divisors, like=spread)
+    spread = op.run(value.uncertainty)
+    found = _divisors(op, value.mean)
+    divisors = _product(found, like=spread) if isinstance(found, tuple) else found
     return Moments(op.run(value.mean), spread / divisors)
 
 
@@ -33,7 +32,7 @@ def averaged(op: AveragePool, inputs: tuple[Moments, ...], form: Form) -> Moment
 def averaged_rows(op: AveragePool, inputs: tuple[Moments, ...], form: Form) -> Moments:
     """Average the rows."""
     (value,) = inputs
-    return Moments(op.run(value.mean), op.run(value.spread))
+    return Moments(op.run(value.mean), op.run(value.uncertainty))
 
 
 def _divisors(op: AveragePool, value: Tensor) -> float | tuple[tuple[int, ...], ...]:

@@ -64,7 +64,7 @@ class _Rectified(torch.autograd.Function):
         return expected, spread
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, of_mean: Tensor, of_spread: Tensor) -> tuple[Tensor, Tensor]:
         expected, without, slope = ctx.saved_tensors
         inward = torch.addcmul(of_mean, of_spread, expected, value=-2)
@@ -84,7 +84,7 @@ class _Gated(torch.autograd.Function):
         return expected, gain
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, of_mean: Tensor, of_gain: Tensor) -> tuple[Tensor, Tensor]:
         mean, variance, gain, slope = ctx.saved_tensors
         to_mean = torch.addcmul(of_mean * gain, of_gain, slope)
@@ -95,12 +95,12 @@ class _Gated(torch.autograd.Function):
 @activations.rule("relu", name="variance")
 def activated(op: Operator, value: Moments, form: Form) -> Moments:
     """Take the moments behind ReLU."""
-    return Moments(*_Rectified.apply(value.mean, value.spread))
+    return Moments(*_Rectified.apply(value.mean, value.uncertainty))
 
 
 @activations.rule("relu", name="factor")
 def activated_rows(op: Operator, value: Moments, form: Form) -> Moments:
     """Multiply rows by the probability that the value passes."""
     source = op.inputs[0]
-    mean, gain = _Gated.apply(value.mean, form.variance(source, value.spread))
-    return Moments(mean, form.spread_over(source, gain, value.spread))
+    mean, gain = _Gated.apply(value.mean, form.variance(source, value.uncertainty))
+    return Moments(mean, form.spread_over(source, gain, value.uncertainty))
