@@ -38,7 +38,7 @@ def capped_simplex(scores: Tensor, totals: Tensor, *, is_bound: bool = False) ->
     Tensor
         ``(rows, n, d)``, in [0, 1].
     """
-    masks: Tensor = _CappedSimplex.apply(scores, totals, is_bound)  # type: ignore[no-untyped-call]
+    masks: Tensor = _CappedSimplex.apply(scores, totals, is_bound)
     return masks
 
 
