@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.autograd.function import once_differentiable
+from torch.nn import functional
 
 from explainers.rules.moments.activations import activations
 from explainers.rules.moments.blocks import alike, blocks
@@ -61,33 +62,36 @@ def _normal(
     without
         Becomes ``2 (1 - Phi)``.
     slope
-        Becomes ``sqrt(2 pi) phi / sigma``; None if it is not needed.
+        Becomes ``-sqrt(pi) phi / sigma``; None if it is not needed.
     """
-    far = _FAR.get(mean.dtype, 12.0)
-    inverse = variance.clamp_min(torch.finfo(variance.dtype).tiny).rsqrt_()
-    scaled = torch.mul(mean, inverse).clamp_(-far, far).mul_(math.sqrt(0.5))  # z / sqrt(2)
-    passing = scaled.neg()
-    density = torch.mul(scaled, passing).exp_()  # sqrt(2 pi) phi
+    kind = torch.finfo(mean.dtype)
+    far = _FAR.get(mean.dtype, 12.0) * math.sqrt(0.5)
+    sigma = variance.sqrt()
+    divisor = torch.mul(sigma, -math.sqrt(2)).clamp_max_(-math.sqrt(kind.tiny))
+    passing = torch.div(mean, divisor).clamp_(-far, far)  # -z / sqrt(2)
+    away = passing.neg()
+    density = torch.mul(away, passing).exp_()  # sqrt(2 pi) phi
+    torch.erfc(away, out=without)
     passing.erfc_()  # 2 Phi
-    torch.erfc(scaled, out=without)
-    scaled.abs_()
+    away.abs_()
     excess = torch.minimum(passing, without)  # 2 Q
-    torch.addcmul(density, scaled, excess, value=-math.sqrt(math.pi), out=excess)
-    sigma = torch.mul(variance, inverse)
+    torch.addcmul(density, away, excess, value=-math.sqrt(math.pi), out=excess)
     torch.clamp_min(mean, 0, out=expected).addcmul_(sigma, excess, value=_DENSITY)
     torch.mul(passing, 0.5, out=spread)
     if not is_gain:
         # with H = sqrt(2 pi) h: h (a + h) = H (a / sqrt(2) + H / sqrt(4 pi)) / sqrt(pi)
-        scaled.add_(excess, alpha=_DENSITY * math.sqrt(0.5))
-        spread.addcmul_(excess, scaled, value=-1 / math.sqrt(math.pi)).mul_(variance)
+        away.add_(excess, alpha=math.sqrt(0.25 / math.pi))
+        spread.addcmul_(excess, away, value=-1 / math.sqrt(math.pi)).mul_(variance)
     if slope is not None:
-        torch.mul(density, sigma, out=slope).mul_(inverse).mul_(inverse)
+        # what is divided by no variance at all becomes zero
+        torch.div(density, divisor, out=slope)
+        functional.threshold_(slope, -0.1 / math.sqrt(kind.tiny), 0.0)
 
 
 def _computed(
     mean: Tensor, variance: Tensor, *, is_gain: bool, with_slope: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-    """Return E, V or Phi, ``2 (1 - Phi)`` and ``sqrt(2 pi) phi / sigma``."""
+    """Return E, V or Phi, ``2 (1 - Phi)`` and ``-sqrt(pi) phi / sigma``."""
     found = [torch.empty_like(mean) for _ in range(3 + with_slope)]
     for given, made in blocks([mean, alike(variance, mean)], found):
         _normal(*given, *made[:3], made[3] if with_slope else None, is_gain=is_gain)
@@ -114,12 +118,12 @@ class _Rectified(torch.autograd.Function):
         found = [torch.empty_like(expected) for _ in range(2)]
         slopes = [alike(of_mean, expected), alike(of_spread, expected)]
         for given, made in blocks([*slopes, expected, without, slope], found):
-            first, second, value, away, rising = given
+            first, second, value, without_it, falling = given
             to_mean, to_spread = made
             inward = torch.addcmul(first, second, value, value=-2)
-            torch.addcmul(first, inward, away, value=-0.5, out=to_mean)
-            torch.addcmul(second, second, away, value=-0.5, out=to_spread)
-            to_spread.addcmul_(inward, rising, value=0.5 * _DENSITY)
+            torch.addcmul(first, inward, without_it, value=-0.5, out=to_mean)
+            torch.addcmul(second, second, without_it, value=-0.5, out=to_spread)
+            to_spread.addcmul_(inward, falling, value=-0.5 / math.sqrt(math.pi))
         return found[0], found[1]
 
 
@@ -136,10 +140,10 @@ class _Gated(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, of_mean: Tensor, of_gain: Tensor) -> tuple[Tensor, Tensor]:
         mean, variance, gain, slope = ctx.saved_tensors
-        to_mean = torch.addcmul(of_mean * gain, of_gain, slope, value=_DENSITY)
+        to_mean = torch.addcmul(of_mean * gain, of_gain, slope, value=-1 / math.sqrt(math.pi))
         shift = (variance.clamp_min(torch.finfo(variance.dtype).tiny)).reciprocal_().mul_(mean)
         inward = torch.addcmul(of_mean, of_gain, shift, value=-1)
-        return to_mean, inward.mul_(slope).mul_(0.5 * _DENSITY)
+        return to_mean, inward.mul_(slope).mul_(-0.5 / math.sqrt(math.pi))
 
 
 @activations.rule("relu", name="variance")
