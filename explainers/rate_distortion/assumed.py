@@ -69,7 +69,9 @@ class AssumedDensity:
             leaf = masks[piece].clone().requires_grad_()
             with torch.enable_grad():
                 distortion = self._distortion(leaf, rows[piece])
-            (gradients[piece],) = torch.autograd.grad(distortion.sum(), leaf)
+                # here, too: solvers call without gradients
+                total = distortion.sum()
+            (gradients[piece],) = torch.autograd.grad(total, leaf)
             values[piece] = distortion.detach()
         return values, gradients
 
