@@ -141,7 +141,10 @@ class _Gated(torch.autograd.Function):
     def backward(ctx: Any, of_mean: Tensor, of_gain: Tensor) -> tuple[Tensor, Tensor]:
         mean, variance, gain, slope = ctx.saved_tensors
         to_mean = torch.addcmul(of_mean * gain, of_gain, slope, value=-1 / math.sqrt(math.pi))
-        shift = (variance.clamp_min(torch.finfo(variance.dtype).tiny)).reciprocal_().mul_(mean)
+        # m / v as a bounded z over sigma: what is infinite times a slope of 0 would be no number
+        inverse = variance.clamp_min(torch.finfo(variance.dtype).tiny).rsqrt_()
+        far = _FAR.get(mean.dtype, 12.0)
+        shift = torch.mul(mean, inverse).clamp_(-far, far).mul_(inverse)
         inward = torch.addcmul(of_mean, of_gain, shift, value=-1)
         return to_mean, inward.mul_(slope).mul_(-0.5 / math.sqrt(math.pi))
 
