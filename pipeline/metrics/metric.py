@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -68,6 +69,8 @@ class Curve:
     """The scalar column that sums the curve up."""
     direction: Direction
     """Which end of `area` is better."""
+    bounds: tuple[float, float] = (-math.inf, math.inf)
+    """Between which values a mean can lie."""
     error: str = ""
     """Column of the Monte-Carlo standard error of each step, if there is one."""
     control: str = ""

@@ -88,8 +88,8 @@ class RateDistortionCurve(Metric):
         left = tuple((100.0 * (1.0 - self._shares(n_features))).tolist())
         change = f"mean squared change of the {self.output_space}"
         return (
-            _curve("distortion", left, change, "auc", "lower"),
-            _curve("accuracy", left, "accuracy", "accuracy_auc", "higher"),
+            _curve("distortion", left, change, "auc", "lower", math.inf),
+            _curve("accuracy", left, "accuracy", "accuracy_auc", "higher", 1.0),
         )
 
     def prepare(self, case: Case) -> Case:
@@ -209,7 +209,12 @@ class RateDistortionCurve(Metric):
 
 
 def _curve(
-    column: str, x: tuple[float, ...], y_label: str, area: str, direction: Direction
+    column: str,
+    x: tuple[float, ...],
+    y_label: str,
+    area: str,
+    direction: Direction,
+    most: float,
 ) -> Curve:
     return Curve(
         column,
@@ -218,6 +223,7 @@ def _curve(
         y_label,
         area,
         direction,
+        bounds=(0.0, most),
         error=f"{column}_error",
         control=f"random_{column}",
         control_area=f"random_{area}",

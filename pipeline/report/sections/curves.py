@@ -23,17 +23,17 @@ if TYPE_CHECKING:
 
 title = "Curves"
 order = 30
-CONTROL = "random order (control)"
+CONTROL = "random order"
 
 TEMPLATE = """
 {% for name, curve, chart, rows in drawings %}
 {% set many = rows | length > n_colours %}
 <div class="card plot{{ " many" if many }}">
   <div>{{ chart }}</div>
-  <table{% if many %} class="tight"{% endif %}><thead><tr>
-    <th>{{ name }} <span class="pill">
+  <table{% if many or curve.error %} class="tight"{% endif %}><thead><tr>
+    <th>{{ name | breakable }} <span class="pill">
     {{- "lower is better" if curve.direction == "lower" else "higher is better" }}</span></th>
-    <th class="value">{{ curve.area }}</th>
+    <th class="value">{{ curve.area | breakable }}</th>
     {% if curve.error %}<th class="value">spread</th><th class="value">Monte Carlo</th>{% endif %}
     </tr></thead>
   <tbody>
@@ -51,6 +51,7 @@ TEMPLATE = """
 <p class="note">Mean over all samples
 {%- if has_bands %}; the band is the 95 % confidence interval of the mean, from how much samples
 differ{% endif %}. In the tables, the best comes first.
+{%- if has_control %} Random order is the control: nothing that an explainer said.{% endif %}
 {%- if has_draws %} Spread is the standard deviation of the area from sample to sample. Monte Carlo
 is how much of the band's variance is due to the finite number of draws and not to the samples:
 more draws make that part smaller, more samples both.{% endif %}</p>
@@ -90,6 +91,7 @@ def render(run: Run) -> str | None:
         look=charts.look,
         n_colours=charts.N_COLOURS,
         has_bands=any("<polygon" in chart for _, _, chart, _ in drawings),
+        has_control=any(row.colour == charts.CONTROL for *_, rows in drawings for row in rows),
         has_draws=any(curve.error for _, curve, *_ in drawings),
     )
 
@@ -164,7 +166,8 @@ def _line(name: str, colour: int, columns: Mapping[str, NDArray[Any]], curve: Cu
         noise = aggregate.summarise(np.square(columns[curve.error])).mean.sum()
         total = np.square(found.std).sum()
         drawn = min(1.0, float(noise / total)) if total > 0 else drawn
+    low, high = (np.clip(end, *curve.bounds) for end in (found.low, found.high))
     return Line(
-        charts.Series(name, found.mean, found.low, found.high, colour),
+        charts.Series(name, found.mean, low, high, colour),
         Row(name, colour, float(area.mean[0]), float(area.std[0]), drawn),
     )
