@@ -74,8 +74,8 @@ def propagate_moments(
     given = {"variance": variance, "factor": factor, "covariance": covariance}
     named = [(name, value) for name, value in given.items() if value is not None]
     if len(named) != 1:
-        found = ", ".join(name for name, _ in named) or "none of them"
-        raise TypeError(f"got {found}; expected exactly one of variance, factor and covariance")
+        got = ", ".join(name for name, _ in named) or "none of them"
+        raise TypeError(f"got {got}; expected exactly one of variance, factor and covariance")
     ((kind, spread),) = named
     network = model if isinstance(model, Network) else Network(model, mean.detach())
     network.check(mean.detach())
@@ -84,17 +84,17 @@ def propagate_moments(
     if layer is not None:
         shape, network = unit_shape(network, layer), ended(network, layer)
     if kind == "variance":
-        found_mean, found_spread = _carried(network, mean, spread, Form("variance", network))
-        return found_mean.unflatten(1, shape), found_spread.unflatten(1, shape)
+        found_mean, found = _carried(network, mean, spread, Form("variance", network))
+        return found_mean.reshape(-1, *shape), found.reshape(-1, *shape)
     rows = spread
     if kind == "covariance":
         rows = square_root(spread).reshape(*spread.shape[:2], *mean.shape[1:])
     form = Form("factor", network, rows.shape[1])
-    found_mean, found_rows = _carried(network, mean, rows.flatten(0, 1), form)
-    found_rows = found_rows.unflatten(0, rows.shape[:2])
+    found_mean, found = _carried(network, mean, rows.flatten(0, 1), form)
+    found = found.reshape(*rows.shape[:2], -1)
     if kind == "covariance":
-        return found_mean.unflatten(1, shape), found_rows.mT @ found_rows
-    return found_mean.unflatten(1, shape), found_rows.unflatten(2, shape)
+        return found_mean.reshape(-1, *shape), found.mT @ found
+    return found_mean.reshape(-1, *shape), found.reshape(*rows.shape[:2], *shape)
 
 
 def square_root(covariance: Tensor) -> Tensor:

@@ -93,14 +93,18 @@ class Form:
         """
         n_rows = self.n_factors if n_factors is None else n_factors
         axis, outer, inner = self._place(name)
-        if outer == inner == 1:
-            return axis + 1, value.unflatten(axis, (-1, n_rows))
-        return axis + 2, value.unflatten(axis, (outer, -1, n_rows, inner))
+        sizes = (-1, n_rows) if outer == inner == 1 else (outer, -1, n_rows, inner)
+        shape = (*value.shape[:axis], *sizes, *value.shape[axis + 1 :])
+        return axis + len(sizes) // 2, value.reshape(shape)
 
     def together(self, name: str, apart: Tensor) -> Tensor:
         """Return what `apart` took apart, whatever the length of the axis of rows now is."""
         axis, outer, inner = self._place(name)
         return apart.flatten(axis, axis + 1 if outer == inner == 1 else axis + 3)
+
+    def is_plain(self, name: str) -> bool:
+        """Return whether a value is ``(batch, ...)``, its spread ``(batch * K, ...)``."""
+        return self._place(name) == (0, 1, 1)
 
     def _has_rows(self, name: str) -> bool:
         if name == self.network.output_name or self.network.layout(name) is not None:

@@ -18,10 +18,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.autograd.function import once_differentiable
-from torch.nn import functional
 
 from explainers.rules.moments.activations import activations
-from explainers.rules.moments.blocks import alike, blocks
+from explainers.rules.moments.blocks import alike, blocks, row_blocks
 from explainers.rules.moments.forms import Moments
 
 if TYPE_CHECKING:
@@ -42,7 +41,7 @@ def _normal(
     expected: Tensor,
     spread: Tensor,
     without: Tensor,
-    slope: Tensor | None,
+    slope: Tensor | None = None,
     *,
     is_gain: bool,
 ) -> None:
@@ -85,17 +84,7 @@ def _normal(
     if slope is not None:
         # what is divided by no variance at all becomes zero
         torch.div(density, divisor, out=slope)
-        functional.threshold_(slope, -0.1 / math.sqrt(kind.tiny), 0.0)
-
-
-def _computed(
-    mean: Tensor, variance: Tensor, *, is_gain: bool, with_slope: bool
-) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-    """Return E, V or Phi, ``2 (1 - Phi)`` and ``-sqrt(pi) phi / sigma``."""
-    found = [torch.empty_like(mean) for _ in range(3 + with_slope)]
-    for given, made in blocks([mean, alike(variance, mean)], found):
-        _normal(*given, *made[:3], made[3] if with_slope else None, is_gain=is_gain)
-    return found[0], found[1], found[2], found[3] if with_slope else None
+        torch.threshold_(slope, -0.1 / math.sqrt(kind.tiny), 0.0)
 
 
 class _Rectified(torch.autograd.Function):
@@ -104,11 +93,12 @@ class _Rectified(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
         is_needed = any(ctx.needs_input_grad)
-        expected, spread, without, slope = _computed(
-            mean, variance, is_gain=False, with_slope=is_needed
-        )
+        found = [torch.empty_like(mean) for _ in range(3 + is_needed)]
+        for given, made in blocks([mean, alike(variance, mean)], found):
+            _normal(*given, *made, is_gain=False)
+        expected, spread, *others = found
         if is_needed:
-            ctx.save_for_backward(expected, without, slope)
+            ctx.save_for_backward(expected, *others)
         return expected, spread
 
     @staticmethod
@@ -128,25 +118,55 @@ class _Rectified(torch.autograd.Function):
 
 
 class _Gated(torch.autograd.Function):
-    """Mean behind ReLU, and by how much rows of a factor are multiplied, from mean and variance."""
+    """Mean behind ReLU, and the rows of a factor multiplied by the gate; keeps the rows before."""
 
     @staticmethod
-    def forward(ctx: Any, mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
-        expected, gain, _, slope = _computed(mean, variance, is_gain=True, with_slope=True)
-        ctx.save_for_backward(mean, variance, gain, slope)
-        return expected, gain
+    def forward(
+        ctx: Any, mean: Tensor, factor: Tensor, form: Form, name: str
+    ) -> tuple[Tensor, Tensor]:
+        variance, expected, gain, without, slope = (torch.empty_like(mean) for _ in range(5))
+        gated = torch.empty_like(factor)
+        shared = [mean, variance, expected, gain, without, slope]
+        for (before, behind), parts in row_blocks(form, name, [factor, gated], shared):
+            torch.sum(before * before, 1, keepdim=True, out=parts[1])
+            _normal(*parts, is_gain=True)
+            torch.mul(before, parts[3], out=behind)
+        if any(ctx.needs_input_grad):
+            ctx.save_for_backward(mean, factor, variance, gain, slope)
+            ctx.form, ctx.name = form, name
+        return expected, gated
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, of_mean: Tensor, of_gain: Tensor) -> tuple[Tensor, Tensor]:
-        mean, variance, gain, slope = ctx.saved_tensors
-        to_mean = torch.addcmul(of_mean * gain, of_gain, slope, value=-1 / math.sqrt(math.pi))
-        # m / v as a bounded z over sigma: what is infinite times a slope of 0 would be no number
-        inverse = variance.clamp_min(torch.finfo(variance.dtype).tiny).rsqrt_()
-        far = _FAR.get(mean.dtype, 12.0)
-        shift = torch.mul(mean, inverse).clamp_(-far, far).mul_(inverse)
-        inward = torch.addcmul(of_mean, of_gain, shift, value=-1)
-        return to_mean, inward.mul_(slope).mul_(-0.5 / math.sqrt(math.pi))
+    def backward(ctx: Any, of_mean: Tensor, of_gated: Tensor) -> tuple[Tensor | None, ...]:
+        mean, factor, variance, gain, slope = ctx.saved_tensors
+        to_mean, to_factor = torch.empty_like(mean), torch.empty_like(factor)
+        rows = [factor, alike(of_gated, factor), to_factor]
+        shared = [mean, variance, gain, slope, alike(of_mean, mean), to_mean]
+        for (before, given, inward), parts in row_blocks(ctx.form, ctx.name, rows, shared):
+            of_gain = (before * given).sum(1, keepdim=True)
+            of_variance = _gate_slopes(of_gain, *parts)
+            torch.mul(given, parts[2], out=inward).addcmul_(before, of_variance, value=2)
+        return to_mean, to_factor, None, None
+
+
+def _gate_slopes(
+    of_gain: Tensor,
+    mean: Tensor,
+    variance: Tensor,
+    gain: Tensor,
+    slope: Tensor,
+    of_mean: Tensor,
+    to_mean: Tensor,
+) -> Tensor:
+    """Compute the derivative in the mean, and return that in the variance."""
+    falling = slope * (-1 / math.sqrt(math.pi))
+    torch.mul(of_mean, gain, out=to_mean).addcmul_(of_gain, falling)
+    # bounded like z, so that where nearly nothing varies there is no infinity to be multiplied by 0
+    divisor = variance.sqrt().clamp_min_(math.sqrt(torch.finfo(variance.dtype).tiny))
+    far = _FAR.get(mean.dtype, 12.0)
+    shift = torch.div(mean, divisor).clamp_(-far, far).mul_(falling).div_(divisor)
+    return torch.addcmul(of_mean * falling, of_gain, shift, value=-1).mul_(0.5)
 
 
 @activations.rule("relu", name="variance")
@@ -159,5 +179,4 @@ def activated(op: Operator, value: Moments, form: Form) -> Moments:
 def activated_rows(op: Operator, value: Moments, form: Form) -> Moments:
     """Multiply rows by the probability that the value passes."""
     source = op.inputs[0]
-    mean, gain = _Gated.apply(value.mean, form.variance(source, value.uncertainty))
-    return Moments(mean, form.spread_over(source, gain, value.uncertainty))
+    return Moments(*_Gated.apply(value.mean, value.uncertainty, form, source))
