@@ -174,9 +174,8 @@ class Attribution(Explainer):
         """
         return {}
 
-    @property
-    def axes(self) -> Mapping[str, tuple[str, ...]]:
-        """Names of the dimensions after ``sample`` of arrays beside the map, by array.
+    def axes(self, dims: tuple[str, ...]) -> Mapping[str, tuple[str, ...]]:
+        """Names of the dimensions after ``sample`` of arrays beside the map, whose own are `dims`.
 
         Those of other arrays are the map's where they have its shape, and numbered otherwise.
         """

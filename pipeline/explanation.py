@@ -175,7 +175,8 @@ class Explanation:
             else:
                 products.put_array(name, array, rows, values)
         attribution = self._attributions[name]
-        products.axes |= {(name, array): dims for array, dims in attribution.axes.items()}
+        dims, _ = next(iter(self._forms[name].values()))
+        products.axes |= {(name, array): axes for array, axes in attribution.axes(dims).items()}
         errors = [precision.relative_error(attribution, each, self.network) for each in found]
         known = [each for each in errors if each is not None]
         if len(known) == len(found):

@@ -1,0 +1,93 @@
+"""The solvers and optimisers by the names that they have in a run file."""
+
+from __future__ import annotations
+
+import importlib
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+from explainers import numeric
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from explainers.rate_distortion.solvers.problem import Solver
+
+SolverName = Literal["lagrangian", "rate", "ordering", "monte_carlo"]
+Optimiser = Literal[
+    "adam", "projected_gradient", "projected_lbfgs", "lbfgsb", "spectral", "frank_wolfe"
+]
+
+_SOLVERS = "explainers.rate_distortion.solvers"
+
+_PRICED: Mapping[Any, str] = MappingProxyType(
+    {
+        "adam": "adam.Adam",
+        "projected_gradient": "projected_gradient.ProjectedGradient",
+        "lbfgsb": "lbfgsb.LBFGSB",
+        "projected_lbfgs": "projected_lbfgs.ProjectedLBFGS",
+        "spectral": "spectral.SpectralProjectedGradient",
+        "frank_wolfe": "frank_wolfe.FrankWolfe",
+    }
+)
+_CLASSES: Mapping[str, Mapping[Any, str]] = MappingProxyType(
+    {
+        "lagrangian": _PRICED,
+        "monte_carlo": _PRICED,
+        "rate": MappingProxyType(
+            {
+                "frank_wolfe": "frank_wolfe.FrankWolfe",
+                "spectral": "spectral.SpectralProjectedGradient",
+            }
+        ),
+        "ordering": MappingProxyType({"": "ordering.Ordering"}),
+    }
+)
+"""Solver to optimiser to the module and class in `solvers`; the first is the default."""
+
+
+def solver(name: SolverName, optimiser: Optimiser | None, **settings: Any) -> Solver:
+    """Return a solver with its settings; those that are None are left at their defaults.
+
+    Raises
+    ------
+    TypeError
+        If a setting is of the wrong type, or the solver has none of the name.
+    ValueError
+        If there is no such solver, it has no such optimiser, or a setting is out of range.
+    """
+    check_word("solver", name, get_args(SolverName))
+    classes = _CLASSES[name]
+    if optimiser is not None and optimiser not in classes:
+        known = f"one of {', '.join(classes)}" if len(classes) > 1 else "none: it has its own"
+        raise ValueError(f"got optimiser={optimiser!r} for the solver {name!r}, expected {known}")
+    given = {setting: value for setting, value in settings.items() if value is not None}
+    if "n_steps" in given:
+        numeric.check_whole("n_steps", given["n_steps"])
+    if "tolerance" in given:
+        numeric.check_finite("tolerance", given["tolerance"])
+    # what one solver needs, such as scipy, is not read for another
+    module, _, kind = classes[optimiser or next(iter(classes))].partition(".")
+    found: Solver = getattr(importlib.import_module(f"{_SOLVERS}.{module}"), kind)(**given)
+    return found
+
+
+def effort(found: Solver) -> tuple[int, int]:
+    """Return the steps, and the looks at a distortion and its gradient, of a problem at most.
+
+    A solver whose steps look more than once says so in ``n_evaluations``.
+    """
+    n_steps = int(found.n_steps)  # type: ignore[attr-defined]  # a setting of all solvers
+    return n_steps, int(getattr(found, "n_evaluations", n_steps))
+
+
+def check_word(name: str, value: Any, known: tuple[str, ...]) -> None:
+    """Refuse a word that is not among those that are known.
+
+    Raises
+    ------
+    ValueError
+        If it is not.
+    """
+    if value not in known:
+        raise ValueError(f"got {name}={value!r}, expected one of {', '.join(known)}")
