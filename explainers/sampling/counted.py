@@ -40,7 +40,8 @@ def words(seeds: Tensor, n_words: int) -> Tensor:
 
 def uniform(seeds: Tensor, n_numbers: int, dtype: torch.dtype) -> Tensor:
     """Return numbers from [0, 1) of each stream, ``(streams, numbers)``."""
-    return _shifted(words(seeds, n_numbers), 64 - _BITS).to(dtype).mul_(2.0**-_BITS)
+    exact = torch.promote_types(dtype, torch.float32)  # float16 ends before 2**24
+    return _shifted(words(seeds, n_numbers), 64 - _BITS).to(exact).mul_(2.0**-_BITS).to(dtype)
 
 
 def _shifted(words: Tensor, shift: int) -> Tensor:

@@ -76,7 +76,8 @@ class PixelFlipping(Metric):
 
     def curves(self, shape: tuple[int, ...]) -> tuple[Curve, ...]:
         """Return the curve over the share of features that are flipped."""
-        n_features = removal.features(torch.empty(1, *shape), by_pixel=self._by_pixel).shape[2]
+        sample = torch.empty(1, *shape, device="meta")
+        n_features = removal.features(sample, by_pixel=self._by_pixel).shape[2]
         share = (self._counts(n_features) / n_features).tolist()
         x = (*([] if self.compat == "quantus" else [0.0]), *share)
         label = f"mean {self.output_space}"

@@ -15,8 +15,6 @@ if TYPE_CHECKING:
 
     from pipeline.metrics.metric import Case
 
-Channels = Literal["sum", "each"]
-
 
 @dataclass(frozen=True)
 class MaskMetric(Metric):
@@ -25,7 +23,7 @@ class MaskMetric(Metric):
     A map that is not finite has no score, nor has a sample whose mask is empty.
     """
 
-    channels: Channels = "sum"
+    channels: Literal["sum", "each"] = "sum"
     """``sum``: relevance is summed over the channels of a pixel; ``each``: every value of the map
     is compared with the mask at its pixel."""
 
@@ -97,7 +95,7 @@ class MaskJaccard(MaskMetric):
         return (exceeds & mask).sum(dim=1).double() / (exceeds | mask).sum(dim=1)
 
 
-def _beside(relevance: Tensor, mask: Tensor, channels: Channels) -> tuple[Tensor, Tensor]:
+def _beside(relevance: Tensor, mask: Tensor, channels: str) -> tuple[Tensor, Tensor]:
     """Return values, float64, and mask, bool, ``(batch, places)`` each."""
     values = relevance.to(torch.float64)
     if values.ndim > mask.ndim and values.shape[2:] == mask.shape[1:]:

@@ -58,7 +58,7 @@ class RateDistortionCurve(Metric):
     or pixels of images with all their channels, by the sum of their relevance."""
     ties: Literal["random", "position"] = "random"
     """Order of components that are equally relevant: the control's, or that in the input."""
-    output_space: removal.OutputSpace = "probability"
+    output_space: Literal["probability", "logit"] = "probability"
     """What is measured."""
 
     family: ClassVar[str] = "faithfulness"
@@ -78,13 +78,14 @@ class RateDistortionCurve(Metric):
         return "lower"
 
     @property
-    def space(self) -> removal.OutputSpace:
+    def space(self) -> Literal["probability", "logit"]:
         """The output space that was asked for."""
         return self.output_space
 
     def curves(self, shape: tuple[int, ...]) -> tuple[Curve, ...]:
         """Return both curves over the percentage of components that are left."""
-        n_features = removal.features(torch.empty(1, *shape), by_pixel=self._by_pixel).shape[2]
+        sample = torch.empty(1, *shape, device="meta")
+        n_features = removal.features(sample, by_pixel=self._by_pixel).shape[2]
         left = tuple((100.0 * (1.0 - self._shares(n_features))).tolist())
         change = f"mean squared change of the {self.output_space}"
         return (

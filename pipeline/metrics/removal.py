@@ -11,8 +11,6 @@ from explainers.sampling import chunks
 if TYPE_CHECKING:
     from torch import Tensor
 
-OutputSpace = Literal["probability", "logit"]
-
 DEFAULT_STEPS = 32
 
 MOST_ROWS = 2**11
@@ -121,7 +119,7 @@ def places(order: Tensor) -> Tensor:
     )
 
 
-def selected(output: Tensor, weights: Tensor, space: OutputSpace) -> Tensor:
+def selected(output: Tensor, weights: Tensor, space: Literal["probability", "logit"]) -> Tensor:
     """Return what is explained, ``(rows,)``, in probabilities or logits; at least in float32.
 
     Parameters

@@ -39,7 +39,8 @@ def test_uniform_numbers_are_the_upper_bits_in_every_dtype() -> None:
         [(word & MASK) / 2**64 // 2**-24 * 2**-24 for word in row]
         for row in counted.words(seeds, 4).tolist()
     ]
-    assert torch.equal(counted.uniform(seeds, 4, torch.float32).double(), numbers)
+    for dtype in (torch.float32, torch.float16, torch.bfloat16):
+        assert torch.equal(counted.uniform(seeds, 4, dtype), numbers.to(dtype))
 
 
 def test_numbers_of_neighbouring_streams_are_uniform_and_independent() -> None:

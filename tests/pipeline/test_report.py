@@ -26,7 +26,7 @@ from tests.pipeline.explained import FAILED, explained
 if TYPE_CHECKING:
     from pathlib import Path
 
-VOID = {"meta", "link", "img", "br", "line"}
+VOID = {"meta", "link", "img", "br", "wbr", "line"}
 
 
 @pytest.fixture(scope="module")

@@ -50,7 +50,8 @@ The best of each column is shaded; ≈ marks what cannot be told from it, becaus
 of the paired difference holds zero.
 {% for metric in metrics %}{{ metric.name }} {{ space(metric) }}. {% endfor %}
 {% for text in unscored %}{{ text }}. {% endfor %}
-{% if undefined %}{{ undefined }} scores are undefined (failed samples, empty maps).{% endif %}</p>
+{% if undefined %}{{ undefined }} scores are undefined (failed samples, maps that are empty or the
+same everywhere, empty masks).{% endif %}</p>
 """
 
 
