@@ -45,7 +45,7 @@ class _Beside(torch.autograd.Function):
         return found.values
 
     @staticmethod
-    @torch.autograd.function.once_differentiable  # type: ignore[untyped-decorator]
+    @torch.autograd.function.once_differentiable
     def backward(
         ctx: Any, first: Tensor, second: Tensor
     ) -> tuple[Tensor | None, Tensor | None, None]:
