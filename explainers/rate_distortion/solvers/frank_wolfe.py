@@ -6,8 +6,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Self
 
 from explainers import numeric
-from explainers.rate_distortion.solvers.feasible import Feasible
-from explainers.rate_distortion.solvers.iterating import Point, Rows, iterated
+from explainers.rate_distortion.solvers.iterating import Point, Rows, begun, iterated
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -39,9 +38,7 @@ class FrankWolfe:
 
     def solve(self, distortion: Distortion, problems: Problems) -> Solution:
         """Return the best of the masks that were passed; starts are moved to the nearest legal."""
-        feasible = Feasible.of(problems)
-        rows = Rows(distortion, feasible, problems, feasible.n_most())
-        start = rows.point(feasible.nearest(problems.start.flatten(1)))
+        rows, start = begun(distortion, problems)
         return iterated(rows, _Conditional(start, start), self.n_steps, self.tolerance)
 
 

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Protocol, Self
 
 import torch
 
+from explainers.rate_distortion.solvers.feasible import Feasible
 from explainers.rate_distortion.solvers.problem import Solution, rate
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from explainers.rate_distortion.distortion import Distortion
-    from explainers.rate_distortion.solvers.feasible import Feasible
     from explainers.rate_distortion.solvers.problem import Problems
 
 LOOK = 5
@@ -90,6 +90,13 @@ class Rows:
     def vertex(self, point: Point) -> Tensor:
         """Return the mask that the gradient points to, ``(n, d)``."""
         return self.feasible.vertex(point.gradient, self.n_most)
+
+
+def begun(distortion: Distortion, problems: Problems) -> tuple[Rows, Point]:
+    """Return the rows of problems, and what is found at the legal masks nearest to their starts."""
+    feasible = Feasible.of(problems)
+    rows = Rows(distortion, feasible, problems, feasible.n_most())
+    return rows, rows.point(feasible.nearest(problems.start.flatten(1)))
 
 
 class State(Protocol):

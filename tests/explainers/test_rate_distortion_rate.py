@@ -1,0 +1,186 @@
+"""Masks of a bounded rate: projections, Frank-Wolfe and spectral steps, and their gaps."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from explainers.rate_distortion.solvers.feasible import Feasible
+from explainers.rate_distortion.solvers.frank_wolfe import FrankWolfe
+from explainers.rate_distortion.solvers.problem import Problems
+from explainers.rate_distortion.solvers.projections import capped_simplex
+from explainers.rate_distortion.solvers.spectral import SpectralProjectedGradient
+
+
+class Quadratic:
+    """``1/2 |A s - b|^2`` with a matrix for each sample."""
+
+    def __init__(self, matrices: Tensor, targets: Tensor) -> None:
+        self.matrices, self.targets = matrices, targets
+        self.n_rows: list[int] = []
+
+    @property
+    def selected(self) -> Tensor:
+        return self.targets.new_ones(len(self.targets))
+
+    def __call__(self, masks: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+        self.n_rows.append(len(rows))
+        flat = masks.flatten(1)
+        residual = (self.matrices[rows] @ flat[..., None])[..., 0] - self.targets[rows]
+        gradient = (self.matrices[rows].mT @ residual[..., None])[..., 0]
+        return 0.5 * residual.square().sum(1), gradient.view(masks.shape)
+
+    def value(self, masks: Tensor, rows: Tensor) -> Tensor:
+        return self(masks, rows)[0]
+
+
+def normal(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def quadratic(n_samples: int = 3, n_features: int = 12) -> Quadratic:
+    return Quadratic(normal(n_samples, 8, n_features), normal(n_samples, 8, seed=1) * 2)
+
+
+def at_rates(rates: list[float], n_samples: int = 3, n_features: int = 12) -> Problems:
+    rows = torch.arange(n_samples).repeat_interleave(len(rates))
+    rate = torch.tensor(rates, dtype=torch.float64).repeat(n_samples)
+    start = rate[:, None, None].expand(-1, 2, n_features // 2).clone()
+    return Problems(rows, start, None, rate, torch.ones_like(rate))
+
+
+def slow_projection(scores: Tensor, total: float) -> Tensor:
+    """By bisection of the threshold."""
+    low, high = float(scores.min()) - 1, float(scores.max())
+    for _ in range(100):
+        middle = (low + high) / 2
+        if float((scores - middle).clamp(0, 1).sum()) > total:
+            low = middle
+        else:
+            high = middle
+    return (scores - high).clamp(0, 1)
+
+
+@pytest.mark.parametrize(
+    "scores", [normal(3, 20), normal(3, 20).mul(2).round(), torch.zeros(3, 20)]
+)
+def test_projections_are_those_of_bisection(scores: Tensor) -> None:
+    scores = scores.double()
+    totals = torch.tensor([0.0, 0.4, 1.0, 7.3, 19.5, 20.0], dtype=torch.float64)
+    found = capped_simplex(scores, totals.expand(3, -1))
+    for row, masks in zip(scores, found, strict=True):
+        for total, mask in zip(totals.tolist(), masks, strict=True):
+            # bisection ends at the rounding of thresholds
+            torch.testing.assert_close(mask, slow_projection(row, total), rtol=0, atol=1e-12)
+            assert float(mask.sum()) == pytest.approx(total, abs=1e-12)
+
+
+def test_projections_of_the_same_scores_are_nested() -> None:
+    masks = capped_simplex(normal(4, 30), torch.linspace(0, 30, 9).double().expand(4, -1))
+    assert bool((masks.diff(dim=1) >= 0).all())
+
+
+@pytest.mark.parametrize("is_bound", [False, True])
+def test_the_jacobian_of_a_projection_is_exact(is_bound: bool) -> None:
+    scores = normal(2, 9).requires_grad_()
+    totals = torch.tensor([[1.3, 4.0], [2.5, 8.5]], dtype=torch.float64)
+    assert torch.autograd.gradcheck(lambda z: capped_simplex(z, totals, is_bound=is_bound), scores)
+
+
+def test_a_bound_that_does_not_bind_is_the_box() -> None:
+    scores = normal(2, 9)
+    found = capped_simplex(scores, scores.new_full((2, 1), 9), is_bound=True)[:, 0]
+    torch.testing.assert_close(found, scores.clamp(0, 1))
+
+
+def test_vertices_are_the_least_of_all_masks_with_a_fraction_at_the_last() -> None:
+    feasible = Feasible(torch.tensor([2.4, 3.0], dtype=torch.float64), None)
+    gradient = torch.tensor([[-3.0, 1, -5, -4, 0, -1], [-1.0, 2, 3, -2, 5, 6]])
+    expected = torch.tensor([[0.4, 0, 1, 1, 0, 0], [1.0, 0, 0, 1, 0, 0]])
+    torch.testing.assert_close(feasible.vertex(gradient, feasible.n_most()), expected)
+
+
+def least(problem: Quadratic, row: int, rate: float) -> float:
+    """The optimum by scipy's SLSQP."""
+    optimize = pytest.importorskip("scipy.optimize")
+    matrix, target = problem.matrices[row].numpy(), problem.targets[row].numpy()
+    n_features = matrix.shape[1]
+
+    def value(mask: object) -> float:
+        return float(0.5 * ((matrix @ mask - target) ** 2).sum())
+
+    found = optimize.minimize(
+        value,
+        [rate] * n_features,
+        jac=lambda mask: matrix.T @ (matrix @ mask - target),
+        method="SLSQP",
+        bounds=[(0, 1)] * n_features,
+        constraints={"type": "ineq", "fun": lambda mask: rate * n_features - mask.sum()},
+        options={"ftol": 1e-14, "maxiter": 300},
+    )
+    return float(found.fun)
+
+
+@pytest.mark.parametrize(
+    ("solver", "tolerance"),
+    [(FrankWolfe(150, 1e-2), 1e-2), (SpectralProjectedGradient(200, 1e-9), 1e-8)],
+    ids=["frank_wolfe", "spectral"],
+)
+def test_the_optimum_of_a_convex_problem_is_found(
+    solver: FrankWolfe | SpectralProjectedGradient, tolerance: float
+) -> None:
+    problem, problems = quadratic(), at_rates([0.1, 0.24, 0.6])
+    found = solver.solve(problem, problems)
+    expected = [
+        least(problem, int(row), float(rate))
+        for row, rate in zip(problems.rows, problems.rate, strict=True)
+    ]
+    expected = torch.tensor(expected, dtype=torch.float64)
+    # gaps are told apart to a thousandth of the scale, which is one
+    assert bool((found.distortion <= expected * (1 + tolerance) + tolerance).all())
+    assert bool((found.distortion - expected <= found.gap + 1e-9).all())
+    assert bool((found.rate <= problems.rate + 1e-12).all())
+    torch.testing.assert_close(found.distortion, problem.value(found.mask, problems.rows))
+
+
+@pytest.mark.parametrize("solver", [FrankWolfe(60), SpectralProjectedGradient(60)])
+def test_a_row_does_not_depend_on_the_others(
+    solver: FrankWolfe | SpectralProjectedGradient,
+) -> None:
+    problem, problems = quadratic(), at_rates([0.05, 0.3, 0.9])
+    whole = solver.solve(problem, problems)
+    some = torch.tensor([7, 0, 4])
+    part = solver.solve(problem, problems.at(some))
+    torch.testing.assert_close(part.mask, whole.mask[some], rtol=0, atol=1e-9)
+    assert part.n_iterations.tolist() == whole.n_iterations[some].tolist()
+
+
+def test_rows_that_are_done_are_not_evaluated_again() -> None:
+    problem = quadratic()
+    SpectralProjectedGradient(60).solve(problem, at_rates([0.0, 0.3, 0.9]))
+    assert problem.n_rows[0] == 9
+    assert problem.n_rows[-1] < 7
+
+
+@pytest.mark.parametrize("solver", [FrankWolfe(20), SpectralProjectedGradient(20)])
+def test_no_mask_is_worse_than_a_legal_start(
+    solver: FrankWolfe | SpectralProjectedGradient,
+) -> None:
+    problem, problems = quadratic(), at_rates([0.1, 0.24, 0.6])
+    best = SpectralProjectedGradient(200, 1e-9).solve(problem, problems)
+    again = Problems(problems.rows, best.mask, None, problems.rate, problems.scale)
+    found = solver.solve(problem, again)
+    assert bool((found.distortion <= best.distortion * (1 + 1e-12)).all())
+
+
+def test_spectral_steps_serve_a_price_of_the_rate() -> None:
+    problem, bounded = quadratic(), at_rates([0.2, 0.5])
+    solver = SpectralProjectedGradient(200, 1e-9)
+    price = torch.full_like(bounded.rate, 0.7)
+    priced = Problems(bounded.rows, bounded.start, price, None, bounded.scale)
+    found = solver.solve(problem, priced)
+    torch.testing.assert_close(found.objective, found.distortion + 0.7 * found.rate)
+    at_its_rate = Problems(bounded.rows, bounded.start, None, found.rate, bounded.scale)
+    # of a convex problem both forms have the same solutions
+    torch.testing.assert_close(
+        solver.solve(problem, at_its_rate).distortion, found.distortion, rtol=1e-6, atol=1e-9
+    )
