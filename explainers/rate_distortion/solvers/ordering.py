@@ -45,6 +45,11 @@ class Ordering:
         numeric.check_whole("n_together", self.n_together)
         numeric.check_finite("tolerance", self.tolerance)
 
+    @property
+    def n_evaluations(self) -> int:
+        """Looks at the distortion of a mask and its gradient, at most."""
+        return self.n_steps + self.n_together
+
     def solve(self, distortion: Distortion, problems: Problems) -> Solution:
         """Return nested masks; the rates of a sample follow each other, as many for each.
 
