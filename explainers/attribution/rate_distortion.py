@@ -223,6 +223,8 @@ class RateDistortion(Attribution):
         for moments in small[self.mode == "diag" :]:
             yield few | moments
             yield few | moments | {"optimiser": None}
+        # steps that look more than once
+        yield few | small[-1] | {"density": "sampled"}
 
     def relevance(self, trace: Trace, target: Target) -> Explained:
         """Return the mask, or the mean of several, and the arrays that the class describes."""

@@ -66,6 +66,9 @@ def solver(name: SolverName, optimiser: Optimiser | None, **settings: Any) -> So
         numeric.check_whole("n_steps", given["n_steps"])
     if "tolerance" in given:
         numeric.check_finite("tolerance", given["tolerance"])
+    if name == "ordering" and "n_steps" in given:
+        # as many as its defaults have, for each rate alone and for all together
+        given["n_together"] = max(1, given["n_steps"] // 2)
     # what one solver needs, such as scipy, is not read for another
     module, _, kind = classes[optimiser or next(iter(classes))].partition(".")
     found: Solver = getattr(importlib.import_module(f"{_SOLVERS}.{module}"), kind)(**given)
