@@ -15,6 +15,8 @@ def number(value: float | None, digits: int = 3) -> str:
     """Return a number with so many significant digits."""
     if value is None or math.isnan(value):
         return MISSING
+    if math.isinf(value):
+        return _minus("\N{INFINITY}" if value > 0 else "-\N{INFINITY}")
     value = value or 0.0  # zero has no sign
     if value != 0 and not 1e-3 <= abs(value) < 1e5:
         mantissa, exponent = f"{value:.{digits - 1}e}".split("e")

@@ -230,6 +230,7 @@ def test_24_photographs_under_five_explainers_stay_below_10_megabytes() -> None:
         (-0.5, "\N{MINUS SIGN}0.500"),
         (1.5e-7, "1.50e-7"),
         (float("nan"), formats.MISSING),
+        (float("inf"), "\N{INFINITY}"),
     ],
 )
 def test_numbers_have_three_digits(value: float, text: str) -> None:
