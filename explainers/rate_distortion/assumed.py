@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from explainers.inference import outside_inference_mode
-from explainers.rate_distortion.budgets import rows_at_once
+from explainers.rate_distortion.budgets import Budget
 from explainers.rate_distortion.clean import Clean
 from explainers.rules.moments.carrying import carry, check
 from explainers.rules.moments.forms import Form
@@ -51,9 +51,11 @@ class AssumedDensity:
         network = self._clean.trace.network
         is_diag = noise.mode == "diag"
         n_factors = 1 if is_diag else len(noise.spread)
+        self.n_maps = 1 + n_factors
+        """Maps that a row takes through the network: its mean, and its variance or factors."""
         self._form = Form("variance" if is_diag else "factor", network, n_factors)
         check(network, self._form.kind)
-        self._limit = rows_at_once(self._clean.trace, 1 + n_factors)
+        self._budget = Budget(self._clean.trace, self.n_maps)
 
     @property
     def selected(self) -> Tensor:
@@ -64,6 +66,16 @@ class AssumedDensity:
     def __call__(self, masks: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Return the distortions ``(rows,)`` and their gradients, shaped as the masks."""
         masks = self._clean.masks(masks, rows)
+        return self._budget.kept(lambda: self._with_gradients(masks, rows))
+
+    @outside_inference_mode
+    def value(self, masks: Tensor, rows: Tensor) -> Tensor:
+        """Return the distortions alone, ``(rows,)``."""
+        masks = self._clean.masks(masks, rows)
+        with torch.no_grad():
+            return self._budget.kept(lambda: self._values(masks, rows))
+
+    def _with_gradients(self, masks: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
         values, gradients = masks.new_empty(len(masks)), torch.empty_like(masks)
         for piece in self._pieces(len(masks)):
             leaf = masks[piece].clone().requires_grad_()
@@ -75,18 +87,14 @@ class AssumedDensity:
             values[piece] = distortion.detach()
         return values, gradients
 
-    @outside_inference_mode
-    def value(self, masks: Tensor, rows: Tensor) -> Tensor:
-        """Return the distortions alone, ``(rows,)``."""
-        masks = self._clean.masks(masks, rows)
+    def _values(self, masks: Tensor, rows: Tensor) -> Tensor:
         values = masks.new_empty(len(masks))
-        with torch.no_grad():
-            for piece in self._pieces(len(masks)):
-                values[piece] = self._distortion(masks[piece], rows[piece])
+        for piece in self._pieces(len(masks)):
+            values[piece] = self._distortion(masks[piece], rows[piece])
         return values
 
     def _pieces(self, n_rows: int) -> list[slice]:
-        return list(pieces(n_rows, self._limit)) if n_rows else []
+        return list(pieces(n_rows, self._budget.n_rows)) if n_rows else []
 
     def _distortion(self, masks: Tensor, rows: Tensor) -> Tensor:
         clean, carried = self._clean.at(rows), self._clean.carried(rows)

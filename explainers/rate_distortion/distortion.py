@@ -19,6 +19,10 @@ class Distortion(Protocol):
     def selected(self) -> Tensor:
         """What is explained of each clean sample, ``t``, ``(samples,)``."""
 
+    @property
+    def n_maps(self) -> int:
+        """Maps of each layer that a row takes through the network."""
+
     def __call__(self, masks: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Return the distortions ``(rows,)`` and their gradients, shaped as the masks.
 

@@ -9,7 +9,7 @@ import torch
 from explainers import numeric
 from explainers.inference import outside_inference_mode
 from explainers.kept import Kept, unread_by_gradients
-from explainers.rate_distortion.budgets import rows_at_once
+from explainers.rate_distortion.budgets import Budget
 from explainers.rate_distortion.clean import Clean
 from explainers.rules.gradient import gradient
 from explainers.rules.walking import walk
@@ -58,7 +58,7 @@ class Sampled:
         numeric.check_whole("n_draws", n_draws)
         self._clean = Clean(trace, target, noise)
         self._noise, self._n_draws = noise, n_draws
-        self._limit = rows_at_once(self._clean.trace, 1)
+        self._budget = Budget(self._clean.trace, 1)
         self._codes: Tensor | None = None
         every = torch.arange(trace.n_rows)
         if trace.n_rows:
@@ -71,10 +71,24 @@ class Sampled:
         """What is explained of each clean sample, ``t``, ``(samples,)``."""
         return self._clean.selected
 
+    @property
+    def n_maps(self) -> int:
+        """Maps that a row takes through the network: one a draw."""
+        return self._n_draws
+
     @outside_inference_mode
     def __call__(self, masks: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Return the distortions ``(rows,)`` and their gradients, shaped as the masks."""
         masks = self._clean.masks(masks, rows)
+        return self._budget.kept(lambda: self._with_gradients(masks, rows))
+
+    @outside_inference_mode
+    def value(self, masks: Tensor, rows: Tensor) -> Tensor:
+        """Return the distortions alone, ``(rows,)``."""
+        masks = self._clean.masks(masks, rows)
+        return self._budget.kept(lambda: self._values(masks, rows))
+
+    def _with_gradients(self, masks: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
         values, gradients = masks.new_zeros(len(masks)), torch.zeros_like(masks)
         for piece, codes in self._pieces(rows):
             clean = self._clean.at(rows[piece])
@@ -87,10 +101,7 @@ class Sampled:
             gradients[piece] += change.mul_(slopes).sum(1)
         return values, gradients
 
-    @outside_inference_mode
-    def value(self, masks: Tensor, rows: Tensor) -> Tensor:
-        """Return the distortions alone, ``(rows,)``."""
-        masks = self._clean.masks(masks, rows)
+    def _values(self, masks: Tensor, rows: Tensor) -> Tensor:
         values = masks.new_zeros(len(masks))
         for piece, codes in self._pieces(rows):
             clean = self._clean.at(rows[piece])
@@ -121,7 +132,7 @@ class Sampled:
             residuals = clean.residuals(output.detach())
             start = self._start(residuals, clean)
             (slopes,) = torch.autograd.grad(output, leaf, start, materialize_grads=True)
-        return residuals, slopes.view(points.shape)
+        return residuals, slopes.reshape(points.shape)
 
     def _start(self, residuals: Tensor, clean: Rows) -> Tensor:
         weights = clean.weights.unsqueeze(1) / self._n_draws
@@ -129,11 +140,12 @@ class Sampled:
 
     def _pieces(self, rows: Tensor) -> Iterator[tuple[slice, Tensor]]:
         """Yield rows with the codes of some of their draws, ``(rows, draws, ...)``."""
+        limit = self._budget.n_rows
         if not len(rows):
             return
-        for piece in pieces(len(rows), max(1, self._limit // self._n_draws)):
+        for piece in pieces(len(rows), max(1, limit // self._n_draws)):
             codes = self._codes_of(rows[piece])
-            for draws in pieces(self._n_draws, self._limit):
+            for draws in pieces(self._n_draws, limit):
                 yield piece, codes[:, draws]
 
     def _codes_of(self, rows: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from explainers import Network, Target, Trace
 from explainers.base import Samples
 from explainers.inputs.sources import start_points
-from explainers.rate_distortion import sampled
+from explainers.rate_distortion import budgets, sampled
 from explainers.rate_distortion.assumed import AssumedDensity
 from explainers.rate_distortion.noise import resolve
 from explainers.rate_distortion.sampled import Sampled
@@ -195,7 +195,7 @@ def test_rows_do_not_depend_on_other_rows_nor_on_how_many_go_at_once(
     alone, _ = distortion(masks[1:2], ROWS[1:2])
     torch.testing.assert_close(alone, values[1:2], **EXACT)
     # no memory to speak of: a draw at a time, and nothing is kept
-    monkeypatch.setattr(f"explainers.rate_distortion.{kind}.rows_at_once", _one_row)
+    monkeypatch.setattr(budgets, "CPU_BYTES", 1)
     monkeypatch.setattr(sampled, "KEPT_BYTES", 0)
     small = made(kind, trace)
     found, found_gradients = small(masks, ROWS)
@@ -205,8 +205,28 @@ def test_rows_do_not_depend_on_other_rows_nor_on_how_many_go_at_once(
     assert [len(part) for part in small(masks[:0], ROWS[:0])] == [0, 0]
 
 
-def _one_row(trace: Trace, n_maps: int) -> int:
-    return 1
+@pytest.mark.parametrize("kind", ["assumed", "sampled"])
+def test_fewer_rows_go_at_once_where_memory_is_short(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trace = trace_of("image")
+    distortion, masks = made(kind, trace), masks_for(trace)
+    expected = distortion.value(masks, ROWS)
+    plain = budgets.Budget.kept
+    attempts: list[int] = []
+
+    def short(budget: Any, run: Callable[[], Tensor]) -> Tensor:
+        def once() -> Tensor:
+            attempts.append(budget.n_rows)
+            if budget.n_rows > 2:
+                raise torch.OutOfMemoryError("none left")
+            return run()
+
+        return plain(budget, once)
+
+    monkeypatch.setattr(budgets.Budget, "kept", short)
+    torch.testing.assert_close(distortion.value(masks, ROWS), expected, **EXACT)
+    assert attempts[-1] <= 2 < attempts[-2]
 
 
 def test_draws_are_the_samples_own_in_every_batch_and_fresh_where_they_verify() -> None:
@@ -239,7 +259,8 @@ def test_a_mask_of_ones_has_no_distortion_and_no_gradient() -> None:
         value, gradient = distortion(ones, ROWS)
         assert value.abs().max() < 1e-28
         assert gradient.abs().max() < 1e-14
-    assert torch.equal(made("assumed", trace).selected, trace.selected(Target()))
+    selected = made("assumed", trace).selected
+    torch.testing.assert_close(selected, trace.selected(Target()), **EXACT)
 
 
 @pytest.mark.parametrize("mode", ["diag", "half"])
