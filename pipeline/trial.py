@@ -127,17 +127,18 @@ def awaited(
 ) -> dict[str, Explainer]:
     """Return explainers as they will be once scans are done, as far as that decides what they take.
 
-    A background has as many rows as will be drawn, all of them the example's first.
+    A background has as many rows as will be drawn, all of them the example's first; other results
+    are the example's, which are as large.
     """
     drawn = {
         name: backgrounds.repeated(result, min(getattr(found[name], "n_samples", 1), n_samples))
         for name, result in results.items()
         if backgrounds.is_result(result)
     }
-    filled = dict(found)
+    filled, known = dict(found), {**results, **drawn}
     for name, wanted in needs.items():
-        known = {path: scan for path, scan in wanted.items() if scan in drawn}
-        filled[name] = with_results(found[name], known, drawn)
+        there = {path: scan for path, scan in wanted.items() if scan in known}
+        filled[name] = with_results(found[name], there, known)
     return filled
 
 

@@ -69,8 +69,8 @@ and again shows. Where the two part, masks are optimal for something else.</p>
 </tbody></table></div>
 {% for row in rows if row.is_off %}
 <p class="warn"><b>&#9888;&#65038; {{ row.name }}, {{ row.asked }}:</b> {{ row.warning }}
-Trust the figure by Monte Carlo. <span class="mono">mode: half</span> with a larger
-<span class="mono">rank</span>, or <span class="mono">density: sampled</span> with more draws,
+Trust the figure by Monte Carlo. <span class="mono">mode: half</span> in place of
+<span class="mono">diag</span>, or <span class="mono">density: sampled</span> with many draws,
 optimises one that is closer to it.</p>
 {% endfor %}
 {% for name, n_lost in lost %}
