@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor
 
+from explainers.propagation import square_root
 from explainers.statistics import factors
 
 if TYPE_CHECKING:
@@ -100,36 +101,23 @@ class Given:
         return covariance
 
     def _root(self) -> Tensor:
-        return square_root(self._covariance()).reshape(-1, *self.shape)
+        return of_covariance(self._covariance()).reshape(-1, *self.shape)
 
 
-def square_root(covariance: Tensor) -> Tensor:
-    """Return the factor ``(K, d)`` of a covariance ``(d, d)``, strongest row first.
+def of_covariance(covariance: Tensor) -> Tensor:
+    """Return the square root ``(K, d)`` of a covariance ``(d, d)``, strongest row first.
 
-    With ``C = U diag(w) U^T`` it is ``diag(sqrt w) U^T`` without the directions in which, to
-    rounding, nothing varies; one row at least.
+    It has no rows for directions in which, to rounding, nothing varies; but one row at least.
 
     Raises
     ------
     ValueError
         If the matrix is not symmetric, or has an eigenvalue that is negative beyond rounding.
     """
-    matrix = covariance.double()
-    size = float(matrix.abs().max())
-    # of a covariance that was computed, or stored, in the precision that it comes in
-    rounding = len(matrix) * torch.finfo(covariance.dtype).eps * size
-    if float((matrix - matrix.T).abs().max()) > rounding:
-        raise ValueError("noise has a covariance that is not symmetric; give (C + C^T) / 2")
-    values, vectors = torch.linalg.eigh(matrix)
-    if float(values[0]) < -rounding:
-        raise ValueError(
-            f"noise has a covariance with the eigenvalue {float(values[0]):.3g}, expected none "
-            "below 0: it is not the covariance of anything"
-        )
-    n_kept = max(1, int((values > rounding).sum()))
-    rows = (vectors * values.clamp(min=0).sqrt()).T.flip(0)
-    kept: Tensor = rows[:n_kept]
-    return kept
+    rows = square_root(covariance).flip(0)
+    energies = factors.energies(rows)
+    rounding = len(rows) * torch.finfo(covariance.dtype).eps * float(energies[0])
+    return rows[: max(1, int((energies > rounding).sum()))]
 
 
 def of_independent(variance: Tensor, rank: int | None, mode: Mode) -> Tensor:

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 
 from explainers.base import Samples
 from explainers.rate_distortion.noise import resolve
-from explainers.rate_distortion.spreads import square_root
+from explainers.rate_distortion.spreads import of_covariance
 from explainers.sampling.randomness import RandomRows
 
 if TYPE_CHECKING:
@@ -93,16 +93,16 @@ def test_a_rank_keeps_the_strongest_rows() -> None:
     assert kept.shape == (2, *SHAPE)
     # of the best approximation; eigh is exact to rounding
     assert float(lost.trace()) == pytest.approx((singular[2:] ** 2).sum(), rel=1e-10)
-    of_covariance = resolve(without("factor"), network(), "half", 2).spread
-    torch.testing.assert_close(of_covariance, square_root(COVARIANCE)[:2].reshape(2, *SHAPE))
+    other = resolve(without("factor"), network(), "half", 2).spread
+    torch.testing.assert_close(other, of_covariance(COVARIANCE)[:2].reshape(2, *SHAPE))
 
 
 def test_a_square_root_drops_directions_in_which_nothing_varies() -> None:
     thin = covariance_of(FACTOR[:2])
-    root = square_root(thin)
+    root = of_covariance(thin)
     assert root.shape == (2, 6)
     torch.testing.assert_close(covariance_of(root), thin)
-    assert torch.equal(square_root(torch.zeros(3, 3)), torch.zeros(1, 3, dtype=torch.float64))
+    assert torch.equal(of_covariance(torch.zeros(3, 3)), torch.zeros(1, 3))
 
 
 @pytest.mark.parametrize("mode", ["half", "full"])
@@ -177,7 +177,7 @@ def test_draws_follow_from_sample_and_purpose_alone() -> None:
         ({"mean": MEAN[0], "variance": 1}, "diag", r"expected \(2, 3\), the shape of one input"),
         ({"mean": 0, "covariance": COVARIANCE[:3]}, "full", r"expected \(6, 6\)"),
         ({"mean": 0, "covariance": COVARIANCE.triu()}, "full", "not symmetric"),
-        ({"mean": 0, "covariance": -COVARIANCE}, "full", "below 0"),
+        ({"mean": 0, "covariance": -COVARIANCE}, "full", "below zero"),
         ({"mean": 0, "varience": 1}, "diag", "expected 'mean' and at least one of"),
         ({"uniform": [1, 0]}, "diag", "in order"),
         ({"uniform": 1}, "diag", r"expected \[low, high\]"),
