@@ -5,18 +5,23 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import torch
+
 from explainers.base import Samples
 from explainers.cut import Cut
 from explainers.inference import ordinary, outside_inference_mode
 from explainers.sampling.randomness import RandomRows
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor
 
     from explainers.rate_distortion.noise import Noise
     from explainers.targets import Target
     from explainers.trace import Trace
+
+AT_ONCE = 8
+"""Rows of which what is explained is found together, as many at every call: kernels round
+differently for batches of different sizes, and solvers make much of the last bit."""
 
 
 class Clean:
@@ -49,7 +54,7 @@ class Clean:
         self.trace, self.noise = trace, noise
         self.weights = ordinary(trace.cotangent(target))
         """Of the outputs in what is explained, ``(samples, classes)``."""
-        self.selected = ordinary(trace.selected(target))
+        self.selected = self._selected()
         """What is explained, ``t``, ``(samples,)``."""
 
     def at(self, rows: Tensor) -> Rows:
@@ -69,6 +74,17 @@ class Clean:
         if not carried or not isinstance(network, Cut):
             return None
         return network.gathered(carried, rows.to(self.trace.inputs.device))
+
+    @torch.no_grad()
+    def _selected(self) -> Tensor:
+        """Return ``t``, from `AT_ONCE` rows at a time, the last again in place of missing."""
+        n_rows = len(self.weights)
+        filled = torch.arange(n_rows + -n_rows % AT_ONCE).clamp(max=n_rows - 1)
+        outputs = [self.weights[:0]]
+        for rows in torch.split(filled, AT_ONCE):
+            inputs = self.trace.inputs[rows.to(self.trace.inputs.device)]
+            outputs.append(self.trace.network(inputs, self.carried(rows)))
+        return (torch.cat(outputs)[:n_rows] * self.weights).sum(1)
 
     def masks(self, masks: Tensor, rows: Tensor) -> Tensor:
         """Return masks of the type and on the device of the inputs.
@@ -104,7 +120,7 @@ class Rows:
 
     def residuals(self, outputs: Tensor) -> Tensor:
         """Return ``f - t``, ``(rows, draws)``, of outputs ``(rows * draws, classes)``."""
-        apart = outputs.view(len(self.weights), -1, outputs.shape[1])
+        apart = outputs.reshape(len(self.weights), -1, outputs.shape[1])
         explained: Tensor = (apart * self.weights.unsqueeze(1)).sum(2)
         return explained - self.selected.unsqueeze(1)
 

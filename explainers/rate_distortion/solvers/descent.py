@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import torch
 
 from explainers import numeric
+from explainers.rate_distortion.solvers.blocks import Blocks
 from explainers.rate_distortion.solvers.problem import Problems, Solution, box_gap, price
 
 if TYPE_CHECKING:
@@ -118,7 +119,8 @@ class Descent(ABC):
     @torch.no_grad()
     def solve(self, distortion: Distortion, problems: Problems) -> Solution:
         """Return the best mask of each problem."""
-        evaluate, best = Lagrangian(distortion, problems), Best(problems)
+        evaluate = Lagrangian(Blocks.of(distortion, problems), problems)
+        best = Best(problems)
         kept = torch.arange(len(problems), device=problems.rows.device)
         candidate = problems.start.flatten(1)
         state = self.begin(candidate)

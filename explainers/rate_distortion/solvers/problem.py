@@ -6,8 +6,6 @@ import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol, Self
 
-import torch
-
 if TYPE_CHECKING:
     from torch import Tensor
 

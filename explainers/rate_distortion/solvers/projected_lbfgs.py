@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
 
+from explainers import numeric
 from explainers.rate_distortion.solvers.descent import Descent, Point, State
+from explainers.rate_distortion.solvers.grid import AlongGrid
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from explainers.rate_distortion.distortion import Distortion
+    from explainers.rate_distortion.solvers.problem import Problems, Solution
 
 SUFFICIENT = 1e-4
 """Share of the linear decrease that a step has to reach (Armijo)."""
 CURVED = 0.1
 """Of the approximate Wolfe condition: decides by slopes where values differ by rounding only."""
-SHRINK = (0.1, 0.5)
+SHRINK = (0.25, 0.5)
 """Between which a rejected step is shortened, to the minimum of a parabola."""
 FIRST = 0.3
 """Largest change of an entry by the first step, which knows no curvature."""
@@ -39,8 +44,23 @@ class ProjectedLBFGS(Descent):
     and none waits for another: a rejected candidate and a next one are evaluated together.
     """
 
+    tolerance: float = 3e-3
+    """Of the gap, relative to the objective."""
     memory: int = 10
     """Steps that are remembered."""
+    follows_grid: bool = True
+    """Whether several multipliers of a sample are solved one after the other, each from the mask of
+    the next larger one, in place of all at once from the given start."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        numeric.check_whole("memory", self.memory)
+
+    def solve(self, distortion: Distortion, problems: Problems) -> Solution:
+        """Return the best mask of each problem."""
+        if not self.follows_grid:
+            return super().solve(distortion, problems)
+        return AlongGrid(replace(self, follows_grid=False)).solve(distortion, problems)
 
     def begin(self, mask: Tensor) -> State:
         """Return an empty history."""
@@ -84,7 +104,9 @@ class ProjectedLBFGS(Descent):
         first = FIRST / gradient.abs().amax(1).clamp(min=torch.finfo(mask.dtype).tiny)
         newton = _two_loops(down, pairs, first)
         falls = (newton * down).sum(1) > 0
-        return -torch.where(falls.unsqueeze(1), newton, first.unsqueeze(1) * down)
+        chosen = torch.where(falls.unsqueeze(1), newton, first.unsqueeze(1) * down)
+        # Farther than the box is wide no direction is to be trusted.
+        return -chosen / chosen.abs().amax(1, keepdim=True).clamp(min=1)
 
 
 def _is_accepted(state: State, point: Point, moved: Tensor) -> Tensor:
