@@ -6,13 +6,14 @@ with variances ``v`` the variances are ``W^2 v``, elementwise squared.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 from weakref import WeakKeyDictionary
 
 import torch
 from torch.autograd.function import once_differentiable
 
 from explainers.operators import Add, Affine, Concat, Convolution, Linear, Operator, Reshape
+from explainers.rules.moments import tiles
 from explainers.rules.moments.forms import Moments
 from explainers.rules.moments.table import moments
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from explainers.rules.moments.forms import Form
 
 _SQUARED: WeakKeyDictionary[Operator, Tensor] = WeakKeyDictionary()
+_TILED: WeakKeyDictionary[Operator, dict[tuple[bool, int], Tensor]] = WeakKeyDictionary()
 
 
 def squared_weight(op: Convolution | Linear) -> Tensor:
@@ -31,43 +33,55 @@ def squared_weight(op: Convolution | Linear) -> Tensor:
     return _SQUARED[op]
 
 
+def _tiled(op: Convolution, side: int, *, is_squared: bool) -> Tensor:
+    made = _TILED.setdefault(op, {})
+    if (is_squared, side) not in made:
+        weight = squared_weight(op) if is_squared else op.weight.detach()
+        made[is_squared, side] = tiles.tiled(weight, side)
+    return made[is_squared, side]
+
+
 class _Weighted(torch.autograd.Function):
-    """``W x + b`` with fixed weights; nothing is kept for the derivative but the shape of ``x``."""
+    """``W x + b`` with fixed weights, or ``W^2 x``; of ``x`` nothing is kept but its shape."""
 
     @staticmethod
     def forward(
-        ctx: Any,
-        value: Tensor,
-        op: Convolution | Linear,
-        weight: Tensor,
-        bias: Tensor | None = None,
+        ctx: Any, value: Tensor, op: Convolution | Linear, part: Literal["all", "rows", "squares"]
     ) -> Tensor:
-        ctx.op, ctx.weight = op, weight
+        ctx.op, ctx.is_squared = op, part == "squares"
         ctx.shape, ctx.strides = value.shape, value.stride()
-        return op.linear(value, weight, bias)
+        weight = squared_weight(op) if part == "squares" else op.weight
+        return op.linear(value, weight, op.bias if part == "all" else None)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor, None, None, None]:
+    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor, None, None]:
+        op = ctx.op
+        if isinstance(op, Convolution):
+            side = tiles.tile_of(op, tuple(ctx.shape[2:]))
+            if side > 1:
+                kernels = _tiled(op, side, is_squared=ctx.is_squared)
+                return tiles.transposed(op, slope, kernels, side), None, None
+        weight = squared_weight(op) if ctx.is_squared else op.weight
         # only its shape and layout are read, so that its memory is never touched
         like = torch.empty_strided(ctx.shape, ctx.strides, dtype=slope.dtype, device=slope.device)
-        return ctx.op.transpose(slope, like, ctx.weight), None, None, None
+        return op.transpose(slope, like, weight), None, None
 
 
 @moments.rule(Convolution, Linear, name="variance")
 def weighted(op: Convolution | Linear, inputs: tuple[Moments, ...], form: Form) -> Moments:
     """Square the weights for variances."""
     (value,) = inputs
-    mean = _Weighted.apply(value.mean, op, op.weight, op.bias)
-    return Moments(mean, _Weighted.apply(value.uncertainty, op, squared_weight(op)))
+    mean = _Weighted.apply(value.mean, op, "all")
+    return Moments(mean, _Weighted.apply(value.uncertainty, op, "squares"))
 
 
 @moments.rule(Convolution, Linear, name="factor")
 def weighted_rows(op: Convolution | Linear, inputs: tuple[Moments, ...], form: Form) -> Moments:
     """Take the rows of the factor as further samples, without the bias."""
     (value,) = inputs
-    mean = _Weighted.apply(value.mean, op, op.weight, op.bias)
-    return Moments(mean, _Weighted.apply(value.uncertainty, op, op.weight))
+    mean = _Weighted.apply(value.mean, op, "all")
+    return Moments(mean, _Weighted.apply(value.uncertainty, op, "rows"))
 
 
 @moments.rule(Reshape, name="variance")
