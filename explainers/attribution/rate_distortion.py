@@ -88,9 +88,9 @@ class RateDistortion(Attribution):
     """Whether distortions are found from moments, or from `n_draws` draws that all masks of a
     sample share. `monte_carlo` always samples."""
     optimiser: Optimiser | None = None
-    """Of `lagrangian` and `monte_carlo`: `adam`, `projected_gradient` (with momentum and
-    backtracking, as the authors), `projected_lbfgs`, `spectral` (step lengths of Barzilai and
-    Borwein), `frank_wolfe`, or `lbfgsb` (scipy's, one mask at a time); of `rate`: `frank_wolfe` or
+    """Of `lagrangian` and `monte_carlo`: `projected_lbfgs`, `adam`, `projected_gradient` (with
+    momentum and backtracking, as the authors), `spectral` (step lengths of Barzilai and Borwein),
+    `frank_wolfe`, or `lbfgsb` (scipy's, one mask at a time); of `rate`: `frank_wolfe` or
     `spectral`. By default the first."""
     multipliers: float | tuple[float, ...] | None = None
     """Price of a rate of one, in units of `scale`; one mask for each. By default 0.1."""

@@ -15,19 +15,20 @@ if TYPE_CHECKING:
 
 SolverName = Literal["lagrangian", "rate", "ordering", "monte_carlo"]
 Optimiser = Literal[
-    "adam", "projected_gradient", "projected_lbfgs", "lbfgsb", "spectral", "frank_wolfe"
+    "projected_lbfgs", "adam", "projected_gradient", "spectral", "frank_wolfe", "lbfgsb"
 ]
 
 _SOLVERS = "explainers.rate_distortion.solvers"
 
 _PRICED: Mapping[Any, str] = MappingProxyType(
     {
+        # on digits a lower objective than 300 steps of Adam, for a quarter of the time
+        "projected_lbfgs": "projected_lbfgs.ProjectedLBFGS",
         "adam": "adam.Adam",
         "projected_gradient": "projected_gradient.ProjectedGradient",
-        "lbfgsb": "lbfgsb.LBFGSB",
-        "projected_lbfgs": "projected_lbfgs.ProjectedLBFGS",
         "spectral": "spectral.SpectralProjectedGradient",
         "frank_wolfe": "frank_wolfe.FrankWolfe",
+        "lbfgsb": "lbfgsb.LBFGSB",
     }
 )
 _CLASSES: Mapping[str, Mapping[Any, str]] = MappingProxyType(
