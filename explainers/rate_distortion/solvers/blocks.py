@@ -40,20 +40,21 @@ class Blocks:
 
     @classmethod
     def of(cls, distortion: Distortion, problems: Problems) -> Self:
-        """Return blocks of a size that masks, device and distortion decide alone, not the rows.
-
-        A distortion that takes several maps of a row through the network, factors or draws, says
-        how many by ``n_maps``.
-        """
+        """Return blocks of a size that masks, device and distortion decide alone, not the rows."""
         device = problems.start.device.type
         device = device if device in MOST else "cuda"
-        n_values = problems.n_features * int(getattr(distortion, "n_maps", 1))
+        n_values = problems.n_features * distortion.n_maps
         return cls(distortion, max(1, min(MOST[device], VALUES[device] // max(1, n_values))))
 
     @property
     def selected(self) -> Tensor:
         """What is explained of each clean sample, ``(samples,)``."""
         return self.distortion.selected
+
+    @property
+    def n_maps(self) -> int:
+        """Maps that a row takes through the network."""
+        return self.distortion.n_maps
 
     def __call__(self, masks: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Return the distortions ``(rows,)`` and their gradients, shaped as the masks."""

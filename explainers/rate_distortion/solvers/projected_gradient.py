@@ -25,9 +25,10 @@ class ProjectedGradient(Descent):
 
     ``m <- M m + (1 - M) g`` and ``s' = clip(s - a m, 0, 1)``, accepted where
     ``f(s) - f(s') >= c / a * |s' - s|^2``; else the step a is multiplied by `shrink`, and the last
-    of `n_tries` candidates is taken as it is. The next iteration starts with a longer step where
-    the first candidate was accepted, and with a shorter one after five tries or more (Macdonald,
-    Waeldchen, Hauch and Kutyniok 2019, arXiv:1905.11092). Every problem searches for itself.
+    of `n_tries` candidates is taken as it is. The step that is tried first is divided by `shrink`
+    for the next iteration where it was accepted, and multiplied by it after five tries or more
+    (Macdonald, Waeldchen, Hauch and Kutyniok 2019, arXiv:1905.11092). Every problem searches for
+    itself.
     """
 
     n_steps: int = 1500
@@ -64,6 +65,7 @@ class ProjectedGradient(Descent):
             "mask": mask,
             "objective": numbers,
             "mean": torch.zeros_like(mask),
+            "first": torch.full_like(numbers, self.step),
             "length": torch.full_like(numbers, self.step),
             "n_tries": counts,
             "n_taken": counts.clone(),
@@ -91,9 +93,10 @@ class ProjectedGradient(Descent):
     def _set_length(self, state: State, is_enough: Tensor, ends: Tensor) -> None:
         """Shorten the steps of those who search on, and set the first ones of those who do not."""
         at_once = is_enough & (state["n_tries"] == 1)
-        shorter = ~ends | (state["n_tries"] >= MANY)
-        factor = torch.where(at_once, 1 / self.shrink, torch.where(shorter, self.shrink, 1.0))
-        state["length"] = state["length"] * factor
+        factor = torch.where(at_once, 1 / self.shrink, 1.0)
+        factor = torch.where(state["n_tries"] >= MANY, self.shrink, factor)
+        state["first"] = torch.where(ends, state["first"] * factor, state["first"])
+        state["length"] = torch.where(ends, state["first"], state["length"] * self.shrink)
         state["n_tries"] = torch.where(ends, 0, state["n_tries"])
 
     def _take(self, state: State, point: Point, ends: Tensor) -> None:

@@ -1,0 +1,246 @@
+"""Solvers of distortion with a price of the rate."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from explainers.rate_distortion.solvers.adam import Adam
+from explainers.rate_distortion.solvers.blocks import Blocks
+from explainers.rate_distortion.solvers.grid import AlongGrid, stages
+from explainers.rate_distortion.solvers.lbfgsb import LBFGSB
+from explainers.rate_distortion.solvers.problem import Problems, box_gap
+from explainers.rate_distortion.solvers.projected_gradient import ProjectedGradient
+from explainers.rate_distortion.solvers.projected_lbfgs import ProjectedLBFGS
+
+N_FEATURES = 12
+
+
+@dataclass
+class Quadratic:
+    """``1/2 sum_i a_i (s_i - c_i)^2`` of each sample, with a little coupling where asked."""
+
+    curvature: Tensor
+    centre: Tensor
+    coupling: float = 0.0
+    n_maps: int = 1
+    sizes: list[int] = field(default_factory=list)
+
+    @property
+    def selected(self) -> Tensor:
+        return torch.ones(len(self.centre), dtype=torch.float64)
+
+    def __call__(self, masks: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+        self.sizes.append(len(rows))
+        apart = masks.flatten(1) - self.centre[rows]
+        total = apart.sum(1, keepdim=True)
+        slope = self.curvature[rows] * apart + self.coupling * total
+        value = 0.5 * (self.curvature[rows] * apart**2).sum(1)
+        return value + 0.5 * self.coupling * total[:, 0] ** 2, slope.view_as(masks)
+
+    def value(self, masks: Tensor, rows: Tensor) -> Tensor:
+        return self(masks, rows)[0]
+
+
+def quadratic(n_samples: int = 3, coupling: float = 0.0) -> Quadratic:
+    """Return one whose minimisers are at both bounds and between them."""
+    generator = torch.Generator().manual_seed(0)
+    draws = torch.rand(2, n_samples, N_FEATURES, generator=generator, dtype=torch.float64)
+    return Quadratic(0.5 + 2 * draws[0], 2 * draws[1] - 0.3, coupling)
+
+
+def problems(n_samples: int = 3, multipliers: tuple[float, ...] = (0.3, 3.0)) -> Problems:
+    rows = torch.arange(n_samples).repeat_interleave(len(multipliers))
+    start = torch.full((len(rows), 3, 4), 0.25, dtype=torch.float64)
+    multiplier = torch.tensor(multipliers, dtype=torch.float64).repeat(n_samples)
+    return Problems(rows, start, multiplier, None, torch.full_like(multiplier, 0.7))
+
+
+def minimiser(distortion: Quadratic, asked: Problems) -> Tensor:
+    """Return the mask at which ``a (s - c) + price / d`` is zero, or the nearest in the box."""
+    assert asked.multiplier is not None
+    slope = (0.7 * asked.multiplier / N_FEATURES)[:, None]
+    free = distortion.centre[asked.rows] - slope / distortion.curvature[asked.rows]
+    return free.clamp(0, 1).view(-1, 3, 4)
+
+
+SOLVERS: list[tuple[Any, float]] = [
+    (ProjectedLBFGS(n_steps=40, tolerance=1e-9), 1e-4),
+    # momentum oscillates: an error is a tenth after every 40 iterations
+    (ProjectedGradient(n_steps=60), 1e-2),
+    # SciPy's own rules stop at gradients of 1e-5
+    (LBFGSB(), 1e-4),
+    # the step falls to zero before the masks have settled
+    (Adam(n_steps=60), 2e-2),
+]
+IDS = [type(solver).__name__ for solver, _ in SOLVERS]
+
+
+@pytest.mark.parametrize(("solver", "near"), SOLVERS, ids=IDS)
+def test_known_minimisers_at_bounds_and_between_are_found(solver: Any, near: float) -> None:
+    distortion, asked = quadratic(), problems()
+    expected = minimiser(distortion, asked)
+    assert (expected == 0).any()
+    assert (expected == 1).any()
+    found = solver.solve(distortion, asked)
+    torch.testing.assert_close(found.mask, expected, atol=near, rtol=0)
+    value = distortion.value(found.mask, asked.rows)
+    price = 0.7 * asked.multiplier * found.mask.flatten(1).mean(1)
+    torch.testing.assert_close(found.distortion, value)
+    torch.testing.assert_close(found.objective, value + price)
+    torch.testing.assert_close(found.rate, found.mask.flatten(1).mean(1))
+    assert (found.n_iterations > 0).all()
+
+
+@pytest.mark.parametrize(("solver", "_"), SOLVERS, ids=IDS)
+def test_the_gap_bounds_what_is_left_of_a_convex_objective(solver: Any, _: float) -> None:
+    distortion, asked = quadratic(), problems()
+    short = replace(solver, n_steps=4) if not isinstance(solver, LBFGSB) else solver
+    found = short.solve(distortion, asked)
+    best = minimiser(distortion, asked)
+    least = distortion.value(best, asked.rows) + 0.7 * asked.multiplier * best.flatten(1).mean(1)
+    assert (found.objective - least <= found.gap + 1e-12).all()
+
+
+def test_the_gap_is_the_most_that_a_vertex_of_the_box_gains() -> None:
+    mask, slope = torch.tensor([[0.2, 0.9, 0.5]]), torch.tensor([[3.0, -2.0, 0.0]])
+    corners = torch.cartesian_prod(*[torch.tensor([0.0, 1.0])] * 3)
+    expected = ((mask - corners) * slope).sum(1).max()
+    torch.testing.assert_close(box_gap(mask, slope)[0], expected)
+
+
+@pytest.mark.parametrize("coupling", [0.0, 1.0])
+def test_the_best_point_is_kept_and_never_worse_than_the_start(coupling: float) -> None:
+    distortion, asked = quadratic(coupling=coupling), problems()
+    for solver in (Adam(n_steps=3, step=1.0), ProjectedGradient(n_steps=2, step=100.0)):
+        first = solver.solve(distortion, asked).objective
+        value = distortion.value(asked.start, asked.rows)
+        assert (first <= value + 0.7 * asked.multiplier * 0.25 + 1e-12).all()
+
+
+def test_coupled_problems_reach_what_scipy_reaches() -> None:
+    distortion, asked = quadratic(coupling=2.0), problems()
+    ours = ProjectedLBFGS(tolerance=1e-6).solve(distortion, asked)
+    theirs = LBFGSB().solve(distortion, asked)
+    assert (ours.objective <= theirs.objective * (1 + 1e-6)).all()
+
+
+def slow_projected_gradient(distortion: Quadratic, asked: Problems, row: int, n: int) -> np.ndarray:
+    """Return the best mask that n iterations try, step by step as they are described."""
+    assert asked.multiplier is not None
+    number = torch.tensor([int(asked.rows[row])])
+    cost = 0.7 * float(asked.multiplier[row])
+
+    def objective(mask: np.ndarray) -> tuple[float, np.ndarray]:
+        value, slope = distortion(torch.from_numpy(mask)[None], number)
+        return float(value) + cost * mask.mean(), slope[0].numpy() + cost / mask.size
+
+    mask, first = asked.start[row].flatten().numpy(), 1.0
+    tried = [mask]
+    momentum = np.zeros_like(mask)
+    for _ in range(n):
+        value, slope = objective(mask)
+        momentum = 0.85 * momentum + 0.15 * slope
+        for tries in range(1, 31):
+            length = first * 0.7 ** (tries - 1)
+            candidate = np.clip(mask - length * momentum, 0, 1)
+            tried.append(candidate)
+            moved = ((candidate - mask) ** 2).sum()
+            is_found = value - objective(candidate)[0] >= 0.65 / length * moved
+            if is_found:
+                break
+        if tries == 1 and is_found:
+            first /= 0.7
+        elif tries >= 5:
+            first *= 0.7
+        mask = candidate
+    return min(tried, key=lambda one: objective(one)[0])
+
+
+def test_projected_gradient_takes_the_steps_that_are_described() -> None:
+    distortion, asked = quadratic(coupling=0.5), problems()
+    found = ProjectedGradient(n_steps=7, tolerance=0.0).solve(distortion, asked)
+    for row in range(len(asked)):
+        expected = slow_projected_gradient(distortion, asked, row, 7)
+        torch.testing.assert_close(found.mask[row].flatten(), torch.from_numpy(expected))
+    assert (found.n_iterations == 7).all()
+
+
+@pytest.mark.parametrize(
+    "solver",
+    [ProjectedLBFGS(), ProjectedGradient(n_steps=12), Adam(n_steps=30)],
+    ids=lambda solver: type(solver).__name__,
+)
+def test_other_rows_change_nothing(solver: Any) -> None:
+    distortion, asked = quadratic(7, coupling=1.0), problems(7)
+    together = solver.solve(distortion, asked)
+    order = torch.randperm(len(asked), generator=torch.Generator().manual_seed(1))
+    shuffled = solver.solve(distortion, asked.at(order))
+    assert torch.equal(shuffled.mask, together.mask[order])
+    few = torch.nonzero(asked.rows < 2)[:, 0]
+    apart = solver.solve(distortion, asked.at(few))
+    # whoever leaves the batch earlier or later, in double precision and full blocks alike
+    assert torch.equal(apart.mask, together.mask[few])
+    assert torch.equal(apart.n_iterations, together.n_iterations[few])
+
+
+def test_rows_that_are_done_leave_the_batch() -> None:
+    distortion, asked = quadratic(12), problems(12, (0.3,))
+    asked.start[:10] = minimiser(distortion, asked)[:10]
+    Adam(n_steps=20).solve(distortion, asked)
+    # two blocks of eight at first, one as soon as somebody looked
+    assert distortion.sizes == [8] * 8 + [8] * 16
+
+
+def test_blocks_have_one_size_whatever_the_rows() -> None:
+    distortion, asked = quadratic(3), problems(3)
+    blocks = Blocks.of(distortion, asked)
+    rows = torch.arange(3)
+    for n_rows in (1, 2, 3):
+        values, gradients = blocks(asked.start[:n_rows], rows[:n_rows])
+        assert values.shape == (n_rows,)
+        assert gradients.shape == (n_rows, 3, 4)
+        torch.testing.assert_close(values, blocks.value(asked.start[:n_rows], rows[:n_rows]))
+    assert set(distortion.sizes) == {blocks.size}
+
+
+def test_stages_go_from_large_to_small_multipliers_of_each_sample() -> None:
+    rows = torch.tensor([4, 1, 4, 1, 4, 2])
+    multiplier = torch.tensor([0.1, 2.0, 0.3, 1.0, 0.2, 5.0])
+    asked = Problems(rows, torch.zeros(6, 2), multiplier, None, torch.ones(6))
+    assert stages(asked).tolist() == [2, 0, 0, 1, 1, 0]
+
+
+def test_a_grid_of_multipliers_is_answered_in_its_order_with_fewer_evaluations() -> None:
+    asked = problems(3, (0.3, 3.0, 0.1, 1.0))
+    counts = {}
+    for follows in (True, False):
+        distortion = quadratic(coupling=1.0)
+        solver = ProjectedLBFGS(tolerance=1e-7, follows_grid=follows)
+        counts[follows] = solver.solve(distortion, asked)
+    torch.testing.assert_close(counts[True].mask, counts[False].mask, atol=1e-4, rtol=0)
+    assert counts[True].n_iterations.sum() < counts[False].n_iterations.sum()
+    assert len(AlongGrid(Adam()).solve(quadratic(), asked.at(torch.arange(0))).mask) == 0
+
+
+@pytest.mark.parametrize("solver", [Adam, ProjectedGradient, ProjectedLBFGS, LBFGSB])
+def test_wrong_settings_are_refused(solver: Any) -> None:
+    with pytest.raises(ValueError, match="n_steps"):
+        solver(n_steps=0)
+    with pytest.raises(ValueError, match="at least 0"):
+        solver(tolerance=-1.0)
+
+
+def test_wrong_problems_are_refused() -> None:
+    asked = problems()
+    with pytest.raises(ValueError, match="one number for each"):
+        replace(asked, multiplier=torch.ones(2))
+    with pytest.raises(ValueError, match="clamp"):
+        replace(asked, start=asked.start + 1)
+    with pytest.raises(ValueError, match="no multiplier"):
+        Adam().solve(quadratic(), replace(asked, multiplier=None))
