@@ -20,7 +20,7 @@ from pipeline.entries import build_explainers
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
-EXTRAS = ("demo", "timm", "zennit", "superpixels", "concepts")
+EXTRAS = ("demo", "timm", "zennit", "superpixels", "concepts", "rde")
 MAKEFILE = (ROOT / "Makefile").read_text()
 COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
 
@@ -86,7 +86,7 @@ def blocks_of(page: str, language: str) -> list[str]:
 def test_the_entries_that_are_shown_can_be_written(tmp_path: Path) -> None:
     whole, *parts = [
         yaml.safe_load(block)
-        for page in ("run-file.md", "perturbation.md", "concepts.md")
+        for page in ("run-file.md", "perturbation.md", "concepts.md", "rate_distortion.md")
         for block in blocks_of(page, "yaml")
     ]
     assert parts
@@ -115,6 +115,16 @@ def test_what_is_shown_of_concepts_in_python_runs() -> None:
     given = {"model": nn.Sequential(*layers), "images": images, "loader": [(images, labels)]}
     for block in blocks_of("concepts.md", "python"):
         exec(block, given)
+
+
+@pytest.mark.slow
+def test_what_is_shown_of_rate_distortion_in_python_runs() -> None:
+    torch.manual_seed(0)
+    layers = (nn.Conv2d(1, 2, 3), nn.ReLU(), nn.Flatten(), nn.Linear(2 * 4 * 4, 3))
+    images = torch.rand(5, 1, 6, 6)
+    given = {"model": nn.Sequential(*layers), "images": images, "loader": [(images, None)]}
+    (block,) = blocks_of("rate_distortion.md", "python")
+    exec(block, given)
 
 
 def test_the_quickstart_of_the_readme_is_that_of_the_template() -> None:
