@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     Polynomial = tuple[float, float, float]
     Moment = Tensor | float
 
-_FAR = 38.0
-"""Standard deviations beyond which a normal tail is zero in float64 too."""
+_FAR = 40.0
+"""Standard deviations beyond which a normal tail is exactly zero, in float64 too."""
 
 
 @dataclass(frozen=True)

@@ -111,14 +111,17 @@ class _Sums:
         self.per_variance = 0.5 / self.deviation.masked_fill(self.is_small, 1.0)
 
     def over(self, order: int, *products: tuple[int, int, int]) -> list[Tensor]:
-        """Return E[(f - f(m))^a g t^b] for each (a, order of g, b); order -1 stands for one."""
+        """Return E[(f - f(m))^a g t^b] for each (a, order of g, b).
+
+        Order 0 of g stands for f - f(m), 1 for f' and so on, and -1, beside a = 1, for one.
+        """
         sums = [torch.zeros_like(self.mean) for _ in products]
         for node, weight in _nodes_and_weights():
             at = torch.add(self.mean, self.deviation, alpha=node)
             values = _slopes(self._op, at, order)
             difference = values[0] - self.plain
             for total, (power, of_order, degree) in zip(sums, products, strict=True):
-                factor = difference if power else values[max(of_order, 0)]
+                factor = difference if power else values[of_order]
                 scale = weight * node**degree
                 if power and of_order >= 0:
                     other = difference if of_order == 0 else values[of_order]
@@ -165,23 +168,24 @@ def _of_variance(op: Activation | Unary, mean: Tensor, variance: Tensor, is_want
 
 
 def _of_factor(op: Activation | Unary, mean: Tensor, variance: Tensor, is_wanted: bool) -> Known:
-    """Return E[f] and E[f']."""
+    """Return E[f] and E[f'], as E[f t] / sigma: smoother than f', of which a kink makes a step."""
     sums = _Sums(op, mean, variance)
-    first = (1, -1, 0), (0, 1, 0)
-    if not is_wanted:
-        shift, gain = sums.over(1, *first)
-        (slope,) = sums.tangent(1)
-        values = (sums.plain + shift, sums.chosen(slope, gain))
-        return Known(values, values, values)
-    further = (0, 1, 1), (0, 2, 0), (0, 2, 1)
-    shift, gain, turned, bent, bent_turned = sums.over(2, *first, *further)
-    slope, bend = sums.tangent(2)
+    first = (1, -1, 0), (1, -1, 1)
     half = sums.per_variance
+    if not is_wanted:
+        shift, lever = sums.over(0, *first)
+        (slope,) = sums.tangent(1)
+        values = (sums.plain + shift, sums.chosen(slope, 2 * half * lever))
+        return Known(values, values, values)
+    shift, lever, rise, turned, turned_twice = sums.over(1, *first, (0, 1, 0), (0, 1, 1), (0, 1, 2))
+    slope, bend = sums.tangent(2)
+    gain = 2 * half * lever
+    further = 2 * half.square() * (turned_twice - gain)
     return Known(
         (sums.plain + shift, sums.chosen(slope, gain)),
-        (sums.chosen(slope, gain), sums.chosen(bend, bent)),
+        (sums.chosen(slope, rise), sums.chosen(bend, 2 * half * turned)),
         (
-            sums.chosen(bend / 2, turned * half),
-            sums.chosen(torch.zeros_like(mean), bent_turned * half),
+            sums.chosen(bend / 2, half * turned),
+            sums.chosen(torch.zeros_like(mean), further),
         ),
     )
