@@ -69,7 +69,8 @@ def propagate_moments(
     TypeError
         If not exactly one of variance, factor and covariance is given.
     ValueError
-        If shapes do not fit, a variance is negative, or a covariance is none.
+        If shapes do not fit, a variance is negative, a covariance is none, or the network is a
+        part that takes over values of the whole.
     """
     given = {"variance": variance, "factor": factor, "covariance": covariance}
     named = [(name, value) for name, value in given.items() if value is not None]
@@ -78,6 +79,11 @@ def propagate_moments(
         raise TypeError(f"got {got}; expected exactly one of variance, factor and covariance")
     ((kind, spread),) = named
     network = model if isinstance(model, Network) else Network(model, mean.detach())
+    if network.carried:
+        raise ValueError(
+            f"got a part of a network that takes over {', '.join(network.carried)} from the whole; "
+            "expected a whole network, or a part that takes over nothing"
+        )
     network.check(mean.detach())
     _check(kind, spread, mean)
     shape: tuple[int, ...] = (network.n_outputs,)

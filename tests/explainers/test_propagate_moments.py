@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -29,7 +30,7 @@ from explainers.operators import (
     Quotient,
     Slot,
 )
-from explainers.rules.moments import Form, Moments, moments
+from explainers.rules.moments import Form, Moments, moments, tiles
 from explainers.rules.moments.carrying import carry
 from explainers.rules.moments.rectified import _Rectified
 
@@ -164,9 +165,38 @@ def test_linear_operators_square_their_weights_for_variances(name: str) -> None:
     found = moments.find(op, "variance")(op, (Moments(mean, variance),), Form("variance", network))
     close(found.mean.flatten(1), mean.flatten(1) @ weight.mT + bias)
     close(found.spread.flatten(1), variance.flatten(1) @ weight.square().mT)
-    rows = Moments(mean, factor.flatten(0, 1))
-    found = moments.find(op, "factor")(op, (rows,), Form("factor", network, factor.shape[1]))
-    close(found.spread.flatten(1), factor.flatten(0, 1).flatten(1) @ weight.mT)
+    rows = factor.flatten(0, 1).requires_grad_()
+    form = Form("factor", network, factor.shape[1])
+    found = moments.find(op, "factor")(op, (Moments(mean, rows),), form)
+    close(found.spread.flatten(1), rows.flatten(1) @ weight.mT)
+    (slope,) = torch.autograd.grad(found.spread.square().sum() / 2, rows)
+    close(slope.flatten(1), rows.flatten(1) @ weight.mT @ weight)
+
+
+@pytest.mark.parametrize(("n_inputs", "kernel", "side"), [(1, 5, 4), (3, 3, 2), (1, 1, 1)])
+def test_slopes_of_a_first_convolution_come_tile_by_tile(
+    n_inputs: int, kernel: int, side: int
+) -> None:
+    torch.manual_seed(0)
+    weight = torch.randn(8, n_inputs, kernel, kernel)
+    op = dataclasses.replace(
+        convolution(), weight=weight, bias=None, padding=(kernel // 2, 0), groups=1
+    )
+    inputs = torch.randn(2, n_inputs, 8, 8, requires_grad=True)
+    assert tiles.tile_of(op, (8, 8)) == side
+    for form, used in ((Form("variance", block()[1]), weight.square()), (_factor_of(1), weight)):
+        given = (Moments(inputs.detach(), inputs),)
+        spread = moments.find(op, form.kind)(op, given, form).spread
+        slope = torch.randn_like(spread)
+        (found,) = torch.autograd.grad(spread, inputs, slope)
+        # the same products in another order, in single precision
+        torch.testing.assert_close(
+            found, op.transpose(slope, inputs.detach(), used), rtol=1e-4, atol=1e-4
+        )
+
+
+def _factor_of(n_factors: int) -> Form:
+    return Form("factor", block()[1], n_factors)
 
 
 def test_corners_of_a_pool_divide_by_what_they_average() -> None:
@@ -297,6 +327,31 @@ def test_layers_and_parts_of_a_network_have_their_moments() -> None:
     part = begun(network, ("first",))
     found = explainers.propagate_moments(part, at_first, of_first)
     close(found, explainers.propagate_moments(network, mean, variance))
+
+
+def test_parts_of_a_network_carry_what_they_take_over_as_certain() -> None:
+    model, network = block()
+    mean, _, factor = inputs_of(2, 1, 5, 5, k=3)
+    values = network.run(mean)
+    part = begun(network, ("second",))
+    before = network.value("second", values)
+    rows = functional.conv2d(factor.flatten(0, 1), model.first.weight.detach(), padding=1)
+    carried = {name: values[name] for name in part.carried}
+    assert carried
+    found = carry(part, before, rows, Form("factor", part, 3), carried=carried)[part.output_name]
+    first = values[next(iter(carried))]
+    behind, gain = gate(before + first, rows.view(2, 3, 3, 5, 5).square().sum(1))
+    joined = torch.cat([first, behind], 1)
+    ways = torch.cat([torch.zeros_like(rows), gain.repeat_interleave(3, 0) * rows], 1)
+    with torch.no_grad():
+        tail = model.norm, model.pool, model.head
+        logits = tail[2](tail[1](tail[0](joined) * 0.5 + 1).flatten(1))
+        zero = tail[2](tail[1](tail[0](0 * ways) * 0.5 + 1).flatten(1))
+        rows_behind = tail[2](tail[1](tail[0](ways) * 0.5 + 1).flatten(1)) - zero
+    close(found.mean, logits)
+    close(found.spread, rows_behind)
+    with pytest.raises(ValueError, match="takes over"):
+        explainers.propagate_moments(part, before, before.square())
 
 
 class Sequence(nn.Module):

@@ -4,35 +4,54 @@ from __future__ import annotations
 
 import functools
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
+from torch.autograd.function import once_differentiable
 
 from explainers.operators import AveragePool
+from explainers.rules.gradient import gradient
 from explainers.rules.moments.forms import Moments
 from explainers.rules.moments.table import moments
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from explainers.rules.moments.forms import Form
+from explainers.rules.moments.forms import Form
+
+
+class _Averaged(torch.autograd.Function):
+    """The means of windows; nothing is kept for the derivative but the shape of the values."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, op: AveragePool) -> Tensor:
+        ctx.op, ctx.shape, ctx.strides = op, value.shape, value.stride()
+        return op.run(value)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor, None]:
+        # only its shape and layout are read, so that its memory is never touched
+        like = torch.empty_strided(ctx.shape, ctx.strides, dtype=slope.dtype, device=slope.device)
+        (found,) = gradient.find(ctx.op)(ctx.op, slope, {ctx.op.inputs[0]: like})
+        return found, None
 
 
 @moments.rule(AveragePool, name="variance")
 def averaged(op: AveragePool, inputs: tuple[Moments, ...], form: Form) -> Moments:
     """Average the variances and divide once more: ``sum v / n^2``, n that of each window."""
     (value,) = inputs
-    spread = op.run(value.uncertainty)
+    spread = _Averaged.apply(value.uncertainty, op)
     found = _divisors(op, value.mean)
     divisors = _product(found, like=spread) if isinstance(found, tuple) else found
-    return Moments(op.run(value.mean), spread / divisors)
+    return Moments(_Averaged.apply(value.mean, op), spread / divisors)
 
 
 @moments.rule(AveragePool, name="factor")
 def averaged_rows(op: AveragePool, inputs: tuple[Moments, ...], form: Form) -> Moments:
     """Average the rows."""
     (value,) = inputs
-    return Moments(op.run(value.mean), op.run(value.uncertainty))
+    return Moments(_Averaged.apply(value.mean, op), _Averaged.apply(value.uncertainty, op))
 
 
 def _divisors(op: AveragePool, value: Tensor) -> float | tuple[tuple[int, ...], ...]:
