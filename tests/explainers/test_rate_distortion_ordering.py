@@ -4,8 +4,16 @@ import pytest
 import torch
 from torch import Tensor
 
+from configs.boolean_strings import load
+from explainers.network import Network
+from explainers.rate_distortion.assumed import AssumedDensity
+from explainers.rate_distortion.noise import resolve
 from explainers.rate_distortion.solvers.ordering import Nested, Ordering
 from explainers.rate_distortion.solvers.problem import Problems
+from explainers.rate_distortion.solvers.spectral import SpectralProjectedGradient
+from explainers.rate_distortion.spreads import Mode
+from explainers.targets import Target
+from explainers.trace import Trace
 
 RATES = (0.25, 0.5, 0.75)
 
@@ -112,3 +120,21 @@ def test_an_ordering_without_rates_is_refused() -> None:
     priced = Problems(problems.rows, problems.start, problems.rate, None, problems.scale)
     with pytest.raises(ValueError, match="several rates"):
         Ordering(12, 8).solve(weighted(), priced)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["diag", "half", "full"])
+def test_the_block_of_a_boolean_string_is_needed_first(mode: Mode) -> None:
+    string = torch.tensor([[[[float(bit) for bit in "1001011111000000"]]]])
+    network = Network(load(), string.repeat(2, 1, 1, 1))
+    noise = resolve({"uniform": [0, 1]}, network, mode)
+    distortion = AssumedDensity(Trace(network, string), Target.parse(None), noise)
+    rate = torch.tensor([1, 2, 3, 4, 5, 6, 8]) / 16
+    start = rate.view(-1, 1, 1, 1).expand(-1, 1, 1, 16)
+    rows = torch.zeros(7, dtype=torch.int64)
+    problems = Problems(rows, start, None, rate, torch.ones(7))
+    relevance = Ordering().solve(distortion, problems).mask.view(7, 16).mean(0)
+    assert relevance.topk(5).indices.sort().values.tolist() == [5, 6, 7, 8, 9]
+    alone = SpectralProjectedGradient().solve(distortion, problems)
+    # five values are the block, and nothing else
+    torch.testing.assert_close(alone.mask[4, 0, 0, 5:10], torch.ones(5), rtol=0, atol=1e-3)
