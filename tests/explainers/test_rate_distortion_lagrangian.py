@@ -61,10 +61,14 @@ def problems(n_samples: int = 3, multipliers: tuple[float, ...] = (0.3, 3.0)) ->
     return Problems(rows, start, multiplier, None, torch.full_like(multiplier, 0.7))
 
 
+def price(asked: Problems) -> Tensor:
+    assert asked.multiplier is not None
+    return 0.7 * asked.multiplier
+
+
 def minimiser(distortion: Quadratic, asked: Problems) -> Tensor:
     """Return the mask at which ``a (s - c) + price / d`` is zero, or the nearest in the box."""
-    assert asked.multiplier is not None
-    slope = (0.7 * asked.multiplier / N_FEATURES)[:, None]
+    slope = (price(asked) / N_FEATURES)[:, None]
     free = distortion.centre[asked.rows] - slope / distortion.curvature[asked.rows]
     return free.clamp(0, 1).view(-1, 3, 4)
 
@@ -90,9 +94,9 @@ def test_known_minimisers_at_bounds_and_between_are_found(solver: Any, near: flo
     found = solver.solve(distortion, asked)
     torch.testing.assert_close(found.mask, expected, atol=near, rtol=0)
     value = distortion.value(found.mask, asked.rows)
-    price = 0.7 * asked.multiplier * found.mask.flatten(1).mean(1)
+    cost = price(asked) * found.mask.flatten(1).mean(1)
     torch.testing.assert_close(found.distortion, value)
-    torch.testing.assert_close(found.objective, value + price)
+    torch.testing.assert_close(found.objective, value + cost)
     torch.testing.assert_close(found.rate, found.mask.flatten(1).mean(1))
     assert (found.n_iterations > 0).all()
 
@@ -103,7 +107,7 @@ def test_the_gap_bounds_what_is_left_of_a_convex_objective(solver: Any, _: float
     short = replace(solver, n_steps=4) if not isinstance(solver, LBFGSB) else solver
     found = short.solve(distortion, asked)
     best = minimiser(distortion, asked)
-    least = distortion.value(best, asked.rows) + 0.7 * asked.multiplier * best.flatten(1).mean(1)
+    least = distortion.value(best, asked.rows) + price(asked) * best.flatten(1).mean(1)
     assert (found.objective - least <= found.gap + 1e-12).all()
 
 
@@ -120,7 +124,7 @@ def test_the_best_point_is_kept_and_never_worse_than_the_start(coupling: float) 
     for solver in (Adam(n_steps=3, step=1.0), ProjectedGradient(n_steps=2, step=100.0)):
         first = solver.solve(distortion, asked).objective
         value = distortion.value(asked.start, asked.rows)
-        assert (first <= value + 0.7 * asked.multiplier * 0.25 + 1e-12).all()
+        assert (first <= value + price(asked) * 0.25 + 1e-12).all()
 
 
 def test_coupled_problems_reach_what_scipy_reaches() -> None:
@@ -132,9 +136,8 @@ def test_coupled_problems_reach_what_scipy_reaches() -> None:
 
 def slow_projected_gradient(distortion: Quadratic, asked: Problems, row: int, n: int) -> np.ndarray:
     """Return the best mask that n iterations try, step by step as they are described."""
-    assert asked.multiplier is not None
     number = torch.tensor([int(asked.rows[row])])
-    cost = 0.7 * float(asked.multiplier[row])
+    cost = float(price(asked)[row])
 
     def objective(mask: np.ndarray) -> tuple[float, np.ndarray]:
         value, slope = distortion(torch.from_numpy(mask)[None], number)
