@@ -37,8 +37,9 @@ _CLASSES: Mapping[str, Mapping[Any, str]] = MappingProxyType(
         "monte_carlo": _PRICED,
         "rate": MappingProxyType(
             {
-                "frank_wolfe": "frank_wolfe.FrankWolfe",
+                # on digits less distortion, for a tenth of the evaluations
                 "spectral": "spectral.SpectralProjectedGradient",
+                "frank_wolfe": "frank_wolfe.FrankWolfe",
             }
         ),
         "ordering": MappingProxyType({"": "ordering.Ordering"}),

@@ -178,7 +178,7 @@ def test_a_layer_is_explained_with_noise_of_its_own() -> None:
         ({"rates": 0.1}, "the solver 'lagrangian' does not take; give multipliers"),
         ({"solver": "rate", "multipliers": 0.1}, "the solver 'rate' does not take; give rates"),
         ({"solver": "rate", "rates": 1.5}, "above 0 and at most 1"),
-        ({"solver": "rate", "optimiser": "adam"}, "expected one of frank_wolfe, spectral"),
+        ({"solver": "rate", "optimiser": "adam"}, "expected one of spectral, frank_wolfe"),
         ({"solver": "order"}, "got solver='order', expected one of lagrangian, rate"),
         ({"multipliers": []}, "got no multipliers"),
         ({"multipliers": [0.1, -1.0]}, "got multipliers=-1.0"),
