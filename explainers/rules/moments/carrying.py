@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from explainers.operators import Activation, Input, Unary
+from explainers.operators import Activation, Input, Quotient, Unary
 from explainers.reading.program import last_uses
 from explainers.rules.moments.activations import activations
 from explainers.rules.moments.forms import Moments
+from explainers.rules.moments.products import BY_AN_UNCERTAIN_ONE
+from explainers.rules.moments.refusing import refuse
 from explainers.rules.moments.table import moments
 
 if TYPE_CHECKING:
@@ -87,6 +89,8 @@ def check(network: Network, kind: str) -> None:
     for op in network.operators:
         if op.name in network.dependent and isinstance(op, Activation | Unary):
             activations.find(op, kind)
+        if isinstance(op, Quotient) and op.inputs[1] in network.dependent:
+            refuse(op, kind, BY_AN_UNCERTAIN_ONE)
 
 
 def _next(op: Operator, inputs: tuple[Moments, ...], form: Form) -> Moments:

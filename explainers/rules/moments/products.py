@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from explainers.rules.moments.forms import Form
 
 
+BY_AN_UNCERTAIN_ONE = "a divisor that depends on the input"
+"""What is refused: the quotient of Gaussian values has no moments."""
+
+
 @moments.rule(Multiply, MatrixProduct, name="variance")
 def multiplied(op: Multiply | MatrixProduct, inputs: tuple[Moments, ...], form: Form) -> Moments:
     """Give ``m1^2 v2 + m2^2 v1 + v1 v2``, exact for independent values.
@@ -66,7 +70,7 @@ def divided(op: Quotient, inputs: tuple[Moments, ...], form: Form) -> Moments:
     """
     value, divisor = inputs
     if value.spread is None or divisor.spread is not None:
-        refuse(op, form.kind, "a divisor that depends on the input")
+        refuse(op, form.kind, BY_AN_UNCERTAIN_ONE)
     by = form.repeated(op.inputs[1], divisor.mean)
     if form.kind == "variance":
         by = by.square()
