@@ -202,14 +202,14 @@ def test_rows_that_are_done_leave_the_batch() -> None:
 
 def test_blocks_have_one_size_whatever_the_rows() -> None:
     distortion, asked = quadratic(3), problems(3)
-    blocks = Blocks.of(distortion, asked)
+    blocks = Blocks(distortion, 4)
     rows = torch.arange(3)
     for n_rows in (1, 2, 3):
         values, gradients = blocks(asked.start[:n_rows], rows[:n_rows])
         assert values.shape == (n_rows,)
         assert gradients.shape == (n_rows, 3, 4)
         torch.testing.assert_close(values, blocks.value(asked.start[:n_rows], rows[:n_rows]))
-    assert set(distortion.sizes) == {blocks.size}
+    assert set(distortion.sizes) == {4}
 
 
 def test_stages_go_from_large_to_small_multipliers_of_each_sample() -> None:
