@@ -20,6 +20,7 @@ from pipeline.data import open_source, read_masks
 from pipeline.entries import build_explainers
 from pipeline.planner import make_plan
 from pipeline.run import run
+from pipeline.store import open_run
 
 if TYPE_CHECKING:
     from pipeline.config import RunConfig
@@ -179,3 +180,15 @@ def test_augmented_images_are_the_same_for_the_same_number() -> None:
     assert not torch.equal(first, augmentation.augmented(image, 4, **changes))
     # nothing is asked for: bilinear weights of 0 and 1, to rounding
     torch.testing.assert_close(augmentation.augmented(image, 3), image, atol=1e-5, rtol=0)
+
+
+@pytest.mark.slow
+def test_the_run_file_of_strings_runs_and_its_masks_are_scored(tmp_path: Path) -> None:
+    path, *_ = templates.copy("boolean_strings", tmp_path)
+    few = [f"explainers.rde_{mode}.multipliers=[0.0774]" for mode in ("diag", "half", "full")]
+    settings = ["data.n_samples=2", "engine.kind=serial", f"output.path={tmp_path / 'out'}", *few]
+    config = load(path, settings)
+    assert run(config).exit_code == 0
+    stored = open_run(tmp_path / "out")
+    for name in ("rde_diag", "rde_half", "rde_full", "rde_ordering", "deep_lift"):
+        assert stored.scores("mask_jaccard", name)["mask_jaccard"].tolist() == [1.0, 1.0], name
