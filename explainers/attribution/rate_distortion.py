@@ -53,9 +53,9 @@ class RateDistortion(Attribution):
     """Mask of the values that suffice for the output when noise replaces the others.
 
     Of a mask ``s`` in [0, 1], shaped as the sample ``x``, and noise ``n``, the rate is the mean of
-    ``s`` and the distortion ``D(s) = 1/2 E[(f(x) - f(s x + (1 - s) n))^2]`` (Maces, Waeldchen,
+    ``s`` and the distortion ``D(s) = 1/2 E[(f(x) - f(s x + (1 - s) n))^2]`` (Macdonald, Waeldchen,
     Hauch and Kutyniok 2019, arXiv:1905.11092). `lagrangian` minimises ``D + scale * multiplier *
-    rate``; `rate` minimises D where the rate is bounded; `ordering` minimises the sum of D over
+    rate``; `rate` minimises D where the rate is bounded; `ordering` minimises the mean of D over
     nested masks of several rates, so that one relevance ordering is good at all of them (Macdonald,
     Besancon and Pokutta 2022, arXiv:2110.08105); `monte_carlo` is `lagrangian` on the distortion of
     draws, which any network and noise has.
@@ -106,7 +106,8 @@ class RateDistortion(Attribution):
     n_steps: int | None = None
     """Iterations at most; by default the solver's own number."""
     tolerance: float | None = None
-    """When a mask is good enough; by default the solver's own. See `explainers.rate_distortion`."""
+    """Gap, relative to the objective, at which a mask is good enough; by default the solver's
+    own."""
     n_draws: int = 16
     """Draws of the noise for a sample, where distortions are sampled."""
     n_verify: int = 128

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Protocol, Self
 
 import torch
 
+from explainers.rate_distortion.solvers.blocks import Blocks
 from explainers.rate_distortion.solvers.feasible import Feasible
 from explainers.rate_distortion.solvers.problem import Solution, rate
 
@@ -95,7 +96,8 @@ class Rows:
 def begun(distortion: Distortion, problems: Problems) -> tuple[Rows, Point]:
     """Return the rows of problems, and what is found at the legal masks nearest to their starts."""
     feasible = Feasible.of(problems)
-    rows = Rows(distortion, feasible, problems, feasible.n_most())
+    # so many rows at a time that none depends on how many there are
+    rows = Rows(Blocks.of(distortion, problems), feasible, problems, feasible.n_most())
     return rows, rows.point(feasible.nearest(problems.start.flatten(1)))
 
 
