@@ -21,6 +21,8 @@ RATES = (0.25, 0.5, 0.75)
 class Weighted:
     """``1/2 sum_i w_i (1 - s_i)^2``: what weighs more is needed first."""
 
+    n_maps = 1
+
     def __init__(self, weights: Tensor) -> None:
         self.weights = weights
         self.n_evaluations = 0

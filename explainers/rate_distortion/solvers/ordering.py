@@ -28,7 +28,7 @@ class Ordering:
     sum_j D(s_j)`` is what Macdonald, Besancon and Pokutta (2022, arXiv:2110.08105) solve over all
     orderings of values; here z descends through the exact Jacobians of the P_j, from the mean of
     masks that are solved for each rate alone. On digits, as many values as rates of 0.3
-    and more allow, kept in the order of that mean, have five times the distortion.
+    and more allow, kept in the order of that mean, have two to five times the distortion.
 
     The relevance of a value is the mean of its masks over the rates: one where the smallest rate
     has it already, zero where the largest does without.
