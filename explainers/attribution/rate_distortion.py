@@ -90,8 +90,8 @@ class RateDistortion(Attribution):
     optimiser: Optimiser | None = None
     """Of `lagrangian` and `monte_carlo`: `projected_lbfgs`, `adam`, `projected_gradient` (with
     momentum and backtracking, as the authors), `spectral` (step lengths of Barzilai and Borwein),
-    `frank_wolfe`, or `lbfgsb` (scipy's, one mask at a time); of `rate`: `frank_wolfe` or
-    `spectral`. By default the first."""
+    `frank_wolfe`, or `lbfgsb` (scipy's, one mask at a time); of `rate`: `spectral` or
+    `frank_wolfe`. By default the first."""
     multipliers: float | tuple[float, ...] | None = None
     """Price of a rate of one, in units of `scale`; one mask for each. By default 0.1."""
     rates: float | tuple[float, ...] | None = None

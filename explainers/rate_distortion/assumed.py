@@ -25,8 +25,8 @@ class AssumedDensity:
     """``1/2 [(E f(y) - t)^2 + Var f(y)]``, with moments as the rule table ``moments`` has them.
 
     Of ``y = s x + (1 - s) n`` the mean is ``s x + (1 - s) E n``, a variance ``(1 - s)^2`` times and
-    each row of a factor ``(1 - s)`` times that of the noise (Maces et al. 2019, arXiv:1905.11092).
-    How far it is from the distortion that is meant, `verifying` says.
+    each row of a factor ``(1 - s)`` times that of the noise (Macdonald et al. 2019,
+    arXiv:1905.11092). How far it is from the distortion that is meant, `verifying` says.
 
     Parameters
     ----------
