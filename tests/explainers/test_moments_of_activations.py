@@ -148,3 +148,16 @@ def test_powers_and_magnitudes_are_exact() -> None:
 def test_functions_without_a_value_everywhere_are_refused(op: Unary) -> None:
     with pytest.raises(NotImplementedError, match=r"'moments' has no rule.*monte_carlo"):
         moments_behind(op, MEANS, variance=VARIANCES)
+
+
+@pytest.mark.parametrize("kind", ["relu", "leaky_relu", "gelu"])
+def test_how_mean_and_rows_lie_in_memory_changes_nothing(kind: str) -> None:
+    generator = torch.Generator().manual_seed(0)
+    mean = torch.randn(2, 3, 4, 5, generator=generator, dtype=torch.float64)
+    factor = torch.randn(2, 2, 3, 4, 5, generator=generator, dtype=torch.float64)
+    turned = mean.contiguous(memory_format=torch.channels_last)
+    expected = moments_behind(activation(kind), mean, factor=factor)
+    for one, other in zip(
+        moments_behind(activation(kind), turned, factor=factor), expected, strict=True
+    ):
+        torch.testing.assert_close(one, other)

@@ -63,7 +63,10 @@ def row_blocks(
     shared
         Shaped as the mean, of one layout; their axis 1 is one long.
     """
-    if not form.is_plain(name) or not (_is_dense(rows) and _is_dense(shared)):
+    # what both have of a sample is paired by its place in memory
+    is_paired = rows[0].stride()[1:] == shared[0].stride()[1:]
+    is_flat = is_paired and _is_dense(rows) and _is_dense(shared)
+    if not form.is_plain(name) or not is_flat:
         yield (
             [axis_of(form, name, one, form.n_factors) for one in rows],
             [axis_of(form, name, one, 1) for one in shared],
