@@ -82,7 +82,11 @@ def prepared(name: str, folder: Path, n: int, step: int) -> RunConfig:
     settings = [f"output.path={folder / 'out'}", "engine.kind=serial", "engine.batch_size=2"]
     config = load(path, [*settings, f"data.params.step={step}"])
     bare = config.model.model_copy(update={"weights": None})
-    save_file(models.load_model(bare, config.base).state_dict(), folder / str(config.model.weights))
+    weights = models.load_model(bare, config.base).state_dict()
+    # from torch's default to He's, at which signals keep their size through sixteen layers: smaller
+    # ones end below the least normal number, where processors are many times slower
+    weights = {key: value * 6**0.5 if value.ndim > 1 else value for key, value in weights.items()}
+    save_file(weights, folder / str(config.model.weights))
     shape = SHAPES[name]
     factor = 0.1 * torch.randn(RANKS[name], *shape)
     noise = {"mean": torch.zeros(shape), "variance": factor.square().sum(0), "factor": factor}
