@@ -100,16 +100,19 @@ class RateDistortion(Attribution):
     rank: int | None = None
     """In mode `half`, the most rows of the factor, the strongest; by default all that the
     statistics have, and 30 where a run adds these by itself."""
-    start: Start = 0.25
+    start: Start = 0.5
     """Masks to start from: a number, or ``{mean: 0.5, stdev: 0.1}`` for random ones, cut off at 0
-    and 1. `rate` and `ordering` start from constant masks of their rates."""
+    and 1. Where a start hides so much that the output does not answer to any value, there is no
+    slope to follow, and the mask ends at zero: then start higher. `rate` and `ordering` start from
+    constant masks of their rates."""
     n_steps: int | None = None
     """Iterations at most; by default the solver's own number."""
     tolerance: float | None = None
     """Gap, relative to the objective, at which a mask is good enough; by default the solver's
     own."""
-    n_draws: int = 16
-    """Draws of the noise for a sample, where distortions are sampled."""
+    n_draws: int = 128
+    """Draws of the noise for a sample, where distortions are sampled. Masks are fitted to the
+    draws: with few of them they are good for these alone."""
     n_verify: int = 128
     """Fresh draws with which each mask's distortion is measured in the end; 0 for none."""
     scale: Scale = "target"
