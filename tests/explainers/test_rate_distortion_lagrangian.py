@@ -10,13 +10,22 @@ import pytest
 import torch
 from torch import Tensor
 
+from configs.boolean_strings import load
+from explainers.network import Network
+from explainers.rate_distortion.assumed import AssumedDensity
+from explainers.rate_distortion.noise import resolve
 from explainers.rate_distortion.solvers.adam import Adam
 from explainers.rate_distortion.solvers.blocks import Blocks
+from explainers.rate_distortion.solvers.feasible import Feasible
+from explainers.rate_distortion.solvers.frank_wolfe import FrankWolfe
 from explainers.rate_distortion.solvers.grid import AlongGrid, stages
 from explainers.rate_distortion.solvers.lbfgsb import LBFGSB
-from explainers.rate_distortion.solvers.problem import Problems, box_gap
+from explainers.rate_distortion.solvers.problem import Problems
 from explainers.rate_distortion.solvers.projected_gradient import ProjectedGradient
 from explainers.rate_distortion.solvers.projected_lbfgs import ProjectedLBFGS
+from explainers.rate_distortion.solvers.spectral import SpectralProjectedGradient
+from explainers.targets import Target
+from explainers.trace import Trace
 
 N_FEATURES = 12
 
@@ -115,7 +124,8 @@ def test_the_gap_is_the_most_that_a_vertex_of_the_box_gains() -> None:
     mask, slope = torch.tensor([[0.2, 0.9, 0.5]]), torch.tensor([[3.0, -2.0, 0.0]])
     corners = torch.cartesian_prod(*[torch.tensor([0.0, 1.0])] * 3)
     expected = ((mask - corners) * slope).sum(1).max()
-    torch.testing.assert_close(box_gap(mask, slope)[0], expected)
+    gap = Feasible(None, torch.ones(1)).gap(mask, slope, 0)
+    torch.testing.assert_close(gap[0], expected)
 
 
 @pytest.mark.parametrize("coupling", [0.0, 1.0])
@@ -134,8 +144,10 @@ def test_coupled_problems_reach_what_scipy_reaches() -> None:
     assert (ours.objective <= theirs.objective * (1 + 1e-6)).all()
 
 
-def slow_projected_gradient(distortion: Quadratic, asked: Problems, row: int, n: int) -> np.ndarray:
-    """Return the best mask that n iterations try, step by step as they are described."""
+def slow_projected_gradient(
+    distortion: Quadratic, asked: Problems, row: int, n: int
+) -> tuple[np.ndarray, int]:
+    """Return the best mask that n iterations try, as they are described, and how many they try."""
     number = torch.tensor([int(asked.rows[row])])
     cost = float(price(asked)[row])
 
@@ -162,16 +174,16 @@ def slow_projected_gradient(distortion: Quadratic, asked: Problems, row: int, n:
         elif tries >= 5:
             first *= 0.7
         mask = candidate
-    return min(tried, key=lambda one: objective(one)[0])
+    return min(tried, key=lambda one: objective(one)[0]), len(tried)
 
 
 def test_projected_gradient_takes_the_steps_that_are_described() -> None:
     distortion, asked = quadratic(coupling=0.5), problems()
     found = ProjectedGradient(n_steps=7, tolerance=0.0).solve(distortion, asked)
     for row in range(len(asked)):
-        expected = slow_projected_gradient(distortion, asked, row, 7)
+        expected, n_tried = slow_projected_gradient(distortion, asked, row, 7)
         torch.testing.assert_close(found.mask[row].flatten(), torch.from_numpy(expected))
-    assert (found.n_iterations == 7).all()
+        assert int(found.n_iterations[row]) == n_tried
 
 
 @pytest.mark.parametrize(
@@ -190,6 +202,60 @@ def test_other_rows_change_nothing(solver: Any) -> None:
     # whoever leaves the batch earlier or later, in double precision and full blocks alike
     assert torch.equal(apart.mask, together.mask[few])
     assert torch.equal(apart.n_iterations, together.n_iterations[few])
+
+
+@pytest.mark.parametrize(
+    "solver", [Adam, ProjectedGradient, ProjectedLBFGS, FrankWolfe, SpectralProjectedGradient]
+)
+def test_solvers_count_evaluations_and_stop_by_one_rule(solver: Any) -> None:
+    asked = problems()
+    assert (solver(tolerance=1e9).solve(quadratic(), asked).n_iterations == 1).all()
+    # nothing is left at the minimum but the floor, and no solver stops above it
+    centred = replace(quadratic(), centre=quadratic().centre.clamp(0.1, 0.9))
+    free = replace(
+        asked, multiplier=torch.zeros(6), start=centred.centre[asked.rows].view(-1, 3, 4)
+    )
+    assert (solver(tolerance=1e-6).solve(centred, free).n_iterations == 1).all()
+    off = replace(free, start=free.start + 0.01)
+    assert (solver(tolerance=1e-6, n_steps=3).solve(centred, off).n_iterations > 1).all()
+
+
+@pytest.mark.parametrize("solver", [LBFGSB(), ProjectedLBFGS()])
+def test_small_outputs_are_explained_as_large_ones_are(solver: Any) -> None:
+    distortion, asked = quadratic(coupling=1.0), problems()
+    small = replace(distortion, curvature=1e-8 * distortion.curvature, coupling=1e-8)
+    found = solver.solve(small, replace(asked, scale=1e-8 * asked.scale))
+    torch.testing.assert_close(found.mask, solver.solve(distortion, asked).mask, rtol=0, atol=1e-4)
+
+
+STRINGS = ("1001011111000000", "0110110010111110", "0000111110000100")
+"""That of the original experiment, one that has nearly a second block, and one more."""
+
+
+def of_strings(multipliers: list[float], n_strings: int) -> tuple[AssumedDensity, Problems]:
+    strings = torch.tensor([[[[float(bit) for bit in one]]] for one in STRINGS[:n_strings]])
+    network = Network(load(), strings[:1].repeat(2, 1, 1, 1))
+    noise = resolve({"uniform": [0, 1]}, network, "diag")
+    rows = torch.arange(n_strings).repeat_interleave(len(multipliers))
+    start = torch.full((len(rows), 1, 1, 16), 0.5)
+    price = torch.tensor(multipliers).repeat(n_strings)
+    distortion = AssumedDensity(Trace(network, strings), Target.parse(None), noise)
+    return distortion, Problems(rows, start, price, None, torch.ones_like(price))
+
+
+@pytest.mark.slow
+def test_projected_gradient_goes_on_when_old_gradients_are_forgotten() -> None:
+    distortion, asked = of_strings([1.67e-3], 1)
+    found = ProjectedGradient(n_steps=400).solve(distortion, asked)
+    assert (found.objective <= 1.01 * LBFGSB().solve(distortion, asked).objective).all()
+
+
+@pytest.mark.slow
+def test_no_string_and_multiplier_is_a_hundredth_above_scipy() -> None:
+    multipliers = [1e-5, 1.29e-4, 1.67e-3, 5.99e-3, 2.15e-2, 0.278, 1.0]
+    distortion, asked = of_strings(multipliers, 3)
+    found = ProjectedLBFGS().solve(distortion, asked)
+    assert (found.objective <= 1.01 * LBFGSB().solve(distortion, asked).objective).all()
 
 
 def test_rows_that_are_done_leave_the_batch() -> None:
@@ -247,3 +313,6 @@ def test_wrong_problems_are_refused() -> None:
         replace(asked, start=asked.start + 1)
     with pytest.raises(ValueError, match="no multiplier"):
         Adam().solve(quadratic(), replace(asked, multiplier=None))
+    for solver in (Adam(), ProjectedLBFGS(), LBFGSB()):
+        with pytest.raises(ValueError, match="use the solver 'rate'"):
+            solver.solve(quadratic(), replace(asked, multiplier=None, rate=torch.ones(6)))

@@ -12,7 +12,9 @@ from explainers.rate_distortion.assumed import AssumedDensity
 from explainers.rate_distortion.noise import resolve
 from explainers.rate_distortion.solvers.feasible import Feasible
 from explainers.rate_distortion.solvers.frank_wolfe import FrankWolfe
+from explainers.rate_distortion.solvers.iterating import Iterated
 from explainers.rate_distortion.solvers.problem import Problems
+from explainers.rate_distortion.solvers.projected_gradient import ProjectedGradient
 from explainers.rate_distortion.solvers.projections import capped_simplex
 from explainers.rate_distortion.solvers.spectral import SpectralProjectedGradient
 from explainers.rate_distortion.spreads import Mode
@@ -133,12 +135,14 @@ def least(problem: Quadratic, row: int, rate: float) -> float:
 
 @pytest.mark.parametrize(
     ("solver", "tolerance"),
-    [(FrankWolfe(150, 1e-2), 1e-2), (SpectralProjectedGradient(80, 1e-6), 1e-4)],
-    ids=["frank_wolfe", "spectral"],
+    [
+        (FrankWolfe(150, 1e-2), 1e-2),
+        (SpectralProjectedGradient(80, 1e-6), 1e-4),
+        (ProjectedGradient(60, step=0.1), 1e-2),
+    ],
+    ids=["frank_wolfe", "spectral", "projected_gradient"],
 )
-def test_the_optimum_of_a_convex_problem_is_found(
-    solver: FrankWolfe | SpectralProjectedGradient, tolerance: float
-) -> None:
+def test_the_optimum_of_a_convex_problem_is_found(solver: Iterated, tolerance: float) -> None:
     problem, problems = quadratic(), at_rates([0.1, 0.24, 0.6])
     found = solver.solve(problem, problems)
     expected = [

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Self
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from explainers import numeric
-from explainers.rate_distortion.solvers.iterating import Point, Rows, begun, iterated
+from explainers.rate_distortion.solvers.iterating import Iterated, Point, Rows, State
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from explainers.rate_distortion.distortion import Distortion
-    from explainers.rate_distortion.solvers.problem import Problems, Solution
-
 
 @dataclass(frozen=True)
-class FrankWolfe:
+class FrankWolfe(Iterated):
     """Conditional gradients with the steps that need no line search.
 
     ``min D(s)`` with ``mean(s) <= rate`` and ``0 <= s <= 1``: ``s <- s + 2 / (t + 2) (v - s)``,
@@ -27,34 +23,11 @@ class FrankWolfe:
     price in place of a rate, k is d and the price belongs to the objective.
     """
 
-    n_steps: int = 300
-    """Evaluations at most."""
     tolerance: float = 1e-2
-    """Stop at a gap of this times the objective."""
+    """Of the gap, relative to the objective."""
 
-    def __post_init__(self) -> None:
-        numeric.check_whole("n_steps", self.n_steps)
-        numeric.check_finite("tolerance", self.tolerance)
-
-    def solve(self, distortion: Distortion, problems: Problems) -> Solution:
-        """Return the best of the masks that were passed; starts are moved to the nearest legal."""
-        rows, start = begun(distortion, problems)
-        return iterated(rows, _Conditional(start, start), self.n_steps, self.tolerance)
-
-
-@dataclass(frozen=True, eq=False)
-class _Conditional:
-    """Where the iteration is, and its best point."""
-
-    point: Point
-    best: Point
-
-    def at(self, kept: Tensor) -> Self:
-        return replace(self, point=self.point.at(kept), best=self.best.at(kept))
-
-    def advanced(self, rows: Rows, step: int) -> Self:
-        mask = self.point.mask
+    def advance(self, state: State, rows: Rows, point: Point, step: int) -> Tensor:
+        """Return masks between the last ones and those that their gradients point to."""
+        vertex = rows.feasible.vertex(point.gradient, rows.n_most)
         # in exact numbers a mean of masks stays in the box and below the bound
-        moved = mask.lerp(rows.vertex(self.point), 2 / (step + 2))
-        point = rows.point(moved.clamp(0, 1))
-        return replace(self, point=point, best=self.best.better(point))
+        return point.mask.lerp(vertex, 2 / (step + 3)).clamp(0, 1)

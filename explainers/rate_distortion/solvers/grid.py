@@ -20,8 +20,8 @@ class AlongGrid:
 
     Each stage has at most one problem of every sample and starts from the masks of the stage
     before; the first, of the largest multipliers, starts from the given start. Large multipliers
-    take few steps, and neighbours differ little: of five multipliers from .05 to 1 all together
-    take a third of the evaluations that they take each from the same start.
+    take few steps, and neighbours differ little, so that evaluations are saved; but where there are
+    many minima, the stages stay in the one that the first of them found.
     """
 
     solver: Solver

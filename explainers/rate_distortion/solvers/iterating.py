@@ -1,179 +1,190 @@
-"""From a step to a solution: the best mask of each row, rows that are done, rows that go on."""
+"""From starts to solutions: every evaluation is of one candidate of each problem."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, Protocol, Self
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Self, TypeAlias
 
 import torch
 
+from explainers import numeric
 from explainers.rate_distortion.solvers.blocks import Blocks
 from explainers.rate_distortion.solvers.feasible import Feasible
-from explainers.rate_distortion.solvers.problem import Solution, rate
+from explainers.rate_distortion.solvers.problem import Problems, Solution, rate
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from explainers.rate_distortion.distortion import Distortion
-    from explainers.rate_distortion.solvers.problem import Problems
 
-LOOK = 5
-"""Steps between two looks at the gaps, at which the host waits for the device."""
+State: TypeAlias = dict[str, "Tensor"]
+"""What a solver remembers of each problem that it works on: tensors whose first axis are those."""
+
+LOOK = 4
+"""Evaluations between two looks at which problems are done, each of which waits for the device."""
 
 DONE = 0.3
-"""Share of rows that are done at which they are dropped."""
+"""Share of the problems that are done before the others are moved together."""
 
 FLOOR = 1e-3
-"""Objectives are told apart no finer than as if they were this much of the scale: at a distortion
+"""Objectives are told apart no finer than as if they were this much of their unit: at a distortion
 of a thousandth of the squared target outputs are off by less than a twentieth."""
 
 
 @dataclass(frozen=True, eq=False)
 class Point:
-    """Masks with what was found at them; every part has a row for each problem."""
+    """Masks with what was found at them, one row each, all in float64."""
 
     mask: Tensor
-    """``(n, d)``."""
+    """``(n, d)``, flattened."""
     distortion: Tensor
     """``(n,)``."""
     objective: Tensor
-    """``(n,)``."""
+    """``(n,)``, in units of the distortion."""
     gradient: Tensor
-    """Of the objective, ``(n, d)``."""
-
-    def at(self, kept: Tensor) -> Self:
-        """Return some of the rows."""
-        return replace(self, **{one.name: getattr(self, one.name)[kept] for one in fields(self)})
-
-    def or_else(self, is_this: Tensor, other: Point) -> Point:
-        """Return this where `is_this`, ``(n,)``, else the other."""
-        across = is_this[:, None]
-        return Point(
-            torch.where(across, self.mask, other.mask),
-            torch.where(is_this, self.distortion, other.distortion),
-            torch.where(is_this, self.objective, other.objective),
-            torch.where(across, self.gradient, other.gradient),
-        )
-
-    def better(self, other: Point) -> Point:
-        """Return for each row the one with the smaller objective, this if they are equal."""
-        return self.or_else(~(other.objective < self.objective), other)
+    """Of the objective with respect to the mask, ``(n, d)``."""
+    gap: Tensor
+    """``(n,)``; see `Solution`."""
 
 
 @dataclass(frozen=True, eq=False)
 class Rows:
-    """The rows that are iterated."""
+    """The problems that are worked on."""
 
     distortion: Distortion
-    """What is asked."""
-    feasible: Feasible
-    """Which masks are allowed."""
     problems: Problems
-    """What the rows are."""
+    feasible: Feasible
     n_most: int
     """Entries that the largest bound allows."""
 
-    def at(self, kept: Tensor) -> Rows:
-        """Return some of the rows."""
-        return replace(self, feasible=self.feasible.at(kept), problems=self.problems.at(kept))
-
-    def point(self, masks: Tensor) -> Point:
-        """Return what is found at flat masks, ``(n, d)``."""
-        shaped = masks.view(self.problems.start.shape)
-        distortion, gradient = self.distortion(shaped, self.problems.rows)
-        objective, gradient = self.feasible.priced(masks, distortion, gradient.flatten(1))
-        return Point(masks, distortion, objective, gradient.to(masks))
-
-    def gap(self, point: Point) -> Tensor:
-        """Return the gap of each row, ``(n,)``."""
-        return self.feasible.gap(point.mask, point.gradient, self.n_most)
-
-    def vertex(self, point: Point) -> Tensor:
-        """Return the mask that the gradient points to, ``(n, d)``."""
-        return self.feasible.vertex(point.gradient, self.n_most)
-
-
-def begun(distortion: Distortion, problems: Problems) -> tuple[Rows, Point]:
-    """Return the rows of problems, and what is found at the legal masks nearest to their starts."""
-    feasible = Feasible.of(problems)
-    # so many rows at a time that none depends on how many there are
-    rows = Rows(Blocks.of(distortion, problems), feasible, problems, feasible.n_most())
-    return rows, rows.point(feasible.nearest(problems.start.flatten(1)))
-
-
-class State(Protocol):
-    """Where an iteration is; every tensor in it has a row for each problem."""
-
-    @property
-    def best(self) -> Point:
-        """The best that was found."""
+    @classmethod
+    def of(cls, distortion: Distortion, problems: Problems) -> Self:
+        """Return all problems."""
+        feasible = Feasible.of(problems)
+        return cls(distortion, problems, feasible, feasible.n_most())
 
     def at(self, kept: Tensor) -> Self:
         """Return some of the rows."""
+        return replace(self, feasible=self.feasible.at(kept), problems=self.problems.at(kept))
 
-    def advanced(self, rows: Rows, step: int) -> Self:
-        """Return the state after one evaluation of each row; steps count from one."""
+    @property
+    def eps(self) -> float:
+        """Rounding of what is evaluated: masks are, as the starts were given."""
+        found = (self.problems.start.dtype, self.distortion.selected.dtype)
+        return max(torch.finfo(dtype).eps for dtype in found)
+
+    def point(self, masks: Tensor) -> Point:
+        """Return what is found at flat masks, ``(n, d)``."""
+        start = self.problems.start
+        shaped = masks.to(start.dtype).view(start.shape)
+        value, slope = self.distortion(shaped, self.problems.rows)
+        value, slope = value.to(masks), slope.flatten(1).to(masks)
+        objective, gradient = self.feasible.priced(masks, value, slope)
+        gap = self.feasible.gap(masks, gradient, self.n_most)
+        return Point(masks, value, objective, gradient, gap)
+
+    def are_done(self, point: Point, tolerance: float) -> Tensor:
+        """Return which gaps are small, ``(n,)``; see `Solution`."""
+        unit = self.problems.scale.to(point.gap)
+        if self.feasible.prices is not None:
+            prices = self.feasible.prices.to(unit)
+            unit = torch.where(prices > 0, torch.minimum(prices, unit), unit)
+        return point.gap <= tolerance * (point.objective + FLOOR * unit)
 
 
-def iterated(rows: Rows, state: State, n_steps: int, tolerance: float) -> Solution:
-    """Return the best masks once gaps are small, or steps are used up.
+class Best:
+    """The best point of every problem so far."""
 
-    A row is done when its gap is at most ``tolerance * (objective + FLOOR * scale)``; it then
-    stays as it is, whatever other rows do.
+    def __init__(self, problems: Problems) -> None:
+        self._start = problems.start
+        self.mask = problems.start.flatten(1).double().clone()
+        unknown = self.mask.new_full((len(problems),), torch.inf)
+        self.distortion, self.objective, self.gap = unknown, unknown.clone(), unknown.clone()
+        self.n_iterations = torch.zeros_like(problems.rows)
 
-    Parameters
-    ----------
-    rows
-        All rows of the problems.
-    state
-        At the start, which was one evaluation.
-    n_steps
-        Evaluations of a row at most, the start's included.
-    tolerance
-        For gaps.
+    def offer(self, kept: Tensor, point: Point, counts: Tensor) -> None:
+        """Keep the points that are better and `counts`; rows are those of the problems `kept`."""
+        self.n_iterations[kept] += counts.long()
+        is_better = counts & (point.objective < self.objective[kept])
+        for name in ("mask", "distortion", "objective", "gap"):
+            known = getattr(self, name)
+            known[kept] = either(is_better, getattr(point, name), known[kept])
+
+    def solution(self) -> Solution:
+        """Return what was found, of the type of the starts."""
+        like = self._start.dtype
+        mask = self.mask.to(like).view(self._start.shape)
+        return Solution(
+            mask=mask,
+            distortion=self.distortion.to(like),
+            rate=rate(mask),
+            objective=self.objective.to(like),
+            n_iterations=self.n_iterations,
+            gap=self.gap.to(like),
+        )
+
+
+def either(is_first: Tensor, first: Tensor, second: Tensor) -> Tensor:
+    """Return the rows of the first where `is_first`, ``(n,)``, else those of the second."""
+    return torch.where(is_first.view(-1, *[1] * (second.ndim - 1)), first, second)
+
+
+@dataclass(frozen=True)
+class Iterated(ABC):
+    """A solver that goes from candidate to candidate, among the masks that are allowed.
+
+    A problem is done by the rule of `Solution`, or when the solver says so; it is frozen then,
+    whatever the others do, and leaves the batch when enough others are done. Masks and what is
+    remembered of them are float64, and converted where they are evaluated: steps may be smaller
+    than a float32 can tell.
     """
-    problems = rows.problems
-    kept = _Kept.like(state.best)
-    where = torch.arange(len(problems), device=problems.start.device)
-    goes_on = torch.ones_like(where, dtype=torch.bool)
-    for step in range(1, n_steps + 1):
-        if step % LOOK == 0 or step == n_steps:
-            best, gap = state.best, rows.gap(state.best)
-            bound = tolerance * (best.objective + FLOOR * rows.problems.scale.to(gap))
-            is_over = goes_on & ((gap <= bound) | (step == n_steps))
-            kept.put(where[is_over], best.at(is_over), gap[is_over], step)
-            goes_on = goes_on & ~is_over
-            n_left = int(goes_on.sum())
-            if n_left == 0:
-                break
-            if n_left <= (1 - DONE) * len(where):
-                rows, state, where = rows.at(goes_on), state.at(goes_on), where[goes_on]
-                goes_on = torch.ones_like(where, dtype=torch.bool)
-        state = state.advanced(rows, step)
-    return kept.solution(problems)
 
+    n_steps: int = 300
+    """Evaluations of the distortion with its gradient at most, of each problem."""
+    tolerance: float = 1e-3
+    """Of the gap, relative to the objective."""
 
-@dataclass(eq=False)
-class _Kept:
-    """What is found, row by row."""
+    def __post_init__(self) -> None:
+        numeric.check_whole("n_steps", self.n_steps)
+        numeric.check_finite("tolerance", self.tolerance)
 
-    point: Point
-    gap: Tensor
-    n_iterations: Tensor
+    @torch.no_grad()
+    def solve(self, distortion: Distortion, problems: Problems) -> Solution:
+        """Return the best of the masks that were passed; starts are moved to the nearest legal."""
+        # so many rows at a time that none depends on how many there are
+        rows = Rows.of(Blocks.of(distortion, problems), problems)
+        best = Best(problems)
+        kept = torch.arange(len(problems), device=problems.rows.device)
+        candidate = rows.feasible.nearest(problems.start.flatten(1).double())
+        state = self.begin(candidate)
+        state["is_done"] = torch.zeros_like(kept, dtype=torch.bool)
+        for step in range(self.n_evaluations):
+            point = rows.point(candidate)
+            best.offer(kept, point, ~state["is_done"])
+            state["is_done"] |= rows.are_done(point, self.tolerance)
+            candidate = self.advance(state, rows, point, step)
+            if step % LOOK == LOOK - 1:
+                left = torch.nonzero(~state["is_done"])[:, 0]
+                if not len(left):
+                    break
+                if len(left) < (1 - DONE) * len(kept):
+                    rows, kept, candidate = rows.at(left), kept[left], candidate[left]
+                    state = {name: value[left] for name, value in state.items()}
+        return best.solution()
 
-    @classmethod
-    def like(cls, point: Point) -> Self:
-        gap = torch.zeros_like(point.objective)
-        copy = Point(*(getattr(point, one.name).clone() for one in fields(point)))
-        return cls(copy, gap, torch.zeros_like(gap, dtype=torch.int64))
+    @property
+    def n_evaluations(self) -> int:
+        """Most evaluations of a problem."""
+        return self.n_steps
 
-    def put(self, where: Tensor, point: Point, gap: Tensor, step: int) -> None:
-        for one in fields(point):
-            getattr(self.point, one.name)[where] = getattr(point, one.name)
-        self.gap[where] = gap
-        self.n_iterations[where] = step
+    def begin(self, mask: Tensor) -> State:
+        """Return what is remembered before anything is known, given the masks ``(n, d)``."""
+        return {}
 
-    def solution(self, problems: Problems) -> Solution:
-        mask = self.point.mask.view(problems.start.shape)
-        distortion, objective = self.point.distortion, self.point.objective
-        return Solution(mask, distortion, rate(mask), objective, self.n_iterations, self.gap)
+    @abstractmethod
+    def advance(self, state: State, rows: Rows, point: Point, step: int) -> Tensor:
+        """Return the next candidates, ``(n, d)``, given what was found at the last ones.
+
+        `state` is changed; its ``is_done`` is set where nothing is left to do.
+        """

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from explainers import numeric
-from explainers.rate_distortion.solvers.descent import Best, Lagrangian, Point
-from explainers.rate_distortion.solvers.problem import box_gap
+from explainers.rate_distortion.solvers.iterating import Best, Rows
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -23,19 +22,21 @@ class LBFGSB:
     """Bounded quasi-Newton steps (Byrd, Lu, Nocedal and Zhu 1995, doi:10.1137/0916069).
 
     SciPy's implementation with its defaults, as the authors of the method use it: a loop over
-    problems on the host, each evaluation a batch of one. Masks are float64 there, the distortion
-    is evaluated in the precision of the start. Needs ``scipy``, of the extra ``rde``.
+    problems on the host, each evaluation a batch of one. SciPy sees the objective divided by the
+    scale, as its bound of the gradient is absolute: where outputs are small it would stop at once.
+    Masks are float64 there, the distortion is evaluated in the precision of the start. Needs
+    ``scipy``, of the extra ``rde``.
     """
 
     n_steps: int = 15000
-    """Iterations at most, of each problem."""
+    """Evaluations of the distortion with its gradient after which SciPy begins no iteration, of
+    each problem."""
     tolerance: float = 0.0
     """Of the gap, relative to the objective; with 0 SciPy's own rules alone stop."""
 
     def __post_init__(self) -> None:
         numeric.check_whole("n_steps", self.n_steps)
-        if self.tolerance < 0:
-            raise ValueError(f"tolerance is {self.tolerance!r}; expected a number of at least 0")
+        numeric.check_finite("tolerance", self.tolerance)
 
     @torch.no_grad()
     def solve(self, distortion: Distortion, problems: Problems) -> Solution:
@@ -52,49 +53,43 @@ class LBFGSB:
             raise ImportError(
                 "the solver 'lbfgsb' needs scipy: pip install 'xpipe-xai[rde]', or take another"
             ) from error
-        evaluate, best = Lagrangian(distortion, problems), Best(problems)
+        problems = replace(problems, rate=None)  # rates have prices here, and no bounds
+        rows, best = Rows.of(distortion, problems), Best(problems)
         for number in range(len(problems)):
-            search = _Search(evaluate, best, torch.tensor([number], device=problems.rows.device))
-            found = minimize(
+            kept = torch.tensor([number], device=problems.rows.device)
+            search = _Search(rows.at(kept), best, kept, self.tolerance)
+            minimize(
                 search,
                 problems.start[number].flatten().double().cpu().numpy(),
                 jac=True,
                 method="L-BFGS-B",
                 bounds=[(0, 1)] * problems.n_features,
-                options={"maxiter": self.n_steps},
-                callback=self._stopping(search) if self.tolerance else None,
+                options={"maxiter": self.n_steps, "maxfun": self.n_steps},
+                callback=search.stop if self.tolerance else None,
             )
-            best.n_iterations[number] = found.nit
         return best.solution()
-
-    def _stopping(self, search: _Search) -> Any:
-        """Return what SciPy calls after every iteration."""
-
-        def stop(_: Any) -> None:
-            if search.relative_gap <= self.tolerance:
-                raise StopIteration
-
-        return stop
 
 
 class _Search:
     """The objective of one problem, as SciPy calls it."""
 
-    def __init__(self, evaluate: Lagrangian, best: Best, kept: Tensor) -> None:
-        self._evaluate = evaluate
-        self._best = best
-        self._kept = kept
-        self.relative_gap = float("inf")
+    def __init__(self, rows: Rows, best: Best, kept: Tensor, tolerance: float) -> None:
+        self._rows, self._best, self._kept = rows, best, kept
+        self._tolerance = tolerance
+        self._is_done = False
+        scale = rows.problems.scale.double()
+        self._scale = torch.where(scale > 0, scale, 1)
 
     def __call__(self, mask: Any) -> tuple[float, Any]:
-        """Return objective and gradient."""
-        start = self._evaluate.problems.start
-        row = torch.from_numpy(mask).to(start).unsqueeze(0)
-        point = self._evaluate(row, self._kept)
-        self._note(point)
-        return float(point.objective), point.gradient[0].double().cpu().numpy()
+        """Return objective and gradient, in units of the scale."""
+        row = torch.from_numpy(mask).to(self._rows.problems.start.device).unsqueeze(0)
+        point = self._rows.point(row)
+        self._best.offer(self._kept, point, torch.ones_like(self._kept, dtype=torch.bool))
+        self._is_done = bool(self._rows.are_done(point, self._tolerance))
+        gradient = (point.gradient / self._scale)[0].cpu().numpy()
+        return float(point.objective / self._scale), gradient
 
-    def _note(self, point: Point) -> None:
-        gap = box_gap(point.mask, point.gradient)
-        self.relative_gap = float(gap / point.objective.clamp(min=1e-300))
-        self._best.offer(self._kept, point, gap, torch.ones_like(self._kept, dtype=torch.bool))
+    def stop(self, _: Any) -> None:
+        """Be called after every iteration."""
+        if self._is_done:
+            raise StopIteration

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Protocol, Self
+
+import torch
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -74,7 +76,12 @@ class Problems:
 
 @dataclass(frozen=True, eq=False)
 class Solution:
-    """The best mask that was found for each problem."""
+    """The best mask that was found for each problem.
+
+    All solvers count evaluations of the distortion with its gradient, whether or not a step is
+    taken, and all stop at ``gap <= tolerance * (objective + FLOOR * unit)``. The unit is the scale,
+    or what a mask of ones costs where that is less; FLOOR is that of `iterating`.
+    """
 
     mask: Tensor
     """``(n, ...)``, in [0, 1]."""
@@ -85,10 +92,12 @@ class Solution:
     objective: Tensor
     """What was minimised, ``(n,)``: the distortion, and the price of the rate where it has one."""
     n_iterations: Tensor
-    """Iterations that each problem took, ``(n,)``, int64."""
+    """Evaluations that each problem took until it was done, that of the start among them, ``(n,)``,
+    int64."""
     gap: Tensor
     """How far the mask may be from optimal, ``(n,)``, >= 0, in units of the objective: the most
-    that the objective, taken to be linear around the mask, falls within the feasible set."""
+    that the objective, taken to be linear around the mask, falls within the feasible set, ``max_v
+    <g, s - v>``. Of a convex objective it bounds what is left to gain (Jaggi 2013)."""
 
 
 class Solver(Protocol):
@@ -124,18 +133,20 @@ def rate(masks: Tensor) -> Tensor:
     return masks.flatten(1).mean(1)
 
 
-def box_gap(masks: Tensor, gradient: Tensor) -> Tensor:
-    """Return the most that a linear function with this gradient falls within the box, ``(n,)``.
-
-    ``max_{0 <= v <= 1} <g, s - v> = sum_i max(g_i, 0) s_i + max(-g_i, 0) (1 - s_i)``. Zero exactly
-    where the conditions of first order hold; of a convex objective it bounds how much there is to
-    gain (Frank and Wolfe 1956, doi:10.1002/nav.3800030109; Jaggi 2013).
-    """
-    down = gradient.clamp(min=0) * masks
-    up = (-gradient).clamp(min=0) * (1 - masks)
-    return (down + up).flatten(1).sum(1)
-
-
 def dots(left: Tensor, right: Tensor) -> Tensor:
     """Return the inner product of each row, ``(n,)``."""
     return (left.flatten(1) * right.flatten(1)).sum(1)
+
+
+def better(first: Solution, second: Solution) -> Solution:
+    """Return of each problem the mask with the smaller objective, for the iterations of both."""
+    is_second = second.objective < first.objective
+    chosen = {
+        one.name: torch.where(
+            is_second.view(-1, *[1] * (getattr(first, one.name).ndim - 1)),
+            getattr(second, one.name),
+            getattr(first, one.name),
+        )
+        for one in fields(Solution)
+    }
+    return replace(Solution(**chosen), n_iterations=first.n_iterations + second.n_iterations)

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from explainers import numeric
-from explainers.rate_distortion.solvers.descent import Descent, Point, State
+from explainers.rate_distortion.solvers.iterating import Iterated, Point, Rows, State, either
+from explainers.rate_distortion.solvers.problem import dots
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -20,7 +21,7 @@ MANY = 5
 
 
 @dataclass(frozen=True)
-class ProjectedGradient(Descent):
+class ProjectedGradient(Iterated):
     """Steps along a running mean of gradients, each with a search for its length.
 
     ``m <- M m + (1 - M) g`` and ``s' = clip(s - a m, 0, 1)``, accepted where
@@ -28,7 +29,8 @@ class ProjectedGradient(Descent):
     of `n_tries` candidates is taken as it is. The step that is tried first is divided by `shrink`
     for the next iteration where it was accepted, and multiplied by it after five tries or more
     (Macdonald, Waeldchen, Hauch and Kutyniok 2019, arXiv:1905.11092). Every problem searches for
-    itself.
+    itself. It stops early where a whole search changes neither s nor f, as the authors' does, but
+    not while m is so long that no step along it could have been accepted.
     """
 
     n_steps: int = 1500
@@ -64,6 +66,7 @@ class ProjectedGradient(Descent):
         return {
             "mask": mask,
             "objective": numbers,
+            "gradient": torch.zeros_like(mask),
             "mean": torch.zeros_like(mask),
             "first": torch.full_like(numbers, self.step),
             "length": torch.full_like(numbers, self.step),
@@ -71,7 +74,7 @@ class ProjectedGradient(Descent):
             "n_taken": counts.clone(),
         }
 
-    def advance(self, state: State, point: Point, step: int) -> tuple[Tensor, Tensor]:
+    def advance(self, state: State, rows: Rows, point: Point, step: int) -> Tensor:
         """Return the candidates of those who search on, and of those who start an iteration."""
         squares = (point.mask - state["mask"]).square().sum(1)
         fall = state["objective"] - point.objective
@@ -82,13 +85,17 @@ class ProjectedGradient(Descent):
         if step:
             is_still = fall**2 < STILL * state["objective"] ** 2
             rests = squares < STILL * state["mask"].square().sum(1)
-            state["is_done"] |= is_last & is_still & rests
+            # of a mean that older gradients make too long no step is enough, however short: that
+            # passes with them, and is no sign of an end
+            promised = dots(state["gradient"], state["mask"] - point.mask)
+            may_be_enough = promised >= self.decrease / state["length"] * squares
+            state["is_done"] |= is_last & is_still & rests & may_be_enough
             state["n_taken"] += ends.long()
             state["is_done"] |= state["n_taken"] >= self.n_steps
             self._set_length(state, is_enough, ends)
         self._take(state, point, ends)
         candidate = state["mask"] - state["length"].unsqueeze(1) * state["mean"]
-        return candidate.clamp(0, 1), ends & (step > 0)
+        return rows.feasible.nearest(candidate)
 
     def _set_length(self, state: State, is_enough: Tensor, ends: Tensor) -> None:
         """Shorten the steps of those who search on, and set the first ones of those who do not."""
@@ -101,8 +108,7 @@ class ProjectedGradient(Descent):
 
     def _take(self, state: State, point: Point, ends: Tensor) -> None:
         """Make the points that ended an iteration those that the next one starts from."""
-        row = ends.unsqueeze(1)
         mean = self.momentum * state["mean"] + (1 - self.momentum) * point.gradient
-        state["mean"] = torch.where(row, mean, state["mean"])
-        state["mask"] = torch.where(row, point.mask, state["mask"])
-        state["objective"] = torch.where(ends, point.objective, state["objective"])
+        state["mean"] = either(ends, mean, state["mean"])
+        for name in ("mask", "gradient", "objective"):
+            state[name] = either(ends, getattr(point, name), state[name])

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from explainers import numeric
-from explainers.rate_distortion.solvers.descent import Descent, Point, State
 from explainers.rate_distortion.solvers.grid import AlongGrid
+from explainers.rate_distortion.solvers.iterating import Iterated, Point, Rows, State, either
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -32,7 +32,7 @@ ROUNDING = 8
 
 
 @dataclass(frozen=True)
-class ProjectedLBFGS(Descent):
+class ProjectedLBFGS(Iterated):
     """Limited-memory BFGS over the entries that are free, projected onto the box.
 
     Entries that are at a bound and pushed against it stay there; over the others the direction is
@@ -44,20 +44,23 @@ class ProjectedLBFGS(Descent):
     and none waits for another: a rejected candidate and a next one are evaluated together.
     """
 
-    tolerance: float = 3e-3
-    """Of the gap, relative to the objective."""
+    tolerance: float = 3e-4
+    """Of the gap, relative to the objective: with 1e-3, a fifth fewer evaluations, two of a hundred
+    boolean strings are still 1.5 % above the minimum that they end in."""
     memory: int = 10
     """Steps that are remembered."""
-    follows_grid: bool = True
+    follows_grid: bool = False
     """Whether several multipliers of a sample are solved one after the other, each from the mask of
-    the next larger one, in place of all at once from the given start."""
+    the next larger one, in place of all at once from the given start. On digits it takes a fifth
+    fewer evaluations, and one in ten masks ends in a minimum that is 1 to 8 % higher."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         numeric.check_whole("memory", self.memory)
 
     def solve(self, distortion: Distortion, problems: Problems) -> Solution:
-        """Return the best mask of each problem."""
+        """Return the best mask of each problem; rates have prices here, and no bounds."""
+        problems = replace(problems, rate=None)
         if not self.follows_grid:
             return super().solve(distortion, problems)
         return AlongGrid(replace(self, follows_grid=False)).solve(distortion, problems)
@@ -74,26 +77,24 @@ class ProjectedLBFGS(Descent):
             "n_tries": torch.zeros_like(unknown, dtype=torch.int64),
         }
 
-    def advance(self, state: State, point: Point, step: int) -> tuple[Tensor, Tensor]:
+    def advance(self, state: State, rows: Rows, point: Point, step: int) -> Tensor:
         """Return the candidates along the directions of all problems."""
         moved = point.mask - state["mask"]
-        is_accepted = _is_accepted(state, point, moved)
-        row = is_accepted.unsqueeze(1)
+        is_accepted = _is_accepted(state, point, moved, rows.eps)
         if step:
             turned = point.gradient - state["gradient"]
             slot = (step - 1) % self.memory
-            state[f"moved{slot}"] = torch.where(row, moved, 0)
-            state[f"turned{slot}"] = torch.where(row, turned, 0)
+            state[f"moved{slot}"] = either(is_accepted, moved, torch.zeros_like(moved))
+            state[f"turned{slot}"] = either(is_accepted, turned, torch.zeros_like(moved))
         _shorten(state, point, is_accepted)
-        state["mask"] = torch.where(row, point.mask, state["mask"])
-        state["gradient"] = torch.where(row, point.gradient, state["gradient"])
-        state["objective"] = torch.where(is_accepted, point.objective, state["objective"])
-        direction = self._direction(state, step)
+        for name in ("mask", "gradient", "objective"):
+            state[name] = either(is_accepted, getattr(point, name), state[name])
+        direction = self._direction(state, step, rows.eps)
         candidate = (state["mask"] + state["length"].unsqueeze(1) * direction).clamp(0, 1)
         state["slope"] = ((candidate - state["mask"]) * state["gradient"]).sum(1)
-        return candidate, is_accepted & (step > 0)
+        return candidate
 
-    def _direction(self, state: State, step: int) -> Tensor:
+    def _direction(self, state: State, step: int, eps: float) -> Tensor:
         """Return the directions of descent, ``(n, d)``, zero where an entry is not free."""
         mask, gradient = state["mask"], state["gradient"]
         is_bound = ((mask <= 0) & (gradient > 0)) | ((mask >= 1) & (gradient < 0))
@@ -102,18 +103,18 @@ class ProjectedLBFGS(Descent):
         pairs = [(state[f"moved{slot}"] * free, state[f"turned{slot}"] * free) for slot in slots]
         down = gradient * free
         first = FIRST / gradient.abs().amax(1).clamp(min=torch.finfo(mask.dtype).tiny)
-        newton = _two_loops(down, pairs, first)
+        newton = _two_loops(down, pairs, first, eps)
         falls = (newton * down).sum(1) > 0
         chosen = torch.where(falls.unsqueeze(1), newton, first.unsqueeze(1) * down)
         # Farther than the box is wide no direction is to be trusted.
         return -chosen / chosen.abs().amax(1, keepdim=True).clamp(min=1)
 
 
-def _is_accepted(state: State, point: Point, moved: Tensor) -> Tensor:
+def _is_accepted(state: State, point: Point, moved: Tensor, eps: float) -> Tensor:
     """Return which candidates are good enough, ``(n,)``; all of the first ones."""
     change = point.objective - state["objective"]
     slope = state["slope"]
-    rounding = ROUNDING * torch.finfo(change.dtype).eps * point.objective.abs()
+    rounding = ROUNDING * eps * point.objective.abs()
     flat = (point.gradient * moved).sum(1) <= (2 * CURVED - 1) * slope
     return (change <= SUFFICIENT * slope) | ((change <= rounding) & flat)
 
@@ -128,7 +129,9 @@ def _shorten(state: State, point: Point, is_accepted: Tensor) -> None:
     state["is_done"] |= state["n_tries"] >= TRIES
 
 
-def _two_loops(down: Tensor, pairs: list[tuple[Tensor, Tensor]], first: Tensor) -> Tensor:
+def _two_loops(
+    down: Tensor, pairs: list[tuple[Tensor, Tensor]], first: Tensor, eps: float
+) -> Tensor:
     """Return the inverse Hessian times the gradient, ``(n, d)``; pairs are from new to old.
 
     A pair without positive curvature is left out; where none is left the scale is `first`.
@@ -138,7 +141,7 @@ def _two_loops(down: Tensor, pairs: list[tuple[Tensor, Tensor]], first: Tensor) 
     shares: list[tuple[Tensor, Tensor]] = []
     for moved, turned in pairs:
         curvature, size = (moved * turned).sum(1), (turned * turned).sum(1)
-        reach = torch.finfo(down.dtype).eps * (size * (moved * moved).sum(1)).sqrt()
+        reach = eps * (size * (moved * moved).sum(1)).sqrt()
         is_convex = curvature > reach
         inverse = torch.where(is_convex, 1 / curvature.clamp(min=tiny), 0)
         share = inverse * (moved * down).sum(1)

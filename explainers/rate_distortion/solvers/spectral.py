@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 import torch
 
 from explainers import numeric
-from explainers.rate_distortion.solvers.iterating import Point, Rows, begun, iterated
-from explainers.rate_distortion.solvers.problem import dots
+from explainers.rate_distortion.solvers.iterating import Iterated, Point, Rows, State, either
+from explainers.rate_distortion.solvers.problem import better, dots
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -29,7 +29,7 @@ ARMIJO = 1e-4
 
 
 @dataclass(frozen=True)
-class SpectralProjectedGradient:
+class SpectralProjectedGradient(Iterated):
     """Projected gradients with steps of Barzilai and Borwein, not monotone.
 
     Towards ``p = P(s - a g) - s``, with P the nearest legal mask and ``a = <ds, ds> / <ds, dg>`` of
@@ -47,14 +47,13 @@ class SpectralProjectedGradient:
     n_steps: int = 100
     """Evaluations at most."""
     tolerance: float = 1e-2
-    """Stop at a gap of this times the objective."""
+    """Of the gap, relative to the objective."""
     n_ahead: int = 10
     """Evaluations, of these, at thrice the rate; 0 to go on from the start, which then is a mask
     that is good already."""
 
     def __post_init__(self) -> None:
-        numeric.check_whole("n_steps", self.n_steps)
-        numeric.check_finite("tolerance", self.tolerance)
+        super().__post_init__()
         numeric.check_whole("n_ahead", self.n_ahead, 0)
 
     def solve(self, distortion: Distortion, problems: Problems) -> Solution:
@@ -62,90 +61,68 @@ class SpectralProjectedGradient:
 
         It is never worse than the start, if that is legal.
         """
-        rows, start = begun(distortion, problems)
         n_ahead = min(self.n_ahead, self.n_steps - 2)
         if problems.rate is None or n_ahead < 1:
-            return iterated(rows, _Spectral.begun(rows, start, start), self.n_steps, self.tolerance)
+            return super().solve(distortion, problems)
         wide = replace(problems, rate=(AHEAD * problems.rate).clamp(max=1))
         ahead = replace(self, n_steps=n_ahead, n_ahead=0).solve(distortion, wide)
-        near = rows.point(rows.feasible.nearest(ahead.mask.flatten(1)))
-        state = _Spectral.begun(rows, near, near.better(start))
-        found = iterated(rows, state, self.n_steps - n_ahead - 1, self.tolerance)
-        return replace(found, n_iterations=found.n_iterations + ahead.n_iterations + 1)
+        rest = replace(self, n_steps=self.n_steps - n_ahead - 1, n_ahead=0)
+        found = rest.solve(distortion, replace(problems, start=ahead.mask))
+        started = replace(self, n_steps=1, n_ahead=0).solve(distortion, problems)
+        chosen = better(found, started)
+        return replace(chosen, n_iterations=chosen.n_iterations + ahead.n_iterations)
+
+    def begin(self, mask: Tensor) -> State:
+        """Return a state that takes whatever comes first."""
+        unknown = mask.new_full((len(mask),), torch.inf)
+        return {
+            "mask": mask,
+            "gradient": torch.zeros_like(mask),
+            "objective": unknown,
+            "towards": torch.zeros_like(mask),  # p
+            "length": torch.ones_like(unknown),  # a
+            "share": torch.ones_like(unknown),  # b, in (0, 1]
+            "recent": unknown[:, None].repeat(1, MEMORY),
+        }
+
+    def advance(self, state: State, rows: Rows, point: Point, step: int) -> Tensor:
+        """Return the candidates along the ways of all problems."""
+        promised = state["share"] * dots(state["gradient"], state["towards"])  # < 0
+        rounding = 4 * rows.eps * state["objective"].abs()
+        is_taken = point.objective <= state["recent"].amax(1) + ARMIJO * promised + rounding
+        state["length"] = either(is_taken, _longer(state, point, step), state["length"])
+        shorter = _shorter(state, point, promised)
+        state["share"] = either(is_taken, torch.ones_like(shorter), shorter)
+        n_kept = MEMORY - 1 if step else 0
+        last = point.objective[:, None].expand(-1, MEMORY - n_kept)
+        recent = torch.cat([state["recent"][:, MEMORY - n_kept :], last], 1)
+        for name in ("mask", "gradient", "objective"):
+            state[name] = either(is_taken, getattr(point, name), state[name])
+        # the nearest legal mask after a step down the gradient
+        below = point.mask - state["length"][:, None] * point.gradient
+        towards = rows.feasible.nearest(below) - point.mask
+        state["towards"] = either(is_taken, towards, state["towards"])
+        state["recent"] = either(is_taken, recent, state["recent"])
+        return (state["mask"] + state["share"][:, None] * state["towards"]).clamp(0, 1)
 
 
-@dataclass(frozen=True, eq=False)
-class _Spectral:
-    """Where the iteration is, where it goes, and its best point."""
+def _longer(state: State, point: Point, step: int) -> Tensor:
+    """Return the inverse curvature along the step; four times the last where it is none.
 
-    point: Point
-    best: Point
-    towards: Tensor
-    """p, ``(n, d)``."""
-    length: Tensor
-    """a, ``(n,)``."""
-    share: Tensor
-    """b, ``(n,)``, in (0, 1]."""
-    recent: Tensor
-    """The last objectives, ``(n, MEMORY)``."""
-
-    @classmethod
-    def begun(cls, rows: Rows, start: Point, best: Point) -> Self:
-        """Return a state whose first step changes the steepest entry by one."""
-        steepest = start.gradient.abs().amax(1)
-        length = 1 / steepest.clamp(min=torch.finfo(steepest.dtype).tiny)
-        recent = start.objective[:, None].repeat(1, MEMORY)
-        towards = _towards(rows, start, length)
-        return cls(start, best, towards, length, torch.ones_like(length), recent)
-
-    def at(self, kept: Tensor) -> Self:
-        return replace(
-            self,
-            point=self.point.at(kept),
-            best=self.best.at(kept),
-            towards=self.towards[kept],
-            length=self.length[kept],
-            share=self.share[kept],
-            recent=self.recent[kept],
-        )
-
-    def advanced(self, rows: Rows, step: int) -> Self:
-        mask = self.point.mask + self.share[:, None] * self.towards
-        tried = rows.point(mask.clamp(0, 1))
-        promised = self.share * dots(self.point.gradient, self.towards)  # < 0
-        rounding = 4 * torch.finfo(mask.dtype).eps * self.point.objective.abs()
-        bound = self.recent.amax(1) + ARMIJO * promised + rounding
-        is_taken = tried.objective <= bound
-        point = tried.or_else(is_taken, self.point)
-        length = torch.where(is_taken, self._longer(tried), self.length)
-        moved = torch.cat([self.recent[:, 1:], tried.objective[:, None]], 1)
-        recent = torch.where(is_taken[:, None], moved, self.recent)
-        share = torch.where(is_taken, torch.ones_like(length), self._shorter(tried, promised))
-        towards = torch.where(is_taken[:, None], _towards(rows, point, length), self.towards)
-        return replace(
-            self,
-            point=point,
-            best=self.best.better(tried),
-            towards=towards,
-            length=length,
-            share=share,
-            recent=recent,
-        )
-
-    def _longer(self, tried: Point) -> Tensor:
-        """Return the inverse curvature along the step; four times the last where it is none."""
-        squared = self.share * dots(self.towards, self.towards)
-        bend = dots(tried.gradient - self.point.gradient, self.towards)
-        inverse = squared / torch.where(bend > 0, bend, torch.ones_like(bend))
-        return torch.where(bend > 0, inverse, 4 * self.length).clamp(max=self.length * 1e4)
-
-    def _shorter(self, tried: Point, promised: Tensor) -> Tensor:
-        """Return the least of the parabola through what is known, within a tenth and a half."""
-        excess = tried.objective - self.point.objective - promised
-        least = -0.5 * promised * self.share / excess.clamp(min=torch.finfo(excess.dtype).tiny)
-        return least.maximum(0.1 * self.share).minimum(0.5 * self.share)
+    The first step changes the steepest entry by one.
+    """
+    if not step:
+        return 1 / point.gradient.abs().amax(1).clamp(min=torch.finfo(torch.float32).tiny)
+    squared = state["share"] * dots(state["towards"], state["towards"])
+    bend = dots(point.gradient - state["gradient"], state["towards"])
+    inverse = squared / torch.where(bend > 0, bend, torch.ones_like(bend))
+    last = state["length"]
+    return torch.where(bend > 0, inverse, 4 * last).clamp(max=last * 1e4)
 
 
-def _towards(rows: Rows, point: Point, length: Tensor) -> Tensor:
-    """Return the way to the nearest legal mask after a step down the gradient."""
-    return rows.feasible.nearest(point.mask - length[:, None] * point.gradient) - point.mask
+def _shorter(state: State, point: Point, promised: Tensor) -> Tensor:
+    """Return the least of the parabola through what is known, within a tenth and a half."""
+    share = state["share"]
+    excess = point.objective - state["objective"] - promised
+    least = -0.5 * promised * share / excess.clamp(min=torch.finfo(excess.dtype).tiny)
+    return least.maximum(0.1 * share).minimum(0.5 * share)
