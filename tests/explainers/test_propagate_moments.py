@@ -252,6 +252,25 @@ def test_derivatives_are_those_of_the_values() -> None:
         assert torch.autograd.gradcheck(carried, leaves, fast_mode=True)
 
 
+@pytest.mark.parametrize("kind", [nn.LeakyReLU, nn.ReLU6, nn.Hardswish, nn.ELU, nn.GELU])
+def test_gradients_are_finite_where_a_filter_is_dead(kind: type[nn.Module]) -> None:
+    sizes = torch.tensor([[1e-20, 1e-19, 1e-17, 1e-14, 1e-10]])
+    leaves = sizes.clone().requires_grad_(), sizes.unsqueeze(1).requires_grad_()
+    found, rows = explainers.propagate_moments(kind(), leaves[0], factor=leaves[1])
+    slopes = torch.autograd.grad(found.sum() + rows.sum(), leaves)
+    assert all(slope.isfinite().all() for slope in slopes)
+
+
+def test_lines_are_stretched_in_both_forms() -> None:
+    stretched = made(nn.Sequential(nn.Conv1d(2, 3, 3), nn.Upsample(scale_factor=2, mode="linear")))
+    model = nn.Sequential(*stretched, nn.Flatten())
+    mean, variance, _ = inputs_of(2, 2, 6)
+    _, spread = explainers.propagate_moments(model, mean, variance)
+    _, before = explainers.propagate_moments(model, mean, variance, layer="0")
+    weight, _ = matrix_of(stretched[1], before)
+    close(spread, before.flatten(1) @ weight.square().mT)
+
+
 def test_derivatives_are_finite_where_nothing_varies() -> None:
     mean = torch.tensor([0.0, 1.0, -1.0, 0.0, 1e-3]).requires_grad_()
     variance = torch.tensor([0.0, 0.0, 0.0, 1e-38, 1e-44]).requires_grad_()

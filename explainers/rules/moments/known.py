@@ -7,7 +7,7 @@ doi:10.1214/aos/1176345632)::
     d Var[f] / dm = 2 Cov[f, f']        d Var[f] / dv = E[f'^2] + Cov[f, f'']
 
 so that the form ``factor``, whose rows are multiplied by E[f'], and the form ``variance`` need
-the same few expectations.
+the same few expectations. They are derivatives of first order, for `torch.autograd` alone.
 """
 
 from __future__ import annotations
@@ -19,6 +19,14 @@ import torch
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+
+def least_deviation(dtype: torch.dtype) -> float:
+    """Return the deviation at or below which derivatives are those of a certain value.
+
+    Second derivatives grow as its square falls; above it they leave room to be multiplied.
+    """
+    return float(torch.finfo(dtype).tiny ** 0.4)
 
 
 class Known(NamedTuple):

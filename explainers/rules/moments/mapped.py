@@ -1,4 +1,8 @@
-"""Moments behind linear maps without weights: margins, sums, interpolations."""
+"""Moments behind linear maps without weights: margins, sums, interpolations.
+
+In the form ``variance`` copies of a value, which reflecting and replicating margins and
+interpolations make, count as independent of it and of each other, as all values do.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +24,8 @@ if TYPE_CHECKING:
 
 _ADDING = ("sum", "cumsum", "tril", "triu", "im2col", "col2im")
 """Maps with weights of zero and one, which are their own squares."""
-_SQUARED: WeakKeyDictionary[LinearMap, tuple[Tensor, ...]] = WeakKeyDictionary()
+_ALONG: WeakKeyDictionary[LinearMap, dict[tuple[torch.dtype, torch.device], tuple[Tensor, ...]]]
+_ALONG = WeakKeyDictionary()
 
 
 @moments.rule(Pad, name="variance")
@@ -72,7 +77,9 @@ def _interpolating(op: LinearMap, value: Tensor) -> tuple[Tensor, ...]:
     Interpolations work axis by axis, and the weights along each of them sum to one: the others
     have one place here, from which all of theirs are filled.
     """
-    if op not in _SQUARED:
+    of_op = _ALONG.setdefault(op, {})
+    kind = value.dtype, value.device
+    if kind not in of_op:
         found = []
         n_axes = value.ndim - 2
         for axis in range(n_axes):
@@ -80,7 +87,7 @@ def _interpolating(op: LinearMap, value: Tensor) -> tuple[Tensor, ...]:
             places = [size if other == axis else 1 for other in range(n_axes)]
             units = torch.eye(size, dtype=value.dtype, device=value.device)
             made = op.run(units.view(1, size, *places))[0]
-            first = made.movedim(1 + axis, 1).flatten(2)[:, :, 0]
+            first = made.movedim(1 + axis, 1).reshape(size, made.shape[1 + axis], -1)[:, :, 0]
             found.append(first.square())
-        _SQUARED[op] = tuple(found)
-    return _SQUARED[op]
+        of_op[kind] = tuple(found)
+    return of_op[kind]

@@ -19,16 +19,14 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from explainers.rules.moments.known import Known
+from explainers.rules.moments.known import Known, least_deviation
+from explainers.rules.moments.normal import below, density, far
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     Polynomial = tuple[float, float, float]
     Moment = Tensor | float
-
-_FAR = 40.0
-"""Standard deviations beyond which a normal tail is exactly zero, in float64 too."""
 
 
 @dataclass(frozen=True)
@@ -69,27 +67,23 @@ class _Bound:
     def __init__(self, at: float, mean: Tensor, deviation: Tensor) -> None:
         distance = (at - mean) / deviation
         # 0 / 0 where a certain value is at the bound
-        self.at = torch.nan_to_num(distance, 0.0).clamp_(-_FAR, _FAR)
-        self.density = torch.exp(self.at.square().mul_(-0.5)).mul_(1 / math.sqrt(2 * math.pi))
+        limit = far(distance.dtype)
+        self.at = torch.nan_to_num(distance, 0.0).clamp_(-limit, limit)
+        self.density = density(self.at)
 
     @cached_property
     def below(self) -> Tensor:
         """Return Phi(at)."""
-        return _below(self.at)
+        return below(self.at)
 
     @cached_property
     def above(self) -> Tensor:
         """Return 1 - Phi(at)."""
-        return _below(-self.at)
+        return below(-self.at)
 
     def boundary(self, degree: int) -> Tensor:
         """Return at^degree phi(at)."""
         return self.density * self.at.pow(degree) if degree else self.density
-
-
-def _below(at: Tensor) -> Tensor:
-    # `ndtr` takes several times as long, and is no better in the tails
-    return torch.erfc(at * -math.sqrt(0.5)).mul_(0.5)
 
 
 class _Piece:
@@ -248,7 +242,8 @@ class Truncated:
 
     @cached_property
     def _positive(self) -> Tensor:
-        return torch.where(self._deviation > 0, self._deviation, 1.0)
+        least = least_deviation(self._deviation.dtype)
+        return torch.where(self._deviation > least, self._deviation, 1.0)
 
     @cached_property
     def _jumps(self) -> list[tuple[int, Tensor]]:
