@@ -17,13 +17,18 @@ if TYPE_CHECKING:
     from explainers.rate_distortion.solvers.problem import Problems, Solution
 
 
+STEEP = 1e-5
+"""Largest derivative with respect to the mean of a mask, in units of the scale, to stop at."""
+
+
 @dataclass(frozen=True)
 class LBFGSB:
     """Bounded quasi-Newton steps (Byrd, Lu, Nocedal and Zhu 1995, doi:10.1137/0916069).
 
-    SciPy's implementation with its defaults, as the authors of the method use it: a loop over
-    problems on the host, each evaluation a batch of one. SciPy sees the objective divided by the
-    scale, as its bound of the gradient is absolute: where outputs are small it would stop at once.
+    SciPy's implementation, as the authors of the method use it: a loop over problems on the host,
+    each evaluation a batch of one. SciPy's bound of the gradient is absolute, and it would stop at
+    once where outputs are small or entries many: it sees the objective divided by the scale, and
+    the bound is divided by the entries. Its other settings are SciPy's defaults.
     Masks are float64 there, the distortion is evaluated in the precision of the start. Needs
     ``scipy``, of the extra ``rde``.
     """
@@ -64,7 +69,11 @@ class LBFGSB:
                 jac=True,
                 method="L-BFGS-B",
                 bounds=[(0, 1)] * problems.n_features,
-                options={"maxiter": self.n_steps, "maxfun": self.n_steps},
+                options={
+                    "maxiter": self.n_steps,
+                    "maxfun": self.n_steps,
+                    "gtol": STEEP / problems.n_features,
+                },
                 callback=search.stop if self.tolerance else None,
             )
         return best.solution()
