@@ -14,12 +14,14 @@ from tests.explainers.lone_operators import moments_behind
 
 PIECES: list[tuple[Any, ...]] = [
     *(("hardtanh", 0.0, 6.0), ("hardtanh", -1.0, 0.5), ("clamp", -math.inf, 0.5)),
-    *(("leaky_relu", 0.1), ("hardswish",), ("hardsigmoid",), ("softshrink", 0.5)),
+    *(("leaky_relu", 0.1), ("hardswish",), ("hardsigmoid",)),
 ]
 SMOOTH: list[tuple[Any, ...]] = [
-    *(("gelu",), ("silu",), ("sigmoid",), ("tanh",), ("softplus",), ("mish",)),
+    *(("gelu",), ("silu",), ("softplus",), ("mish",)),
 ]
-KINKED: list[tuple[Any, ...]] = [("elu",), ("selu",), ("celu", 2.0)]
+BROKEN: list[tuple[Any, ...]] = [
+    *(("elu", 2.0), ("selu",), ("celu", 2.0), ("sigmoid",), ("tanh",)),
+]
 MEANS = torch.tensor([[-4.0, -3.0, -0.4, 0.0, 0.3, 2.0, 5.5, 9.0, 0.1]], dtype=torch.float64)
 VARIANCES = torch.tensor([[4.0, 1.0, 0.5, 1.0, 2.0, 1e-2, 1.0, 3.0, 4.0]], dtype=torch.float64)
 
@@ -52,14 +54,14 @@ def on_a_grid(op: Activation) -> tuple[Tensor, Tensor, Tensor]:
     return mean, variance, (slope * weights).sum(1)
 
 
-# the grid is right to 1e-5 beside a kink; 32 nodes are right to 0.5 % of a deviation for those of
-# up to 2, and to 1 % where the slope jumps
+# the grid is right to 1e-5 beside a kink; 32 nodes of a whole Gaussian are right to 0.5 % of a
+# deviation for those of up to 2
 @pytest.mark.parametrize(
     ("function", "tolerance"),
     [
         *((function, 1e-4) for function in PIECES),
         *((function, 5e-3) for function in SMOOTH),
-        *((function, 1e-2) for function in KINKED),
+        *((function, 1e-4) for function in BROKEN),
     ],
     ids=str,
 )
@@ -76,7 +78,7 @@ def test_moments_are_those_of_a_gaussian(function: tuple[Any, ...], tolerance: f
     assert ((gain - slope).abs() < 2e-3 + 2 * tolerance).all()
 
 
-@pytest.mark.parametrize("function", [*PIECES[:5:2], PIECES[3], SMOOTH[0], KINKED[0]], ids=str)
+@pytest.mark.parametrize("function", [*PIECES[:5:2], PIECES[3], SMOOTH[0], *BROKEN[0::3]], ids=str)
 def test_derivatives_are_those_of_the_moments(function: tuple[Any, ...]) -> None:
     op = activation(*function)
     leaves = MEANS.clone().requires_grad_(), VARIANCES.clone().requires_grad_()
@@ -93,7 +95,7 @@ def test_derivatives_are_those_of_the_moments(function: tuple[Any, ...]) -> None
     assert torch.autograd.gradcheck(of_factor, (leaves[0], factor), fast_mode=True)
 
 
-@pytest.mark.parametrize("function", [*PIECES, *SMOOTH, *KINKED], ids=str)
+@pytest.mark.parametrize("function", [*PIECES, *SMOOTH, *BROKEN], ids=str)
 def test_no_variance_is_the_plain_function(function: tuple[Any, ...]) -> None:
     op = activation(*function)
     mean = torch.tensor([[-300.0, -3.0, -1.0, 0.0, 0.5, 3.0, 6.0, 300.0]]).requires_grad_()
@@ -105,7 +107,7 @@ def test_no_variance_is_the_plain_function(function: tuple[Any, ...]) -> None:
     assert all(slope.isfinite().all() for slope in slopes)
 
 
-@pytest.mark.parametrize("function", [*PIECES, *SMOOTH, *KINKED], ids=str)
+@pytest.mark.parametrize("function", [*PIECES, *SMOOTH, *BROKEN], ids=str)
 def test_large_means_with_little_variance_keep_their_digits(function: tuple[Any, ...]) -> None:
     op = activation(*function)
     mean = torch.tensor([[-300.0, -1.5, 0.25, 3.5, 5.5, 300.0]])
@@ -124,6 +126,23 @@ def test_relu6_near_its_upper_bound_has_the_known_moments() -> None:
     # six digits were given to us
     assert float(found) == pytest.approx(5.302203, abs=5e-7)
     assert float(variance) == pytest.approx(0.553441, abs=5e-7)
+
+
+@pytest.mark.parametrize("function", BROKEN, ids=str)
+def test_short_steps_and_kinks_have_their_moments(function: tuple[Any, ...]) -> None:
+    op = activation(*function)
+    deviation = torch.tensor([[1e-3, 1e-2, 1.0, 10.0, 20.0]])
+    found, spread = moments_behind(op, torch.zeros_like(deviation), variance=deviation.square())
+    places = torch.linspace(-9, 9, 20_001, dtype=torch.float64)
+    weights = torch.exp(-places.square() / 2)
+    weights /= weights.sum()
+    value = op.run(deviation.double().mT * places)
+    mean = (value * weights).sum(1)
+    expected = ((value - mean[:, None]).square() * weights).sum(1)
+    # 20 nodes on either side see a step of a twentieth of a deviation to 0.2 %; the mean of sigmoid
+    # near a half is rounded to 6e-8
+    assert ((found[0] - mean).abs() < 5e-4 * expected.sqrt()).all()
+    assert ((spread[0] - expected).abs() < 5e-3 * expected).all()
 
 
 def test_powers_and_magnitudes_are_exact() -> None:

@@ -52,11 +52,20 @@ class Functions:
         NotImplementedError
             If there is none.
         """
-        word = op.kind if isinstance(op, Activation) else op.word
-        rule = self._rules.get((word, name)) or self._rules.get(("*", name))
+        rule = self._rule(op, name)
         if rule is None:
             refuse(op, name)
         return rule
+
+    def serves(self, op: Activation | Unary, name: str) -> bool:
+        """Return whether there is a rule for an operator."""
+        return self._rule(op, name) is not None
+
+    def _rule(
+        self, op: Activation | Unary, name: str
+    ) -> Callable[[Any, Moments, Form], Moments] | None:
+        word = op.kind if isinstance(op, Activation) else op.word
+        return self._rules.get((word, name)) or self._rules.get(("*", name))
 
 
 activations = Functions()

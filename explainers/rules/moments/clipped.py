@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 _WORDS = (
     *("hardtanh", "relu6", "clamp", "hardsigmoid"),
-    *("hardswish", "leaky_relu", "softshrink", "abs"),
+    *("hardswish", "leaky_relu", "abs"),
 )
 
 
@@ -35,9 +35,6 @@ def pieces(op: Activation | Unary) -> Pieces:
         return clipped(0.0, 1.0, slope=1 / 6, shift=0.5)
     if word == "hardswish":
         return Pieces((-3.0, 3.0), ((0.0, 0.0, 0.0), (0.0, 0.5, 1 / 6), (0.0, 1.0, 0.0)))
-    if word == "softshrink":
-        (width,) = given or (0.5,)
-        return Pieces((-width, width), ((width, 1.0, 0.0), (0.0, 0.0, 0.0), (-width, 1.0, 0.0)))
     (slope,) = (-1.0,) if word == "abs" else given or (0.01,)
     return Pieces((0.0,), ((0.0, slope, 0.0), (0.0, 1.0, 0.0)))
 
