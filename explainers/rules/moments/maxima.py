@@ -1,4 +1,4 @@
-"""Moments behind max-pool: Clark's moments of two values, pair after pair in a tree.
+"""Moments behind max-pool: Clark's moments of two values, one value of a window after the other.
 
 Of two Gaussian values with means m1, m2 and s = Var[x1 - x2], with A = sqrt(s), a = (m1 - m2) / A
 and h(a) = phi(a) - a Phi(-a) (Clark 1961, doi:10.1287/opre.9.2.145)::
@@ -6,15 +6,27 @@ and h(a) = phi(a) - a Phi(-a) (Clark 1961, doi:10.1287/opre.9.2.145)::
     P[x1 > x2] = p = Phi(a)      E[max] = m1 + A h(a) = m2 + A h(-a)
     Var[max] = p v1 + (1 - p) v2 - s h(a) h(-a)        Cov[max, y] = p Cov[x1, y] + (1-p) Cov[x2, y]
 
-which are Clark's, rid of differences of large numbers. For two values they are exact; in a tree the
-larger of two is taken as Gaussian again, which makes means of four right to 0.1 % and variances up
-to 20 % too small. In the form ``variance`` s = v1 + v2. In the form ``factor`` the maximum has the
-rows ``p L1 + (1 - p) L2``, whose square sum lacks a part e of its variance; s is therefore
-``sum_k (L1 - L2)^2 + e1 + e2``, which knows how the values of a window vary together.
+which are Clark's, rid of differences of large numbers. For two values they are exact. The larger
+of two is taken as Gaussian again to meet the third, and so on, in ascending order of the variances:
+the other way a narrow value cuts off a wide one, and what is left is far from Gaussian. Variances
+that cross one another swap the order, which is a tiny step in the result.
+
+In the form ``variance`` s = v1 + v2. Of independent values with means from N(0, 0.8^2) and
+variances from U(0.05, 1.55), or lognormal with a logarithm from N(0, 1), the mean is right to 0.02
+standard deviations, and the variance too small: in the median by 3 % and at most by 16 % for four
+values, by 9 % and 19 % for nine (pair by pair in place order it is up to 48 % and 66 %).
+
+In the form ``factor`` the maximum has the rows ``p L1 + (1 - p) L2``, whose square sum lacks a part
+e of its variance; s is therefore ``sum_k (L1 - L2)^2 + e1 + e2``, which knows how the values of a
+window vary together. The rows are off by 8 % in the root mean square for nine values with 30 rows
+of random numbers each, by 24 % at most; what they lack themselves, e, is not carried further: it is
+least where values vary together (their square sum is above 0.75 of the variance with correlations
+of 0.7) and most where many independent ones compete (down to 0.2 for nine).
 """
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -23,17 +35,40 @@ from torch.autograd.function import once_differentiable
 
 from explainers.operators import MaxPool
 from explainers.rules.moments.forms import Moments
+from explainers.rules.moments.normal import below, density, far
 from explainers.rules.moments.table import moments
 from explainers.rules.moments.windows import with_margins
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from torch import Tensor
 
     from explainers.rules.moments.forms import Form
-    from explainers.rules.moments.windows import Chunk, Windows
+    from explainers.rules.moments.windows import Windows
 
-_FAR = 40.0
-"""Standard deviations beyond which a normal tail is exactly zero, in float64 too."""
+_MANY = 25
+"""Values of a window beyond which sorting is faster than counting pairs."""
+
+
+class _Step(NamedTuple):
+    """What two values have between them, at a = (m1 - m2) / A."""
+
+    chance: Tensor
+    """p."""
+    other: Tensor
+    """1 - p."""
+    density: Tensor
+    """phi(a)."""
+    upper: Tensor
+    """h(a)."""
+    lower: Tensor
+    """h(-a)."""
+
+    @classmethod
+    def at(cls, a: Tensor) -> _Step:
+        chance, other, high = below(a), below(-a), density(a)
+        return cls(chance, other, high, high - a * other, high + a * chance)
 
 
 class _Larger(torch.autograd.Function):
@@ -49,35 +84,29 @@ class _Larger(torch.autograd.Function):
         ctx: Any, first: Tensor, second: Tensor, s: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         inverse = s.clamp(min=torch.finfo(s.dtype).tiny).rsqrt_()
-        a = ((first - second) * inverse).clamp_(-_FAR, _FAR)
-        a.masked_fill_((s <= 0) & (first == second), _FAR)
-        chance, other = _below(a), _below(-a)
-        density = torch.exp(a.square().mul_(-0.5)).mul_(1 / math.sqrt(2 * math.pi))
-        upper, lower = density - a * other, density + a * chance  # h(a), h(-a)
-        deviation = s * inverse
-        excess = torch.minimum(upper, lower).clamp_(min=0.0)
-        largest = torch.addcmul(torch.maximum(first, second), deviation, excess)
-        both = upper * lower
+        most = far(s.dtype)
+        a = ((first - second) * inverse).clamp_(-most, most)
+        a.masked_fill_((s <= 0) & (first == second), most)
+        step = _Step.at(a)
+        excess = torch.minimum(step.upper, step.lower).clamp_(min=0.0)
+        largest = torch.addcmul(torch.maximum(first, second), s * inverse, excess)
         if any(ctx.needs_input_grad):
-            ctx.save_for_backward(a, s)
-        return largest, chance, s * both.clamp_(min=0.0)
+            ctx.save_for_backward(a, s, inverse, *step)
+        return largest, step.chance, (step.upper * step.lower).clamp_(min=0.0).mul_(s)
 
     @staticmethod
     @once_differentiable
     def backward(
         ctx: Any, of_mean: Tensor, of_chance: Tensor, of_both: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        a, s = ctx.saved_tensors
-        inverse = s.clamp(min=torch.finfo(s.dtype).tiny).rsqrt_()
-        chance, other = _below(a), _below(-a)
-        density = torch.exp(a.square().mul_(-0.5)).mul_(1 / math.sqrt(2 * math.pi))
-        upper, lower = density - a * other, density + a * chance
-        turn = chance * upper - other * lower
-        steep = density * inverse
+        a, s, inverse, *saved = ctx.saved_tensors
+        step = _Step(*saved)
+        turn = step.chance * step.upper - step.other * step.lower
+        steep = step.density * inverse
         moved = of_chance * steep + of_both * turn * s * inverse
         to_s = (of_mean - of_chance * a * inverse) * steep / 2
-        to_s = to_s + of_both * (upper * lower - a * turn / 2)
-        return of_mean * chance + moved, of_mean * other - moved, to_s
+        to_s = to_s + of_both * (step.upper * step.lower - a * turn / 2)
+        return of_mean * step.chance + moved, of_mean * step.other - moved, to_s
 
 
 class _Apart(torch.autograd.Function):
@@ -95,11 +124,6 @@ class _Apart(torch.autograd.Function):
         (apart,) = ctx.saved_tensors
         slope = torch.addcmul(of_apart, apart, of_sum, value=2)
         return slope, -slope, None
-
-
-def _below(at: Tensor) -> Tensor:
-    # `ndtr` takes several times as long, and is no better in the tails
-    return torch.erfc(at * -math.sqrt(0.5)).mul_(0.5)
 
 
 class _Node(NamedTuple):
@@ -128,12 +152,9 @@ def _larger(left: _Node, right: _Node, axis: int | None) -> _Node:
     return _Node(mean, torch.addcmul(right.spread, chance, apart), missing.clamp(min=0.0))
 
 
-def _largest(means: list[Tensor], spreads: list[Tensor], axis: int | None) -> tuple[Tensor, Tensor]:
-    nodes = [_Node(*pair, None) for pair in zip(means, spreads, strict=True)]
-    while len(nodes) > 1:
-        pairs = [_larger(*pair, axis) for pair in zip(nodes[::2], nodes[1::2], strict=False)]
-        nodes = pairs + nodes[2 * len(pairs) :]
-    return nodes[0].mean, nodes[0].spread
+def _largest(means: Sequence[Tensor], spreads: Sequence[Tensor], axis: int | None) -> _Node:
+    nodes = (_Node(*pair, None) for pair in zip(means, spreads, strict=True))
+    return functools.reduce(functools.partial(_larger, axis=axis), nodes)
 
 
 class _Pooled(torch.autograd.Function):
@@ -149,9 +170,12 @@ class _Pooled(torch.autograd.Function):
         ctx.save_for_backward(mean, spread)
         ctx.windows, ctx.axis = windows, axis
         found = _empty(mean, windows), _empty(spread, windows)
+        widths = _widths(spread, axis)
         for chunk in windows.chunks(spread, 0 if axis is None else axis - 1):
-            parts = _largest(chunk.views(mean), chunk.views(spread), axis)
-            for whole, part in zip(found, parts, strict=True):
+            ranks = _ranks(chunk.views(widths))
+            means, spreads = (_ordered(chunk.views(one), ranks) for one in (mean, spread))
+            made = _largest(means.unbind(), spreads.unbind(), axis)
+            for whole, part in zip(found, made[:2], strict=True):
                 chunk.of_result(whole).copy_(part)
         return found
 
@@ -160,26 +184,56 @@ class _Pooled(torch.autograd.Function):
     def backward(ctx: Any, of_mean: Tensor, of_spread: Tensor) -> tuple[Tensor, Tensor, None, None]:
         mean, spread = ctx.saved_tensors
         found = torch.zeros_like(mean), torch.zeros_like(spread)
+        widths = _widths(spread, ctx.axis)
         for chunk in ctx.windows.chunks(spread, 0 if ctx.axis is None else ctx.axis - 1):
+            ranks = _ranks(chunk.views(widths))
+            means, spreads = (_ordered(chunk.views(one), ranks) for one in (mean, spread))
             outward = [chunk.of_result(slope) for slope in (of_mean, of_spread)]
-            slopes = _slopes(chunk, mean, spread, ctx.axis, outward)
-            places = [view for whole in found for view in chunk.views(whole)]
-            for place, slope in zip(places, slopes, strict=True):
-                place.add_(slope)
+            made = _slopes(means, spreads, ctx.axis, outward)
+            for whole, slopes in zip(found, made, strict=True):
+                back = slopes.gather(0, ranks.expand_as(slopes))
+                for place, slope in zip(chunk.views(whole), back.unbind(), strict=True):
+                    place.add_(slope)
         return *found, None, None
 
 
 def _slopes(
-    chunk: Chunk, mean: Tensor, spread: Tensor, axis: int | None, outward: list[Tensor]
-) -> tuple[Tensor, ...]:
-    """Return the derivatives by every view of means, then of spreads."""
-    means = [view.detach().requires_grad_() for view in chunk.views(mean)]
-    spreads = [view.detach().requires_grad_() for view in chunk.views(spread)]
+    means: Tensor, spreads: Tensor, axis: int | None, outward: list[Tensor]
+) -> tuple[Tensor, Tensor]:
+    """Return the derivatives by the means, then by the spreads, of values in ascending order."""
+    leaves = [one.requires_grad_() for values in (means, spreads) for one in values.unbind()]
     with torch.enable_grad():
-        found = _largest(means, spreads, axis)
-    if len(means) == 1:
-        return tuple(outward)
-    return torch.autograd.grad(found, [*means, *spreads], outward)
+        found = _largest(leaves[: len(means)], leaves[len(means) :], axis)
+    slopes = torch.autograd.grad(found[:2], leaves, outward)
+    return torch.stack(slopes[: len(means)]), torch.stack(slopes[len(means) :])
+
+
+def _widths(spread: Tensor, axis: int | None) -> Tensor:
+    """Return what orders as the variances do, with length 1 along the axis of rows."""
+    widths = spread if axis is None else torch.linalg.vector_norm(spread, dim=axis, keepdim=True)
+    # what is not a number must have a rank as well
+    return torch.nan_to_num(widths, math.inf, math.inf)
+
+
+def _ranks(widths: Sequence[Tensor]) -> Tensor:
+    """Return which place each value of a window has in ascending order; of equal ones the first."""
+    if len(widths) > _MANY:
+        return torch.stack(tuple(widths)).argsort(dim=0, stable=True).argsort(dim=0)
+    # counted pair by pair: sorting a few values takes several times as long
+    ranks = torch.zeros(len(widths), *widths[0].shape, dtype=torch.uint8, device=widths[0].device)
+    for place, width in enumerate(widths):
+        for before, other in enumerate(widths[:place]):
+            is_less = (width < other).view(torch.uint8)
+            ranks[before] += is_less
+            ranks[place] -= is_less
+        ranks[place] += place
+    return ranks.long()
+
+
+def _ordered(views: Sequence[Tensor], ranks: Tensor) -> Tensor:
+    """Return the values of every window, place by place of the ascending order."""
+    stacked = torch.stack(tuple(views))
+    return torch.empty_like(stacked).scatter_(0, ranks.expand_as(stacked), stacked)
 
 
 def _empty(value: Tensor, windows: Windows) -> Tensor:

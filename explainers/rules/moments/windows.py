@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from itertools import product
 from typing import TYPE_CHECKING
@@ -16,8 +17,9 @@ if TYPE_CHECKING:
 
     from explainers.operators import MaxPool
 
-_CHUNK = 1 << 18
-"""Values of a view that are worked on at once: with its like they stay in a CPU's cache."""
+_CHUNK = 1 << 21
+"""Values of windows that are worked on at once: few enough for little memory of what is made of
+them."""
 
 
 @dataclass(frozen=True)
@@ -55,8 +57,7 @@ class Windows:
         """
         first = -len(self.size)
         per_row = spread.shape[:first].numel() // spread.shape[axis]
-        for n in self.outputs[1:]:
-            per_row *= n
+        per_row *= math.prod(self.size) * math.prod(self.outputs[1:])
         n_rows = min(max(1, _CHUNK // max(per_row, 1)), self.outputs[0])
         n_samples = max(1, _CHUNK // max(per_row * self.outputs[0], 1))
         for sample in range(0, spread.shape[axis], n_samples):
