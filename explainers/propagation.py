@@ -34,13 +34,15 @@ def propagate_moments(
     At every operator the incoming values are taken as Gaussian. ``variance`` takes them as
     independent of each other too and is exact operator by operator; errors add up, because
     hidden values are not independent. ``factor`` and ``covariance`` keep linear dependence, and
-    activations pass it on to first order (Stein's lemma). Differentiable by autograd in the mean
-    and in variance or factor (MacDonald, Waeldchen, Hauch and Kutyniok 2019, arXiv:1905.11092).
+    activations pass it on to first order (Stein's lemma). Differentiable once in the mean and in
+    variance or factor, by `torch.autograd` but not by `torch.func` (MacDonald, Waeldchen, Hauch and
+    Kutyniok 2019, arXiv:1905.11092).
 
     Parameters
     ----------
     model
-        A module, a function, or a `Network`.
+        A module, a function, or a `Network`, whose outputs are ``(batch, classes)``: behind others
+        put an ``nn.Flatten``, or ask for a layer.
     mean
         Of the inputs, ``(batch, ...)``.
     variance
@@ -49,7 +51,8 @@ def propagate_moments(
         ``(batch, K, ...)``: the covariance is ``L^T L`` for the K rows ``L`` of a sample.
     covariance
         ``(batch, d, d)`` over the ``d`` flattened values of a sample, symmetric and positive
-        semidefinite. It costs as much as a factor of ``d`` rows.
+        semidefinite. It costs as much as a factor of ``d`` rows, and must not require a gradient:
+        square roots of a covariance with equal eigenvalues have none.
     layer
         Whose value's moments are returned; by default those of the outputs, logits where the
         network ends in a softmax.
@@ -65,12 +68,14 @@ def propagate_moments(
     LookupError
         If there is no such layer.
     NotImplementedError
-        If the model is no program of one input, or an operator has no rule.
+        If the model is no program of one input, an operator has no rule, or a covariance requires
+        a gradient.
     TypeError
-        If not exactly one of variance, factor and covariance is given.
+        If not exactly one of variance, factor and covariance is given, one of the arguments is no
+        tensor, or the layer no name.
     ValueError
-        If shapes do not fit, a variance is negative, a covariance is none, or the network is a
-        part that takes over values of the whole.
+        If shapes do not fit, values are no finite numbers, a variance is negative, a covariance is
+        none, or the network is a part that takes over values of the whole.
     """
     given = {"variance": variance, "factor": factor, "covariance": covariance}
     named = [(name, value) for name, value in given.items() if value is not None]
@@ -78,6 +83,7 @@ def propagate_moments(
         got = ", ".join(name for name, _ in named) or "none of them"
         raise TypeError(f"got {got}; expected exactly one of variance, factor and covariance")
     ((kind, spread),) = named
+    _check_types(kind, spread, mean, layer)
     network = model if isinstance(model, Network) else Network(model, mean.detach())
     if network.carried:
         raise ValueError(
@@ -147,13 +153,25 @@ def _carried(network: Network, mean: Tensor, spread: Tensor, form: Form) -> tupl
     return found.mean, found.spread
 
 
+def _check_types(kind: str, spread: object, mean: object, layer: object) -> None:
+    for name, value in (("mean", mean), (kind, spread)):
+        if not isinstance(value, torch.Tensor):
+            raise TypeError(
+                f"got {name}={value!r} of type {type(value).__name__}, expected a tensor; make "
+                "one, as by torch.full_like(mean, 0.1) or torch.from_numpy"
+            )
+    if layer is not None and not isinstance(layer, str):
+        raise TypeError(f"got layer={layer!r}, expected the name of one layer, or None")
+
+
 def _check(kind: str, spread: Tensor, mean: Tensor) -> None:
     """Refuse a spread that does not fit the mean.
 
     Raises
     ------
     ValueError
-        If shape, type or device do not fit, or a variance is negative.
+        If shape, type or device do not fit, values are no finite numbers, or a variance is
+        negative.
     """
     batch, *shape = mean.shape
     n_values = math.prod(shape)
@@ -173,5 +191,19 @@ def _check(kind: str, spread: Tensor, mean: Tensor) -> None:
             f"got a {kind} of {spread.dtype} on {spread.device}, expected {mean.dtype} on "
             f"{mean.device}, as the mean"
         )
+    if kind == "factor" and not n_rows:
+        raise ValueError(
+            "got a factor of no rows, expected at least one; of what is certain, rows are zero"
+        )
+    if kind == "covariance" and spread.requires_grad:
+        raise NotImplementedError(
+            "got a covariance that requires a gradient, and where eigenvalues are equal there is "
+            "none; give a factor of it (factor=...), in which the result is differentiable"
+        )
+    for name, value in (("mean", mean), (kind, spread)):
+        if not bool(value.detach().isfinite().all()):
+            raise ValueError(
+                f"got a {name} with values that are no finite numbers; expected numbers throughout"
+            )
     if kind == "variance" and bool((spread.detach() < 0).any()):
         raise ValueError("got negative variances; expected none below zero")

@@ -406,6 +406,55 @@ def test_factors_follow_rows_wherever_a_model_has_them() -> None:
             close(rows[row], (2 * gain * ways).mean(1) @ head.weight.mT)
 
 
+class ByHand(nn.Module):
+    """A convolution, and what is behind it written out in operators of its own."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.first, self.function = nn.Linear(3, 4), function
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.function(self.first(inputs))
+
+
+@pytest.mark.parametrize(
+    ("written", "same"),
+    [
+        (lambda x: x * torch.sigmoid(x), functional.silu),
+        (lambda x: x * functional.relu6(x + 3) / 6, functional.hardswish),
+        (lambda x: x + torch.relu(x), lambda x: functional.leaky_relu(2 * x, 0.5)),
+    ],
+)
+def test_functions_written_out_have_the_moments_of_the_named(written: Any, same: Any) -> None:
+    mean, variance, factor = inputs_of(2, 3, k=2)
+    networks = [Network(made(ByHand(one)), mean) for one in (written, same)]
+    spreads: tuple[dict[str, Any], ...] = ({"variance": variance}, {"factor": factor})
+    for given in spreads:
+        found, expected = (
+            explainers.propagate_moments(network, mean, **given) for network in networks
+        )
+        scale = float(expected[1].abs().amax().sqrt())
+        # 32 nodes are right to 1 % beside a kink
+        for one, other in zip(found, expected, strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-2, atol=1e-2 * scale)
+    nothing = torch.zeros_like(factor)
+    found = explainers.propagate_moments(networks[0], mean, factor=nothing)
+    assert torch.equal(found[0], networks[0](mean))
+
+
+def test_constants_of_the_shape_of_an_uncertain_value_are_certain() -> None:
+    def widened(value: Tensor) -> Tensor:
+        return torch.relu(torch.cat([value, torch.zeros_like(value), torch.ones_like(value)], 1))
+
+    mean, variance, factor = inputs_of(2, 3, k=2)
+    model = made(ByHand(widened))
+    found, spread = explainers.propagate_moments(model, mean, variance)
+    assert found[:, 4:].tolist() == [[0.0] * 4 + [1.0] * 4] * 2
+    assert spread[:, :4].all()
+    assert not spread[:, 4:].any()
+    assert not explainers.propagate_moments(model, mean, factor=factor)[1][..., 4:].any()
+
+
 def product(kind: type[Operator], *names: str) -> Operator:
     return kind(name="y", module_path="", inputs=names)
 
@@ -465,7 +514,7 @@ def test_what_has_no_rule_is_named() -> None:
 def test_arguments_that_do_not_fit_are_refused() -> None:
     _, network = block()
     mean, variance, factor = inputs_of(2, 1, 5, 5)
-    propagate = functools.partial(explainers.propagate_moments, network, mean)
+    propagate: Any = functools.partial(explainers.propagate_moments, network, mean)
     with pytest.raises(TypeError, match="got none of them; expected exactly one"):
         propagate()
     with pytest.raises(TypeError, match="got variance, factor; expected exactly one"):
@@ -484,6 +533,22 @@ def test_arguments_that_do_not_fit_are_refused() -> None:
     eye[0, 0, 1] = 1
     with pytest.raises(ValueError, match="not symmetric"):
         propagate(covariance=eye)
+    with pytest.raises(NotImplementedError, match=r"factor=.*the result is differentiable"):
+        propagate(covariance=eye.requires_grad_())
+    with pytest.raises(ValueError, match=r"factor of no rows.*at least one"):
+        propagate(factor=factor[:, :0])
+    with pytest.raises(TypeError, match=r"variance=0\.1.*torch\.full_like"):
+        propagate(0.1)
+    with pytest.raises(TypeError, match=r"layer.*expected the name"):
+        propagate(variance, layer=["first"])
+    for value in (math.nan, math.inf):
+        for name, given in {"variance": variance, "factor": factor, "covariance": eye}.items():
+            odd = given.detach().clone()
+            odd.view(-1)[0] = value
+            with pytest.raises(ValueError, match=f"{name} with values that are no finite numbers"):
+                propagate(**{name: odd})
+        with pytest.raises(ValueError, match="mean with values that are no finite numbers"):
+            explainers.propagate_moments(network, mean * value, variance)
 
 
 class LeNet(nn.Sequential):

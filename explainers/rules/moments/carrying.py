@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
 
-from explainers.operators import Activation, Input, Quotient, Unary
+from explainers.operators import Activation, Call, Input, Quotient, Unary
 from explainers.reading.program import last_uses
 from explainers.rules.moments.activations import activations
 from explainers.rules.moments.forms import Moments
+from explainers.rules.moments.fused import fused
 from explainers.rules.moments.products import BY_AN_UNCERTAIN_ONE
 from explainers.rules.moments.refusing import refuse
 from explainers.rules.moments.table import moments
@@ -20,6 +22,15 @@ if TYPE_CHECKING:
     from explainers.network import Network
     from explainers.operators import Operator
     from explainers.rules.moments.forms import Form
+
+
+_OF_SIZES = (
+    *("zeros_like", "ones_like", "full_like", "empty_like"),
+    *("new_zeros", "new_ones", "new_full", "new_empty"),
+)
+_OPERATORS: WeakKeyDictionary[Network, dict[tuple[str, frozenset[str]], tuple[Operator, ...]]] = (
+    WeakKeyDictionary()
+)
 
 
 def carry(
@@ -59,10 +70,11 @@ def carry(
     first = network.operators[0].name
     given = {first: Moments(laid_out(mean), None if spread is None else laid_out(spread))}
     given |= {name: Moments(value, None) for name, value in (carried or {}).items()}
-    kept = {network.output_name, *record}
-    last = last_uses(network.operators, network.output_name)
+    kept = frozenset((network.output_name, *record))
+    operators = _operators(network, form.kind, kept)
+    last = last_uses(operators, network.output_name)
     found = given
-    for op in network.operators:
+    for op in operators:
         if op.name not in found:
             found[op.name] = _next(op, tuple(found[name] for name in op.inputs), form)
         for name in last[op.name]:
@@ -85,17 +97,42 @@ def check(network: Network, kind: str) -> None:
             f"moments are carried from one input, and the network has {n_inputs}; explain one of "
             "them (the others are then given), or use sampling (monte_carlo)"
         )
-    moments.check(network, kind)
-    for op in network.operators:
-        if op.name in network.dependent and isinstance(op, Activation | Unary):
+    uncertain = _uncertain(network)
+    for op in _operators(network, kind, frozenset((network.output_name,))):
+        if op.name not in uncertain or isinstance(op, Input):
+            continue
+        moments.find(op, kind)
+        if isinstance(op, Activation | Unary):
             activations.find(op, kind)
-        if isinstance(op, Quotient) and op.inputs[1] in network.dependent:
+        if isinstance(op, Quotient) and op.inputs[1] in uncertain:
             refuse(op, kind, BY_AN_UNCERTAIN_ONE)
+
+
+def _uncertain(network: Network) -> frozenset[str]:
+    """Return the names of the operators whose values, not only their sizes, are uncertain."""
+    found = {op.name for op in network.operators if isinstance(op, Input)}
+    for op in network.operators:
+        if not is_of_sizes(op) and not op.sources.isdisjoint(found):
+            found.add(op.name)
+    return frozenset(found)
+
+
+def is_of_sizes(op: Operator) -> bool:
+    """Return whether an operator reads nothing of its inputs but their sizes."""
+    return isinstance(op, Call) and op.word in _OF_SIZES
+
+
+def _operators(network: Network, kind: str, kept: frozenset[str]) -> tuple[Operator, ...]:
+    """Return the operators that lead to some, as moments are carried through them."""
+    of_network = _OPERATORS.setdefault(network, {})
+    if (kind, kept) not in of_network:
+        of_network[kind, kept] = fused(network, kind, _uncertain(network), kept)
+    return of_network[kind, kept]
 
 
 def _next(op: Operator, inputs: tuple[Moments, ...], form: Form) -> Moments:
     by_name = zip(op.inputs, inputs, strict=True)
-    if all(part.spread is None for name, part in by_name if name in op.sources):
+    if is_of_sizes(op) or all(part.spread is None for name, part in by_name if name in op.sources):
         return Moments(op.run(*(part.mean for part in inputs)), None)
     made: Moments = moments.find(op, form.kind)(op, inputs, form)
     return made
