@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 
 from explainers.operators import Carried
@@ -109,11 +110,12 @@ class Form:
     def _has_rows(self, name: str) -> bool:
         if name == self.network.output_name or self.network.layout(name) is not None:
             return True
-        op = self._operator(name)
+        op = self._operators[name]
         return isinstance(op, Carried) or name in self.network.dependent
 
-    def _operator(self, name: str) -> Operator:
-        return next(op for op in self.network.operators if op.name == name)
+    @cached_property
+    def _operators(self) -> dict[str, Operator]:
+        return {op.name: op for op in self.network.operators}
 
     def _place(self, name: str) -> tuple[int, int, int]:
         """Return the axis of a value's rows, and what is outside and inside of them on it."""
@@ -125,5 +127,5 @@ class Form:
                 f"the samples in the value of {name!r} do not lie along one axis, so that factors "
                 "of it cannot be told apart; use mode: diag, or sampling (monte_carlo)"
             )
-        op = self._operator(name)
+        op = self._operators[name]
         return layout.axis, op.batch_outer, layout.n_places // op.batch_outer

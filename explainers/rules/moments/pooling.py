@@ -13,11 +13,12 @@ from explainers.operators import AveragePool
 from explainers.rules.gradient import gradient
 from explainers.rules.moments.forms import Moments
 from explainers.rules.moments.table import moments
+from explainers.rules.moments.windows import adaptive_bounds, n_windows
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-from explainers.rules.moments.forms import Form
+    from explainers.rules.moments.forms import Form
 
 
 class _Averaged(torch.autograd.Function):
@@ -77,7 +78,7 @@ def _adaptive_counts(
 ) -> tuple[tuple[int, ...], ...]:
     """Return the lengths of the windows along each axis."""
     return tuple(
-        tuple(-(-(place + 1) * size // n) - place * size // n for place in range(n))
+        tuple(stop - start for start, stop in adaptive_bounds(size, n))
         for size, n in zip(sizes, outputs, strict=True)
     )
 
@@ -94,10 +95,7 @@ def _window_counts(
     """Return what counts along each axis, of each window; beyond the padding nothing does."""
     found = []
     for size, window, stride, padding in zip(sizes, windows, strides, paddings, strict=True):
-        room = size + 2 * padding - window
-        n = (-(-room // stride) if is_ceil else room // stride) + 1
-        if is_ceil and (n - 1) * stride >= size + padding:
-            n -= 1  # a window must start within the values or the padding before them
+        n = n_windows(size, window, stride, padding, is_ceil=is_ceil)
         starts = [place * stride - padding for place in range(n)]
         low, high = (-padding, size + padding) if has_padding else (0, size)
         found.append(tuple(min(start + window, high) - max(start, low) for start in starts))

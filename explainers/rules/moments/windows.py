@@ -1,4 +1,4 @@
-"""Windows of a max-pool: each offset within them is a strided view of the values with margins."""
+"""Windows of pools: of max-pools, each offset is a strided view of the values with margins."""
 
 from __future__ import annotations
 
@@ -96,6 +96,19 @@ class Chunk:
         return value[tuple(places)]
 
 
+def n_windows(size: int, reach: int, stride: int, padding: int, *, is_ceil: bool) -> int:
+    """Return how many windows, from first to last value `reach` long, an axis has."""
+    room = size + 2 * padding - reach
+    n = (-(-room // stride) if is_ceil else room // stride) + 1
+    # a window must start within the values or the padding before them
+    return n - 1 if is_ceil and (n - 1) * stride >= size + padding else n
+
+
+def adaptive_bounds(size: int, n: int) -> list[tuple[int, int]]:
+    """Return where each of n windows that lie between fractions of an axis starts and stops."""
+    return [(place * size // n, -(-(place + 1) * size // n)) for place in range(n)]
+
+
 def with_margins(op: MaxPool, value: Tensor, fill: float) -> tuple[Tensor, Windows]:
     """Return a value with `fill` wherever windows reach beyond it, and the windows over that."""
     sizes = tuple(value.shape[-len(op.size) :])
@@ -109,10 +122,7 @@ def with_margins(op: MaxPool, value: Tensor, fill: float) -> tuple[Tensor, Windo
         sizes, op.size, stride, padding, dilation, strict=True
     ):
         reach = apart * (window - 1) + 1
-        room = size + 2 * pad - reach
-        n = (-(-room // step) if op.ceil_mode else room // step) + 1
-        if op.ceil_mode and (n - 1) * step >= size + pad:
-            n -= 1  # a window must start within the values or the padding before them
+        n = n_windows(size, reach, step, pad, is_ceil=op.ceil_mode)
         outputs.append(n)
         widths += [max(0, (n - 1) * step + reach - size - pad), pad]
     windows = Windows(op.size, stride, dilation, tuple(outputs))
@@ -126,7 +136,7 @@ def _adapted(
     """Return windows of one length without overlap, for those between fractions of an axis."""
     lengths = []
     for axis, (size, n) in enumerate(zip(sizes, outputs, strict=True), start=-len(sizes)):
-        bounds = [(place * size // n, -(-(place + 1) * size // n)) for place in range(n)]
+        bounds = adaptive_bounds(size, n)
         length = max(stop - start for start, stop in bounds)
         lengths.append(length)
         if size == n * length:
