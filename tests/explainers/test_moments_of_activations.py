@@ -119,6 +119,18 @@ def test_large_means_with_little_variance_keep_their_digits(function: tuple[Any,
     torch.testing.assert_close(spread.double(), expected, rtol=2e-3, atol=1e-9)
 
 
+def test_hardswish_keeps_its_digits_where_much_varies() -> None:
+    mean, variance = torch.tensor([[-3000.0, -300.0, -20.0]]), torch.tensor([[1e6, 1e4, 100.0]])
+    op = activation("hardswish")
+    found, spread = moments_behind(op, mean, variance=variance)
+    exact, expected = moments_behind(op, mean.double(), variance=variance.double())
+    torch.testing.assert_close(found.double(), exact, rtol=1e-5, atol=0)
+    torch.testing.assert_close(spread.double(), expected, rtol=1e-5, atol=0)
+    # a straight line from three on, of which a deviation of a thousand sees little else
+    line = moments_behind(activation("relu"), mean, variance=variance)[1]
+    assert float(spread[0, 0] / line[0, 0]) == pytest.approx(1, abs=1e-2)
+
+
 def test_relu6_near_its_upper_bound_has_the_known_moments() -> None:
     mean = torch.full((1, 1), 5.5, dtype=torch.float64)
     op = activation("hardtanh", 0.0, 6.0)

@@ -57,5 +57,9 @@ def activated_rows(op: Activation | Unary, value: Moments, form: Form) -> Moment
 def _computed(
     op: Activation | Unary, is_factor: bool, mean: Tensor, variance: Tensor, is_wanted: bool
 ) -> Known:
-    found = Truncated(pieces(op), mean, variance, op.run(mean))
-    return found.known(is_factor=is_factor, is_wanted=is_wanted)
+    of, plain = pieces(op), op.run(mean)
+    if any(quadratic for _, _, quadratic in of.polynomials):
+        # far from a parabola, its terms are large and their sum is small
+        mean, variance = mean.double(), variance.double()
+    found = Truncated(of, mean, variance, plain).known(is_factor=is_factor, is_wanted=is_wanted)
+    return Known(*((one.to(plain.dtype), other.to(plain.dtype)) for one, other in found))

@@ -150,7 +150,8 @@ class Truncated:
     mean, variance
         Of the values, of one shape.
     plain
-        f(mean), of which the result for no variance is made.
+        f(mean), of which the result for no variance is made; of the type of the result, where mean
+        and variance are wider.
     """
 
     def __init__(self, pieces: Pieces, mean: Tensor, variance: Tensor, plain: Tensor) -> None:
@@ -242,7 +243,7 @@ class Truncated:
 
     @cached_property
     def _positive(self) -> Tensor:
-        least = least_deviation(self._deviation.dtype)
+        least = least_deviation(self.plain.dtype)
         return torch.where(self._deviation > least, self._deviation, 1.0)
 
     @cached_property
