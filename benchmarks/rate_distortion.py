@@ -41,7 +41,6 @@ PEER = "lbfgsb"
 SOLVERS: dict[str, Any] = {
     PEER: LBFGSB(),
     "projected_lbfgs": ProjectedLBFGS(),
-    "projected_lbfgs, along the grid": ProjectedLBFGS(follows_grid=True),
     "spectral": SpectralProjectedGradient(),
     "adam, 100": Adam(n_steps=100),
     "adam, 300": Adam(),
@@ -98,10 +97,10 @@ def counted(images: Tensor, noise: dict[str, Tensor], mode: Any) -> Counted:
 
 
 def asked(distortion: Distortion, multipliers: list[float]) -> Problems:
-    """Return a problem for every image and multiplier, from the original's start."""
+    """Return a problem for every image and multiplier, from the method's start."""
     n_images = len(distortion.selected)
     rows = torch.arange(n_images).repeat_interleave(len(multipliers))
-    start = torch.full((len(rows), 1, 28, 28), 0.25)
+    start = torch.full((len(rows), 1, 28, 28), 0.5)
     scale = distortion.selected[rows].square()
     return Problems(rows, start, torch.tensor(multipliers).repeat(n_images), None, scale)
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 import explainers
 from explainers import Network, Samples, Target, Trace, explaining
 from explainers.attribution.rate_distortion import RateDistortion
+from explainers.rate_distortion.assumed import AssumedDensity
 from pipeline.brief import brief
 
 N, D, K = 3, 6, 4
@@ -159,6 +160,25 @@ def test_a_sample_without_a_finite_distortion_is_nan_and_others_are_not() -> Non
     assert explained.relevance[[0, 2]].isfinite().all()
     for name in FIGURES & explained.arrays.keys() - {"iterations"}:
         assert explained.arrays[name].isnan().tolist() == [False, True, False]
+
+
+@pytest.mark.parametrize("solver", ["lagrangian", "rate", "ordering"])
+def test_a_sample_without_a_finite_slope_is_nan_too(
+    solver: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ordinary = AssumedDensity.__call__
+
+    def broken(self: AssumedDensity, masks: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+        value, gradient = ordinary(self, masks, rows)
+        gradient[rows == 1, 0] = torch.nan
+        return value, gradient
+
+    monkeypatch.setattr(AssumedDensity, "__call__", broken)
+    explained = found(solver=solver, n_steps=3, n_verify=2)
+    assert explained.relevance[1].isnan().all()
+    assert explained.relevance[[0, 2]].isfinite().all()
+    for name in ("distortion", "distortion_monte_carlo", "gap", "objective", "rate"):
+        assert explained.arrays[name][1].isnan().all()
 
 
 def test_a_layer_is_explained_with_noise_of_its_own() -> None:

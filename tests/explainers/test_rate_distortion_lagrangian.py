@@ -18,7 +18,6 @@ from explainers.rate_distortion.solvers.adam import Adam
 from explainers.rate_distortion.solvers.blocks import Blocks
 from explainers.rate_distortion.solvers.feasible import Feasible
 from explainers.rate_distortion.solvers.frank_wolfe import FrankWolfe
-from explainers.rate_distortion.solvers.grid import AlongGrid, stages
 from explainers.rate_distortion.solvers.lbfgsb import LBFGSB
 from explainers.rate_distortion.solvers.problem import Problems
 from explainers.rate_distortion.solvers.projected_gradient import ProjectedGradient
@@ -278,23 +277,49 @@ def test_blocks_have_one_size_whatever_the_rows() -> None:
     assert set(distortion.sizes) == {4}
 
 
-def test_stages_go_from_large_to_small_multipliers_of_each_sample() -> None:
-    rows = torch.tensor([4, 1, 4, 1, 4, 2])
-    multiplier = torch.tensor([0.1, 2.0, 0.3, 1.0, 0.2, 5.0])
-    asked = Problems(rows, torch.zeros(6, 2), multiplier, None, torch.ones(6))
-    assert stages(asked).tolist() == [2, 0, 0, 1, 1, 0]
+@dataclass
+class Broken(Quadratic):
+    """Has values of all samples, and slopes and values that are not finite of some."""
+
+    without_slope: int = 0
+    without_value: int = 2
+
+    def __call__(self, masks: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+        value, slope = super().__call__(masks, rows)
+        slope[rows == self.without_slope, ..., 0] = torch.nan
+        return value.where(rows != self.without_value, torch.inf), slope
 
 
-def test_a_grid_of_multipliers_is_answered_in_its_order_with_fewer_evaluations() -> None:
-    asked = problems(3, (0.3, 3.0, 0.1, 1.0))
-    counts = {}
-    for follows in (True, False):
-        distortion = quadratic(coupling=1.0)
-        solver = ProjectedLBFGS(tolerance=1e-7, follows_grid=follows)
-        counts[follows] = solver.solve(distortion, asked)
-    torch.testing.assert_close(counts[True].mask, counts[False].mask, atol=1e-4, rtol=0)
-    assert counts[True].n_iterations.sum() < counts[False].n_iterations.sum()
-    assert len(AlongGrid(Adam()).solve(quadratic(), asked.at(torch.arange(0))).mask) == 0
+@pytest.mark.parametrize(
+    "solver",
+    [*(solver for solver, _ in SOLVERS), FrankWolfe(9), SpectralProjectedGradient(9)],
+    ids=lambda solver: type(solver).__name__,
+)
+def test_a_start_without_finite_slopes_is_no_solution_and_is_looked_at_once(solver: Any) -> None:
+    whole, asked = quadratic(), problems()
+    found = solver.solve(Broken(whole.curvature, whole.centre), asked)
+    is_lost = asked.rows != 1
+    assert found.objective[is_lost].isinf().all()
+    assert found.distortion[is_lost].isinf().all()
+    assert found.n_iterations[is_lost].tolist() == [1, 1, 1, 1]
+    expected = solver.solve(whole, asked)
+    assert torch.equal(found.mask[~is_lost], expected.mask[~is_lost])
+
+
+@pytest.mark.parametrize("solver", [Adam(n_steps=20), ProjectedLBFGS(), ProjectedGradient(20)])
+def test_searches_back_off_masks_without_finite_slopes(solver: Any) -> None:
+    class Edge(Quadratic):
+        def __call__(self, masks: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+            value, slope = super().__call__(masks, rows)
+            slope[(masks > 0.5).flatten(1).any(1)] = torch.inf
+            return value, slope
+
+    whole, asked = quadratic(), problems()
+    found = solver.solve(Edge(whole.curvature, whole.centre), asked)
+    assert found.objective.isfinite().all()
+    assert (found.mask <= 0.5).all()
+    first = whole.value(asked.start, asked.rows) + 0.25 * price(asked)
+    assert (found.objective < first).all()
 
 
 @pytest.mark.parametrize("solver", [Adam, ProjectedGradient, ProjectedLBFGS, LBFGSB])

@@ -27,7 +27,12 @@ ENTRIES: dict[str, dict[str, Any]] = {
     "half": {**RDE, "rank": 3, "multipliers": [0.1, 1.0]},
     "one": {**RDE, "mode": "diag", "start": {"mean": 0.5, "stdev": 0.1}},
     "bounded": {**RDE, "solver": "rate", "rates": 0.2, "noise": {"uniform": [0.0, 1.0]}},
-    "drawn": {**RDE, "solver": "monte_carlo", "noise": {"mean": 0.5, "variance": 0.08}},
+    "drawn": {
+        **RDE,
+        "solver": "monte_carlo",
+        "n_draws": 8,
+        "noise": {"mean": 0.5, "variance": 0.08},
+    },
 }
 
 
@@ -121,7 +126,7 @@ def test_a_plan_counts_the_maps_that_are_carried_and_the_masks_that_are_stored(
     assert plan.costs["half"]["backward"] == 2 * 6 * (1 + 3)
     assert plan.costs["given"]["backward"] == 6 * (1 + 2)
     assert plan.costs["one"]["backward"] == 6 * 2
-    assert plan.costs["drawn"]["backward"] == 6 * 16
+    assert plan.costs["drawn"]["backward"] == 6 * 8
     assert plan.bytes["arrays"] >= 40 * 2 * 64 * 4
     assert any("moments: added with rank: 3, as other" in note for note in plan.notes)
     assert any("half: passes are at most: of 6 steps" in note for note in plan.notes)

@@ -34,7 +34,11 @@ of a thousandth of the squared target outputs are off by less than a twentieth."
 
 @dataclass(frozen=True, eq=False)
 class Point:
-    """Masks with what was found at them, one row each, all in float64."""
+    """Masks with what was found at them, one row each, all in float64.
+
+    Where the objective, or any entry of its gradient, is not finite, objective and gap are infinite
+    and the gradient is zero: a search backs off such masks, and they are never the best.
+    """
 
     mask: Tensor
     """``(n, d)``, flattened."""
@@ -81,7 +85,10 @@ class Rows:
         value, slope = self.distortion(shaped, self.problems.rows)
         value, slope = value.to(masks), slope.flatten(1).to(masks)
         objective, gradient = self.feasible.priced(masks, value, slope)
-        gap = self.feasible.gap(masks, gradient, self.n_most)
+        is_known = objective.isfinite() & gradient.isfinite().all(1)
+        objective = objective.where(is_known, torch.inf)
+        gradient = gradient.where(is_known[:, None], 0)
+        gap = self.feasible.gap(masks, gradient, self.n_most).where(is_known, torch.inf)
         return Point(masks, value, objective, gradient, gap)
 
     def are_done(self, point: Point, tolerance: float) -> Tensor:
@@ -90,7 +97,8 @@ class Rows:
         if self.feasible.prices is not None:
             prices = self.feasible.prices.to(unit)
             unit = torch.where(prices > 0, torch.minimum(prices, unit), unit)
-        return point.gap <= tolerance * (point.objective + FLOOR * unit)
+        is_small = point.gap <= tolerance * (point.objective + FLOOR * unit)
+        return is_small & point.gap.isfinite()
 
 
 class Best:
@@ -163,6 +171,9 @@ class Iterated(ABC):
             point = rows.point(candidate)
             best.offer(kept, point, ~state["is_done"])
             state["is_done"] |= rows.are_done(point, self.tolerance)
+            if not step:
+                # from a start without a slope nothing leads anywhere
+                state["is_done"] |= point.objective.isinf()
             candidate = self.advance(state, rows, point, step)
             if step % LOOK == LOOK - 1:
                 left = torch.nonzero(~state["is_done"])[:, 0]

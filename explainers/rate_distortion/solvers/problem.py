@@ -80,7 +80,9 @@ class Solution:
 
     All solvers count evaluations of the distortion with its gradient, whether or not a step is
     taken, and all stop at ``gap <= tolerance * (objective + FLOOR * unit)``. The unit is the scale,
-    or what a mask of ones costs where that is less; FLOOR is that of `iterating`.
+    or what a mask of ones costs where that is less; FLOOR is that of `iterating`. At a start
+    without a finite objective and gradient they look once: it is the mask then, and distortion,
+    objective and gap are infinite.
     """
 
     mask: Tensor

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 import torch
 
 from explainers import numeric
-from explainers.rate_distortion.solvers.grid import AlongGrid
 from explainers.rate_distortion.solvers.iterating import Iterated, Point, Rows, State, either
 
 if TYPE_CHECKING:
@@ -42,6 +41,10 @@ class ProjectedLBFGS(Iterated):
     rounding decides, on the approximate one of Wolfe (Hager and Zhang 2005,
     doi:10.1137/030601880); a rejected one is shortened. Each problem has its own step and history,
     and none waits for another: a rejected candidate and a next one are evaluated together.
+
+    All multipliers of a sample start from the same mask. From the mask of the next larger one they
+    take a fifth fewer evaluations, but where that is dead they have no slope to follow, and on
+    digits one in ten ends in a minimum that is 1 to 8 % higher.
     """
 
     tolerance: float = 3e-4
@@ -49,10 +52,6 @@ class ProjectedLBFGS(Iterated):
     boolean strings are still 1.5 % above the minimum that they end in."""
     memory: int = 10
     """Steps that are remembered."""
-    follows_grid: bool = False
-    """Whether several multipliers of a sample are solved one after the other, each from the mask of
-    the next larger one, in place of all at once from the given start. On digits it takes a fifth
-    fewer evaluations, and one in ten masks ends in a minimum that is 1 to 8 % higher."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -60,10 +59,7 @@ class ProjectedLBFGS(Iterated):
 
     def solve(self, distortion: Distortion, problems: Problems) -> Solution:
         """Return the best mask of each problem; rates have prices here, and no bounds."""
-        problems = replace(problems, rate=None)
-        if not self.follows_grid:
-            return super().solve(distortion, problems)
-        return AlongGrid(replace(self, follows_grid=False)).solve(distortion, problems)
+        return super().solve(distortion, replace(problems, rate=None))
 
     def begin(self, mask: Tensor) -> State:
         """Return an empty history."""
@@ -114,7 +110,7 @@ def _is_accepted(state: State, point: Point, moved: Tensor, eps: float) -> Tenso
     """Return which candidates are good enough, ``(n,)``; all of the first ones."""
     change = point.objective - state["objective"]
     slope = state["slope"]
-    rounding = ROUNDING * eps * point.objective.abs()
+    rounding = ROUNDING * eps * state["objective"].abs()
     flat = (point.gradient * moved).sum(1) <= (2 * CURVED - 1) * slope
     return (change <= SUFFICIENT * slope) | ((change <= rounding) & flat)
 
