@@ -10,6 +10,8 @@ in which all take turns: ``variance`` over torch's forward and backward of two r
     OMP_NUM_THREADS=1 python -m benchmarks.propagation --network lenet --samples 32
     OMP_NUM_THREADS=1 python -m benchmarks.propagation --memory
 
+`benchmarks.moments` is about the scan of that name, which measures the moments of a data set.
+
 ``--memory`` runs nothing but one evaluation with factors, in this fresh process, and prints the
 most memory that the process ever had.
 """

@@ -215,7 +215,6 @@ def _widths(spread: Tensor, axis: int | None) -> Tensor:
         variances = spread
     else:
         parts = torch.split(spread, 1 + _AT_ONCE // max(spread[:1].numel(), 1))
-
         # a fused norm takes twice as long
         variances = torch.cat([part.square().sum(axis, keepdim=True) for part in parts])
     # what is not a number must have a rank as well
