@@ -179,7 +179,7 @@ def _tried(
     """
     config, found, trace = parts.config, parts.explainers, _trace(parts)
     trials = trial.scans(config, found, trace, parts.samples)
-    results = trial.results(trials)
+    results = trial.results(trials, len(parts.manifest))
     beside = trial.check_attributions(config, found, trace, parts.targets, needs, results)
     awaited = trial.awaited(found, needs, results, len(parts.manifest))
     return replace(parts, explainers=awaited), trials, beside

@@ -90,9 +90,26 @@ def scans(
     return trials
 
 
-def results(trials: Mapping[str, Trial]) -> dict[str, Result]:
-    """Return what scans find on the example; not of those that so few samples say nothing to."""
-    return {name: each.result for name, each in trials.items() if each.result is not None}
+def results(trials: Mapping[str, Trial], n_samples: int) -> dict[str, Result]:
+    """Return what scans find on the example; not of those that so few samples say nothing to.
+
+    A covariance has as many directions as that of all the samples may have: of two samples it has
+    one, and methods that carry each of them through the network would look cheap.
+    """
+    return {
+        name: _of_all(each.result, n_samples)
+        for name, each in trials.items()
+        if each.result is not None
+    }
+
+
+def _of_all(result: Result, n_samples: int) -> Result:
+    covariance = result.get("covariance")
+    if covariance is None:
+        return result
+    variances = covariance.diagonal()
+    shared = variances.mean() * (torch.arange(len(variances)) < max(1, n_samples - 1))
+    return {**result, "covariance": torch.diag(shared)}
 
 
 def _all_rounds(scan: Scan, trace: Trace, samples: Samples) -> Trial:
@@ -128,7 +145,7 @@ def awaited(
     """Return explainers as they will be once scans are done, as far as that decides what they take.
 
     A background has as many rows as will be drawn, all of them the example's first; other results
-    are the example's, which are as large.
+    are those of `results`, which are as large.
     """
     drawn = {
         name: backgrounds.repeated(result, min(getattr(found[name], "n_samples", 1), n_samples))
