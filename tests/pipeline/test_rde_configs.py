@@ -17,7 +17,8 @@ from configs import augmentation, noise_file
 from pipeline import models, templates
 from pipeline.config import load
 from pipeline.data import open_source, read_masks
-from pipeline.entries import build_explainers
+from pipeline.entries import build_explainers, build_metrics
+from pipeline.metrics.masks import MaskMetric
 from pipeline.planner import make_plan
 from pipeline.run import run
 from pipeline.store import open_run
@@ -103,6 +104,12 @@ def test_entries_are_valid_and_statistics_have_the_rank_that_is_asked_for(name: 
     assert statistics.explainers["statistics"]["rank"] == RANKS[name]
     halves = [values for values in config.explainers.values() if values.get("mode") == "half"]
     assert [values["rank"] for values in halves] == [RANKS[name]]
+
+
+def test_maps_of_flowers_are_compared_with_masks_channel_by_channel() -> None:
+    metrics = build_metrics(load(Path(str(files("configs") / AN8FLOWER)) / "run.yaml"))
+    found = [each.channels for each in metrics.values() if isinstance(each, MaskMetric)]
+    assert found == ["each", "each"]
 
 
 @pytest.mark.long
