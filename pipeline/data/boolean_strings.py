@@ -26,10 +26,12 @@ class BooleanStrings(Source):
     exactly one block, with a zero on either side of it. The network in ``configs.boolean_strings``
     reads them (the synthetic experiment of Macdonald et al. 2019, arXiv:1905.11092).
 
-    Sample 0 is drawn from ``numpy.random.RandomState(seed)``, the position of the block first and
-    then what is around it, as the original experiment does after ``numpy.random.seed(seed)``: with
-    ``bernoulli``, ``p: 0.05`` and ``seed: 1`` it is the original's 1001011111000000. Further
-    samples have seeds of their own. That stream is frozen: no release of numpy changes it.
+    Sample 0 is drawn from ``numpy.random.RandomState(seed)``, the position of the block first, if
+    there is one, and then what is around it. With ``bernoulli`` the original draws the same after
+    ``numpy.random.seed(seed)``, but leaves ones beside the block, and blocks by chance, as they
+    come: with ``p: 0.05`` and ``seed: 1`` there are none, and it is the original's
+    1001011111000000. Further samples have seeds of their own. That stream is frozen: no release of
+    numpy changes it.
     """
 
     n_samples: int = 100
@@ -116,12 +118,12 @@ class BooleanStrings(Source):
         return np.random.RandomState([self.seed, index] if index else self.seed)
 
     def _drawn(self, index: int, generator: np.random.RandomState) -> tuple[np.ndarray, int]:
-        """Return bits and the first place of the block, or of the zeros that are in its stead."""
+        """Return bits and the first place of the block; of none, a place that means nothing."""
         if self.background == "almost_block":
             return self._designed(index, generator)
-        start = int(generator.randint(0, self.dimension - self.block_size + 1))
-        stop = start + self.block_size
         has_block = self._has_block(index)
+        start = generator.randint(0, self.dimension - self.block_size + 1) if has_block else 0
+        stop = start + self.block_size
         for _ in range(MOST_DRAWS):
             bits = self._background(generator)
             if has_block:

@@ -4,6 +4,7 @@ import itertools
 import pickle
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -62,6 +63,12 @@ def test_first_strings_are_those_of_the_original_experiment(
     assert written(inputs[0]) == expected
     assert masks[0].nonzero().flatten().tolist() == list(range(start, start + 5))
     assert labels == [1]
+
+
+def test_nothing_is_drawn_before_the_bits_of_a_string_without_a_block(base: Path) -> None:
+    inputs, _, _ = read(strings(base, n_samples=1, block=False, seed=3, p=0.3))
+    drawn = np.random.RandomState(3).binomial(1, 0.3, 16)
+    assert written(inputs[0]) == "".join(map(str, drawn))
 
 
 @pytest.mark.parametrize("background", BACKGROUNDS)
