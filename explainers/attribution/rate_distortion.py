@@ -93,7 +93,8 @@ class RateDistortion(Attribution):
     `frank_wolfe`, or `lbfgsb` (scipy's, one mask at a time); of `rate`: `spectral` or
     `frank_wolfe`. By default the first."""
     multipliers: float | tuple[float, ...] | None = None
-    """Price of a rate of one, in units of `scale`; one mask for each. By default 0.1."""
+    """Price of a rate of one, in units of `scale`; one mask for each. By default 0.1. In the
+    library also a tensor ``(n,)``."""
     rates: float | tuple[float, ...] | None = None
     """Largest rates, above 0 and at most 1; one mask for each. By default 0.1 for `rate` and 0.05,
     0.1, 0.2, 0.3, 0.4, 0.5 for `ordering`."""
@@ -103,10 +104,13 @@ class RateDistortion(Attribution):
     start: Start = 0.5
     """Masks to start from: a number, or ``{mean: 0.5, stdev: 0.1}`` for random ones, cut off at 0
     and 1. Where a start hides so much that the output does not answer to any value, there is no
-    slope to follow, and the mask ends at zero: then start higher. `rate` and `ordering` start from
-    constant masks of their rates."""
+    slope to follow, and the mask ends at zero: then start higher. `rate` and `ordering` begin with
+    a rate of a half, or three times theirs, and then go on with the nearest mask of theirs."""
     n_steps: int | None = None
     """Iterations at most; by default the solver's own number."""
+    step: float | None = None
+    """Length of the first step, of `projected_gradient` (by default 1; the authors took 10 for
+    photographs) and of `adam` (0.1); other optimisers find their own."""
     tolerance: float | None = None
     """Gap, relative to the objective, at which a mask is good enough; by default the solver's
     own."""
@@ -276,7 +280,7 @@ class RateDistortion(Attribution):
 
     @property
     def _solver(self) -> Solver:
-        settings = {"n_steps": self.n_steps, "tolerance": self.tolerance}
+        settings = {"n_steps": self.n_steps, "step": self.step, "tolerance": self.tolerance}
         return choice.solver(self.solver, self.optimiser, **settings)
 
     def _resolved(self, network: Network) -> Noise:

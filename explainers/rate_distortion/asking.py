@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
+from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 from weakref import WeakKeyDictionary
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -47,8 +50,9 @@ DEFAULTS: Mapping[str, tuple[float, ...]] = MappingProxyType(
 )
 """Solver to the multipliers, or rates, that it is asked for where none are said."""
 
-_KNOWN: WeakKeyDictionary[Network, list[tuple[Any, Mode, int | None, Noise]]] = WeakKeyDictionary()
-"""Noise that was resolved for a network: a covariance of a thousand values takes a second."""
+_KNOWN: WeakKeyDictionary[Network, list[tuple[Any, list[Tensor], Noise]]] = WeakKeyDictionary()
+"""Noise that was resolved for a network, what it was made of, and the tensors of that: a covariance
+of a thousand values takes a second."""
 _MOST_KNOWN = 4
 
 
@@ -72,6 +76,8 @@ def values(solver: str, multipliers: Any, rates: Any) -> tuple[float, ...]:
         )
     if given is None:
         return DEFAULTS[solver]
+    if isinstance(given, Tensor | np.ndarray):
+        given = given.tolist()
     each = tuple(given) if isinstance(given, tuple | list) else (given,)
     if not each:
         raise ValueError(f"got no {name}, expected at least one number")
@@ -116,13 +122,35 @@ def mode_of(spec: Any, mode: Mode, *, is_sampled: bool) -> Mode:
 def resolved(spec: Any, network: Network, mode: Mode, rank: int | None) -> Noise:
     """Return the noise for a network as `noise.resolve` does; the last few are remembered."""
     known = _KNOWN.setdefault(network, [])
-    for of, with_mode, with_rank, found in known:
-        if of is spec and (with_mode, with_rank) == (mode, rank):
+    held: list[Tensor] = []
+    of = (mode, rank, _state(spec, held))
+    for made_of, _, found in known:
+        if made_of == of:
             return found
     made = resolve(spec, network, mode, rank)
-    known.append((spec, mode, rank, made))
+    known.append((of, held, made))
     del known[:-_MOST_KNOWN]
     return made
+
+
+def _state(spec: Any, held: list[Tensor]) -> Any:
+    """Return what differs where noise is made of something else by now.
+
+    Tensors are told by their ids and versions: those that are `held` keep their ids.
+    """
+    if isinstance(spec, Mapping):
+        return [(name, _state(part, held)) for name, part in spec.items()]
+    if isinstance(spec, list | tuple):
+        return [_state(part, held) for part in spec]
+    if isinstance(spec, Tensor) and not spec.is_inference():
+        held.append(spec)
+        return id(spec), spec._version
+    if isinstance(spec, Tensor | np.ndarray):
+        values = np.asarray(spec.cpu() if isinstance(spec, Tensor) else spec)
+        return values.shape, values.dtype.str, hashlib.sha256(values.tobytes()).digest()
+    if isinstance(spec, str | Path) and Path(spec).is_file():
+        return str(spec), Path(spec).stat().st_mtime_ns
+    return spec
 
 
 def scales(scale: Scale, trace: Trace, distortion: Distortion) -> Tensor:
@@ -145,13 +173,9 @@ def problems(
     rows = torch.arange(trace.n_rows, device=inputs.device).repeat_interleave(n_masks)
     wanted = torch.tensor(asked, dtype=scale.dtype, device=inputs.device).repeat(trace.n_rows)
     is_priced = KIND[solver] == "multiplier"
-    if is_priced:
-        first = _starts(trace, start).repeat_interleave(n_masks, 0)
-    else:
-        first = wanted.to(inputs).view(-1, *(1,) * (inputs.ndim - 1)).expand(-1, *inputs.shape[1:])
     return Problems(
         rows=rows,
-        start=first,
+        start=_starts(trace, start).repeat_interleave(n_masks, 0),
         multiplier=wanted if is_priced else None,
         rate=None if is_priced else wanted,
         scale=scale[rows],

@@ -37,7 +37,7 @@ _CLASSES: Mapping[str, Mapping[Any, str]] = MappingProxyType(
         "monte_carlo": _PRICED,
         "rate": MappingProxyType(
             {
-                # on digits less distortion, for a tenth of the evaluations
+                # on digits less distortion, for a fifth to a third of the evaluations
                 "spectral": "spectral.SpectralProjectedGradient",
                 "frank_wolfe": "frank_wolfe.FrankWolfe",
             }
@@ -46,6 +46,9 @@ _CLASSES: Mapping[str, Mapping[Any, str]] = MappingProxyType(
     }
 )
 """Solver to optimiser to the module and class in `solvers`; the first is the default."""
+
+_STEPPING = ("adam", "projected_gradient")
+"""Optimisers that are told the length of their first step."""
 
 
 def solver(name: SolverName, optimiser: Optimiser | None, **settings: Any) -> Solver:
@@ -68,13 +71,28 @@ def solver(name: SolverName, optimiser: Optimiser | None, **settings: Any) -> So
         numeric.check_whole("n_steps", given["n_steps"])
     if "tolerance" in given:
         numeric.check_finite("tolerance", given["tolerance"])
+    chosen: str = optimiser or next(iter(classes))
+    if "step" in given:
+        _check_step(given["step"], chosen or name)
     if name == "ordering" and "n_steps" in given:
         # as many as its defaults have, for each rate alone and for all together
         given["n_together"] = max(1, given["n_steps"] // 2)
     # what one solver needs, such as scipy, is not read for another
-    module, _, kind = classes[optimiser or next(iter(classes))].partition(".")
+    module, _, kind = classes[chosen].partition(".")
     found: Solver = getattr(importlib.import_module(f"{_SOLVERS}.{module}"), kind)(**given)
     return found
+
+
+def _check_step(step: Any, optimiser: str) -> None:
+    """Refuse a step that has no length, or an optimiser that finds its own."""
+    if optimiser not in _STEPPING:
+        raise ValueError(
+            f"got step={step!r} for {optimiser!r}, which finds the lengths of its "
+            f"steps; leave step out, or set optimiser: {' or '.join(_STEPPING)}"
+        )
+    numeric.check_finite("step", step)
+    if not step:
+        raise ValueError(f"got step={step}, expected a number above 0")
 
 
 def effort(found: Solver) -> tuple[int, int]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -65,7 +66,7 @@ def resolve(spec: Any, network: Network, mode: Mode = "half", rank: int | None =
         ``{"uniform": [low, high]}``; ``{"mean": m, "variance": v}``, or with ``factor`` (K, ...) or
         ``covariance`` (d, d), of numbers, of one a channel, or of tensors shaped as one input;
         ``{"file": path}`` of a ``.safetensors`` file with such tensors, or with ``rows``; or a
-        tensor ``(n, ...)`` of real rows.
+        tensor, or array, ``(n, ...)`` of real rows, of a floating-point type.
     network
         Gives shape, type and device.
     mode
@@ -77,7 +78,7 @@ def resolve(spec: Any, network: Network, mode: Mode = "half", rank: int | None =
     Raises
     ------
     TypeError
-        If it is none of these.
+        If it is none of these, or rows are integers.
     ValueError
         If shapes do not fit, values are not finite, or the mode needs what is not there.
     """
@@ -93,7 +94,9 @@ def resolve(spec: Any, network: Network, mode: Mode = "half", rank: int | None =
     if isinstance(spec, Mapping) and set(spec) == {"file"}:
         spec = _of_file(spec["file"])
     if isinstance(spec, Mapping) and set(spec) == {"rows"}:
-        spec = torch.as_tensor(spec["rows"])
+        spec = spec["rows"]
+    if isinstance(spec, np.ndarray):
+        spec = torch.asarray(spec, copy=True)  # of arrays that cannot be written to, too
     if isinstance(spec, Tensor):
         mean, spread, drawn = _of_rows(spec, shape, mode, rank)
     elif isinstance(spec, Mapping) and set(spec) == {"uniform"}:
@@ -136,7 +139,7 @@ def _of_moments(
 def _of_bounds(
     bounds: Any, shape: tuple[int, ...], mode: Mode, rank: int | None
 ) -> tuple[Tensor, Tensor, Draws]:
-    if not isinstance(bounds, list | tuple) or len(bounds) != 2:
+    if not isinstance(bounds, list | tuple | Tensor | np.ndarray) or len(bounds) != 2:
         raise ValueError(f"got uniform noise from {bounds!r}, expected [low, high]")
     low, high = (spreads.shaped("bound", bound, shape).double() for bound in bounds)
     width = high - low
@@ -153,6 +156,11 @@ def _of_rows(
         raise ValueError(
             f"got rows as noise of shape {tuple(rows.shape)}, expected (n, "
             f"{', '.join(map(str, shape))}) with n at least 2"
+        )
+    if not rows.is_floating_point():
+        raise TypeError(
+            f"got rows as noise of {rows.dtype}, expected floating-point values; give them as the "
+            "model takes its inputs, scaled or normalised: integers that are meant are .float()"
         )
     wide = rows.detach().double()
     if not bool(wide.isfinite().all()):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -206,6 +207,9 @@ def test_a_layer_is_explained_with_noise_of_its_own() -> None:
         ({"start": {"mean": 0.5}}, "expected a number or {mean, stdev}"),
         ({"n_verify": 1}, "got n_verify=1"),
         ({"n_steps": 0}, "got n_steps=0"),
+        ({"step": 1.0}, "'projected_lbfgs', which finds the lengths of its steps; leave step out"),
+        ({"solver": "ordering", "step": 1.0}, "'ordering', which finds the lengths of its steps"),
+        ({"optimiser": "adam", "step": 0.0}, "got step=0.0, expected a number above 0"),
     ],
 )
 def test_what_does_not_fit_is_refused(parameters: dict[str, Any], said: str) -> None:
@@ -260,3 +264,30 @@ def test_every_solver_has_a_brief_form(parameters: dict[str, Any]) -> None:
 def test_noise_is_resolved_once_for_a_network() -> None:
     method = RateDistortion(noise=moments(), mode="full")
     assert method._resolved(network()) is method._resolved(network())
+
+
+@pytest.mark.parametrize("kind", ["tensor", "array"])
+def test_noise_that_was_changed_is_resolved_again(kind: str) -> None:
+    variance: Any = torch.ones(D) if kind == "tensor" else np.ones(D)
+    given = {"mean": 0.0, "variance": variance}
+    method = RateDistortion(noise=given, mode="diag")
+    first = method._resolved(network())
+    variance[0] = 4.0
+    assert float(method._resolved(network()).spread[0]) == 4
+    given["mean"] = 2.0
+    assert float(method._resolved(network()).mean[0]) == 2
+    assert float(first.spread[0]) == 1
+
+
+def test_multipliers_may_be_tensors() -> None:
+    given = torch.tensor([0.125, 1.0])
+    assert RateDistortion(multipliers=given).asked == (0.125, 1.0)
+    assert RateDistortion(solver="rate", rates=np.array(0.5)).asked == (0.5,)
+    with pytest.raises(TypeError, match="expected a number"):
+        RateDistortion(multipliers=given[None])
+
+
+def test_the_first_step_is_that_of_optimisers_that_take_one() -> None:
+    authors = RateDistortion(noise=UNIFORM, optimiser="projected_gradient", step=10)
+    assert authors._solver.step == 10
+    assert RateDistortion(optimiser="adam")._solver.step == 0.1

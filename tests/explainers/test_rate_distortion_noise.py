@@ -86,6 +86,21 @@ def test_statistics_may_be_arrays_that_cannot_be_written_to() -> None:
     torch.testing.assert_close(noise.spread, FACTOR.float())
 
 
+@pytest.mark.parametrize("mode", ["diag", "half", "full"])
+def test_what_the_order_of_shards_leaves_in_the_last_digits_is_dropped(mode: Any) -> None:
+    names = ("mean", "variance", "factor", "covariance")
+    found = {name: STATISTICS[name].double() for name in names}
+    other = {name: one * (1 + 3e-15) + 1e-15 for name, one in found.items()}
+    first, second = (
+        resolve({**each, "count": torch.tensor(9)}, network(), mode) for each in (found, other)
+    )
+    assert torch.equal(first.mean, second.mean)
+    assert torch.equal(first.spread, second.spread)
+    # a part in 2**22 of the largest value at most: what float32 tells apart there
+    bound = 2**-22 * float(found["mean"].abs().max())
+    torch.testing.assert_close(first.mean, found["mean"], rtol=0, atol=bound)
+
+
 def test_a_rank_keeps_the_strongest_rows() -> None:
     singular = np.linalg.svd(FACTOR.flatten(1).numpy(), compute_uv=False)
     kept = resolve(STATISTICS, network(), "half", 2).spread
@@ -208,3 +223,19 @@ def test_noise_that_is_resolved_is_taken_as_it_is() -> None:
     assert resolve(noise, network(), "half") is noise
     with pytest.raises(ValueError, match="resolve it again"):
         resolve(noise, network(), "diag")
+
+
+def test_rows_and_bounds_may_be_arrays_and_rows_are_no_integers() -> None:
+    rows = np.random.default_rng(0).random((5, *SHAPE)).astype(np.float32)
+    rows.setflags(write=False)
+    found = resolve(rows, network(), "diag")
+    expected = resolve(torch.tensor(rows), network(), "diag")
+    torch.testing.assert_close(found.spread, expected.spread)
+    bounds = np.array([-1.0, 3.0])
+    for given in (bounds, torch.tensor(bounds), [np.float32(-1), np.full(SHAPE, 3.0)]):
+        found = resolve({"uniform": given}, network(), "diag")
+        torch.testing.assert_close(found.spread, torch.full(SHAPE, 16 / 12).double())
+    pixels = torch.arange(30).view(5, *SHAPE).to(torch.uint8)
+    for refused in (pixels, pixels.numpy(), {"rows": pixels}):
+        with pytest.raises(TypeError, match=r"rows as noise of torch.uint8.*as the model takes"):
+            resolve(refused, network(), "diag")

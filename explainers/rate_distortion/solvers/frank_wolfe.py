@@ -5,14 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from explainers.rate_distortion.solvers.iterating import Iterated, Point, Rows, State
+from explainers.rate_distortion.solvers.widened import Widened
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from explainers.rate_distortion.solvers.iterating import Point, Rows, State
+
 
 @dataclass(frozen=True)
-class FrankWolfe(Iterated):
+class FrankWolfe(Widened):
     """Conditional gradients with the steps that need no line search.
 
     ``min D(s)`` with ``mean(s) <= rate`` and ``0 <= s <= 1``: ``s <- s + 2 / (t + 2) (v - s)``,

@@ -2,34 +2,27 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 
-from explainers import numeric
-from explainers.rate_distortion.solvers.iterating import Iterated, Point, Rows, State, either
-from explainers.rate_distortion.solvers.problem import better, dots
+from explainers.rate_distortion.solvers.iterating import Point, Rows, State, either
+from explainers.rate_distortion.solvers.problem import dots
+from explainers.rate_distortion.solvers.widened import Widened
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from explainers.rate_distortion.distortion import Distortion
-    from explainers.rate_distortion.solvers.problem import Problems, Solution
-
 MEMORY = 5
 """Objectives of which the largest is not to be exceeded: 1 takes half as many steps again."""
-
-AHEAD = 3
-"""How many times the rate is that of the steps ahead: with 1.5 or 2, or after Frank-Wolfe's steps,
-more digits of LeNet end in worse minima, and nothing is gained from more stages."""
 
 ARMIJO = 1e-4
 """Share of the promised decrease that a step has to keep."""
 
 
 @dataclass(frozen=True)
-class SpectralProjectedGradient(Iterated):
+class SpectralProjectedGradient(Widened):
     """Projected gradients with steps of Barzilai and Borwein, not monotone.
 
     Towards ``p = P(s - a g) - s``, with P the nearest legal mask and ``a = <ds, ds> / <ds, dg>`` of
@@ -37,40 +30,14 @@ class SpectralProjectedGradient(Iterated):
     largest of the last five (Birgin, Martinez and Raydan 2000, doi:10.1137/S1052623497330963). It
     serves bounds of the rate and prices of it. Every step is one evaluation of every row: a row
     whose step was refused tries a shorter one while others go on. The gap of `FrankWolfe` tells
-    when to stop; distortions are those of ten times as many of its steps.
-
-    The distortion is not convex, and behind a small rate everywhere nothing of the input is seen
-    that gradients could tell apart. Where the rate is bounded, a few steps are therefore taken with
-    thrice the rate, and go on from the nearest mask of the rate itself.
+    when to stop; on digits distortions are less than after three to five times as many of its
+    steps.
     """
 
     n_steps: int = 100
     """Evaluations at most."""
     tolerance: float = 1e-2
     """Of the gap, relative to the objective."""
-    n_ahead: int = 10
-    """Evaluations, of these, at thrice the rate; 0 to go on from the start, which then is a mask
-    that is good already."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        numeric.check_whole("n_ahead", self.n_ahead, 0)
-
-    def solve(self, distortion: Distortion, problems: Problems) -> Solution:
-        """Return the best of the masks that were passed; starts are moved to the nearest legal.
-
-        It is never worse than the start, if that is legal.
-        """
-        n_ahead = min(self.n_ahead, self.n_steps - 2)
-        if problems.rate is None or n_ahead < 1:
-            return super().solve(distortion, problems)
-        wide = replace(problems, rate=(AHEAD * problems.rate).clamp(max=1))
-        ahead = replace(self, n_steps=n_ahead, n_ahead=0).solve(distortion, wide)
-        rest = replace(self, n_steps=self.n_steps - n_ahead - 1, n_ahead=0)
-        found = rest.solve(distortion, replace(problems, start=ahead.mask))
-        started = replace(self, n_steps=1, n_ahead=0).solve(distortion, problems)
-        chosen = better(found, started)
-        return replace(chosen, n_iterations=chosen.n_iterations + ahead.n_iterations)
 
     def begin(self, mask: Tensor) -> State:
         """Return a state that takes whatever comes first."""
