@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import torch
 
@@ -53,7 +53,8 @@ class AssumedDensity:
         n_factors = 1 if is_diag else len(noise.spread)
         self.n_maps = 1 + n_factors
         """Maps that a row takes through the network: its mean, and its variance or factors."""
-        self._form = Form("variance" if is_diag else "factor", network, n_factors)
+        kind: Literal["variance", "factor"] = "variance" if is_diag else "factor"
+        self._form = Form(kind, network, n_factors, is_smooth=True)
         check(network, self._form.kind)
         self._budget = Budget(self._clean.trace, self.n_maps)
 

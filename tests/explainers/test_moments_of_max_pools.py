@@ -167,3 +167,36 @@ def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("explainers.rules.moments.windows._CHUNK", 1)
     for one, other in zip(whole, explained(), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-13, atol=1e-13)
+
+
+def test_only_a_smooth_form_follows_variances_that_cross_one_another() -> None:
+    op, mean = POOLS[0][0], torch.tensor([[[[0.3, -0.2], [0.0, 0.5]]]], dtype=torch.float64)
+    below, above = (
+        torch.tensor([[[[1.0, 0.5 + tiny], [0.2, 0.5 - tiny]]]], dtype=torch.float64)
+        for tiny in (-1e-9, 1e-9)
+    )
+    steps = []
+    for is_smooth in (False, True):
+        first, second = (
+            moments_behind(op, mean, variance=one, is_smooth=is_smooth) for one in (below, above)
+        )
+        steps.append(max(float((a - b).abs()) for a, b in zip(first, second, strict=True)))
+    assert steps[0] > 1e-4
+    assert steps[1] < 1e-8  # of slopes around one
+
+
+@pytest.mark.parametrize("is_factor", [False, True])
+def test_a_smooth_form_has_the_slopes_of_its_moments_and_the_plain_pool(*, is_factor: bool) -> None:
+    op, shape = POOLS[1]
+    mean, variance, factor = given(shape)
+    kind, spread = ("factor", factor) if is_factor else ("variance", variance)
+    leaves = mean.requires_grad_(), spread.requires_grad_()
+    assert torch.autograd.gradcheck(
+        lambda mean, spread: moments_behind(op, mean, **{kind: spread}, is_smooth=True),
+        leaves,
+        fast_mode=True,
+    )
+    ties = mean.detach().round()
+    found, none = moments_behind(op, ties, **{kind: torch.zeros_like(spread)}, is_smooth=True)
+    assert torch.equal(found, op.run(ties))
+    assert not none.any()

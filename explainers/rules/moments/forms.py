@@ -52,6 +52,9 @@ class Form:
     network: Network
     n_factors: int = 1
     """Rows of a sample's factor, K; 1 for variances, which lie as the mean does."""
+    is_smooth: bool = False
+    """Whether moments must not jump where those of the input change a little, as solvers need it;
+    max-pools are then further off. See `explainers.rules.moments.maxima`."""
 
     def variance(self, name: str, spread: Tensor) -> Tensor:
         """Return ``sum_k L_k^2``, shaped as the mean; a variance is returned as it is."""

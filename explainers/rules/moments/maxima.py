@@ -9,7 +9,9 @@ and h(a) = phi(a) - a Phi(-a) (Clark 1961, doi:10.1287/opre.9.2.145)::
 which are Clark's, rid of differences of large numbers. For two values they are exact. The larger
 of two is taken as Gaussian again to meet the third, and so on, in ascending order of the variances:
 the other way a narrow value cuts off a wide one, and what is left is far from Gaussian. Variances
-that cross one another swap the order, which is a tiny step in the result.
+that cross one another swap the order, which is a small step in the result, and makes solvers that
+search along a line take half as many evaluations again and end up to 3 % above others. Where a form
+has to be smooth, neighbours are therefore taken pair by pair in place order.
 
 In the form ``variance`` s = v1 + v2. Of independent values with means from N(0, 0.8^2) and
 variances from U(0.05, 1.55), or lognormal with a logarithm from N(0, 1), the mean is right to 0.02
@@ -154,9 +156,17 @@ def _larger(left: _Node, right: _Node, axis: int | None) -> _Node:
     return _Node(mean, torch.addcmul(right.spread, chance, apart), missing.clamp(min=0.0))
 
 
-def _largest(means: Sequence[Tensor], spreads: Sequence[Tensor], axis: int | None) -> _Node:
-    nodes = (_Node(*pair, None) for pair in zip(means, spreads, strict=True))
-    return functools.reduce(functools.partial(_larger, axis=axis), nodes)
+def _largest(
+    means: Sequence[Tensor], spreads: Sequence[Tensor], axis: int | None, *, in_pairs: bool
+) -> _Node:
+    """Return the largest of all: neighbours in pairs, or one value after the other."""
+    nodes = [_Node(*pair, None) for pair in zip(means, spreads, strict=True)]
+    if not in_pairs:
+        return functools.reduce(functools.partial(_larger, axis=axis), nodes)
+    while len(nodes) > 1:
+        pairs = [_larger(*nodes[place : place + 2], axis) for place in range(0, len(nodes) - 1, 2)]
+        nodes = pairs + nodes[2 * len(pairs) :]
+    return nodes[0]
 
 
 class _Pooled(torch.autograd.Function):
@@ -167,46 +177,56 @@ class _Pooled(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, mean: Tensor, spread: Tensor, windows: Windows, axis: int | None
+        ctx: Any,
+        mean: Tensor,
+        spread: Tensor,
+        windows: Windows,
+        axis: int | None,
+        is_smooth: bool,
     ) -> tuple[Tensor, Tensor]:
-        widths = _widths(spread, axis)
+        widths = None if is_smooth else _widths(spread, axis)
         ctx.save_for_backward(mean, spread, widths)
         ctx.windows, ctx.axis = windows, axis
         found = _empty(mean, windows), _empty(spread, windows)
         for chunk in windows.chunks(spread, 0 if axis is None else axis - 1):
-            ranks = _ranks(chunk.views(widths))
+            ranks = None if widths is None else _ranks(chunk.views(widths))
             means, spreads = (_ordered(chunk.views(one), ranks) for one in (mean, spread))
-            made = _largest(means.unbind(), spreads.unbind(), axis)
+            made = _largest(means, spreads, axis, in_pairs=is_smooth)
             for whole, part in zip(found, made[:2], strict=True):
                 chunk.of_result(whole).copy_(part)
         return found
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, of_mean: Tensor, of_spread: Tensor) -> tuple[Tensor, Tensor, None, None]:
+    def backward(ctx: Any, of_mean: Tensor, of_spread: Tensor) -> tuple[Tensor | None, ...]:
         mean, spread, widths = ctx.saved_tensors
         found = torch.zeros_like(mean), torch.zeros_like(spread)
         for chunk in ctx.windows.chunks(spread, 0 if ctx.axis is None else ctx.axis - 1):
-            ranks = _ranks(chunk.views(widths))
+            ranks = None if widths is None else _ranks(chunk.views(widths))
             means, spreads = (_ordered(chunk.views(one), ranks) for one in (mean, spread))
             outward = [chunk.of_result(slope) for slope in (of_mean, of_spread)]
-            made = _slopes(means, spreads, ctx.axis, outward)
+            made = _slopes(means, spreads, ctx.axis, outward, in_pairs=widths is None)
             for whole, slopes in zip(found, made, strict=True):
-                back = slopes.gather(0, ranks.expand_as(slopes))
-                for place, slope in zip(chunk.views(whole), back.unbind(), strict=True):
+                for place, slope in zip(chunk.views(whole), _back(slopes, ranks), strict=True):
                     place.add_(slope)
-        return *found, None, None
+        return *found, None, None, None
 
 
 def _slopes(
-    means: Tensor, spreads: Tensor, axis: int | None, outward: list[Tensor]
-) -> tuple[Tensor, Tensor]:
-    """Return the derivatives by the means, then by the spreads, of values in ascending order."""
-    leaves = [one.requires_grad_() for values in (means, spreads) for one in values.unbind()]
+    means: Sequence[Tensor],
+    spreads: Sequence[Tensor],
+    axis: int | None,
+    outward: list[Tensor],
+    *,
+    in_pairs: bool,
+) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
+    """Return the derivatives by the means, then by the spreads."""
+    leaves = [one.detach().requires_grad_() for one in (*means, *spreads)]
     with torch.enable_grad():
-        found = _largest(leaves[: len(means)], leaves[len(means) :], axis)
+        split = leaves[: len(means)], leaves[len(means) :]
+        found = _largest(*split, axis, in_pairs=in_pairs)
     slopes = torch.autograd.grad(found[:2], leaves, outward)
-    return torch.stack(slopes[: len(means)]), torch.stack(slopes[len(means) :])
+    return slopes[: len(means)], slopes[len(means) :]
 
 
 def _widths(spread: Tensor, axis: int | None) -> Tensor:
@@ -236,10 +256,20 @@ def _ranks(widths: Sequence[Tensor]) -> Tensor:
     return ranks.long()
 
 
-def _ordered(views: Sequence[Tensor], ranks: Tensor) -> Tensor:
-    """Return the values of every window, place by place of the ascending order."""
+def _ordered(views: Sequence[Tensor], ranks: Tensor | None) -> Sequence[Tensor]:
+    """Return the values of every window by their ranks; in place order without any."""
+    if ranks is None:
+        return views
     stacked = torch.stack(tuple(views))
-    return torch.empty_like(stacked).scatter_(0, ranks.expand_as(stacked), stacked)
+    return torch.empty_like(stacked).scatter_(0, ranks.expand_as(stacked), stacked).unbind()
+
+
+def _back(slopes: Sequence[Tensor], ranks: Tensor | None) -> Sequence[Tensor]:
+    """Return what `_ordered` has ordered, in place order."""
+    if ranks is None:
+        return slopes
+    stacked = torch.stack(tuple(slopes))
+    return stacked.gather(0, ranks.expand_as(stacked)).unbind()
 
 
 def _empty(value: Tensor, windows: Windows) -> Tensor:
@@ -256,7 +286,7 @@ def largest(op: MaxPool, inputs: tuple[Moments, ...], form: Form) -> Moments:
     (value,) = inputs
     mean, windows = with_margins(op, value.mean, _lowest(value.mean))
     spread, _ = with_margins(op, value.uncertainty, 0.0)
-    return Moments(*_Pooled.apply(mean, spread, windows, None))
+    return Moments(*_Pooled.apply(mean, spread, windows, None, form.is_smooth))
 
 
 @moments.rule(MaxPool, name="factor")
@@ -267,7 +297,7 @@ def largest_rows(op: MaxPool, inputs: tuple[Moments, ...], form: Form) -> Moment
     spread, _ = with_margins(op, value.uncertainty, 0.0)
     axis, rows = form.apart(source, spread)
     _, shared = form.apart(source, mean, n_factors=1)
-    found = _Pooled.apply(shared, rows, windows, axis)
+    found = _Pooled.apply(shared, rows, windows, axis, form.is_smooth)
     return Moments(*(form.together(op.name, one) for one in found))
 
 
