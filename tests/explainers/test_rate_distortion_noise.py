@@ -71,10 +71,13 @@ def without(*names: str) -> dict[str, Tensor]:
 
 def test_each_mode_takes_its_part_of_the_statistics() -> None:
     diag, half, full = (resolve(STATISTICS, network(), mode) for mode in ("diag", "half", "full"))
-    assert torch.equal(diag.spread, STATISTICS["variance"])
-    assert torch.equal(half.spread, FACTOR)
-    torch.testing.assert_close(covariance_of(full.spread), COVARIANCE)
-    assert all(torch.equal(noise.mean, MEAN) for noise in (diag, half, full))
+    # to a part in 2**22 of the largest value
+    near = {"rtol": 0, "atol": 2**-22 * float(COVARIANCE.max())}
+    torch.testing.assert_close(diag.spread, STATISTICS["variance"], **near)
+    torch.testing.assert_close(half.spread, FACTOR, **near)
+    torch.testing.assert_close(covariance_of(full.spread), COVARIANCE, rtol=1e-6, atol=1e-5)
+    for noise in (diag, half, full):
+        torch.testing.assert_close(noise.mean, MEAN, **near)
 
 
 def test_statistics_may_be_arrays_that_cannot_be_written_to() -> None:
@@ -106,8 +109,8 @@ def test_a_rank_keeps_the_strongest_rows() -> None:
     kept = resolve(STATISTICS, network(), "half", 2).spread
     lost = covariance_of(FACTOR) - covariance_of(kept)
     assert kept.shape == (2, *SHAPE)
-    # of the best approximation; eigh is exact to rounding
-    assert float(lost.trace()) == pytest.approx((singular[2:] ** 2).sum(), rel=1e-10)
+    # of the best approximation, to the grid that what a scan found is on
+    assert float(lost.trace()) == pytest.approx((singular[2:] ** 2).sum(), rel=1e-5)
     other = resolve(without("factor"), network(), "half", 2).spread
     torch.testing.assert_close(other, of_covariance(COVARIANCE)[:2].reshape(2, *SHAPE))
 
