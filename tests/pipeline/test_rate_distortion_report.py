@@ -128,7 +128,7 @@ def test_an_explainer_has_one_warning_whatever_the_number_of_its_masks() -> None
     ("optimised", "drawn", "error", "expected"),
     [
         (1e-8, 0.0, 0.0, "0 of 3"),  # 0 of so many draws is no proof
-        (0.1, 0.03, 0.03, "0 of 3"),  # by luck
+        (0.1, 0.03, 0.04, "0 of 3"),  # by luck
         (0.1, 0.03, 0.01, "3 of 3"),
         (1e-4, 1e-3, 1e-4, "0 of 3"),  # beside 0.25 for the mask
         (1e-3, 9e-3, 1e-3, "3 of 3"),

@@ -48,8 +48,9 @@ COLUMNS = (
 FACTOR = 2.0
 """By which the two distortions may differ before a reader is warned: low-rank moments are off by
 less (0.8 to 0.9 of the variance on digits), diagonal ones by far more."""
-N_ERRORS = 3.0
-"""Standard errors of Monte Carlo by which they must differ as well."""
+N_ERRORS = 2.0
+"""Standard errors of Monte Carlo by which they must differ as well: by luck, one sample in twenty
+does, but not half of them."""
 SHARE = 0.01
 """Part of the squared output, or of what the mask costs beside its distortion, by which they must
 differ as well: a hundred draws miss what one in a hundred would show, and then have no error."""
