@@ -164,7 +164,8 @@ def _largest(
     if not in_pairs:
         return functools.reduce(functools.partial(_larger, axis=axis), nodes)
     while len(nodes) > 1:
-        pairs = [_larger(*nodes[place : place + 2], axis) for place in range(0, len(nodes) - 1, 2)]
+        neighbours = zip(nodes[::2], nodes[1::2], strict=False)
+        pairs = [_larger(left, right, axis) for left, right in neighbours]
         nodes = pairs + nodes[2 * len(pairs) :]
     return nodes[0]
 
