@@ -137,7 +137,9 @@ def test_a_sample_has_the_same_mask_in_any_batch(parameters: dict[str, Any]) -> 
 
 
 def test_modes_agree_where_they_stand_for_the_same_noise() -> None:
-    half, full = found(), found(mode="full")
+    # of what a scan found both lose digits of their own
+    given = {name: values for name, values in moments().items() if name != "count"}
+    half, full = found(noise=given), found(noise=given, mode="full")
     torch.testing.assert_close(half.relevance, full.relevance, rtol=0, atol=1e-7)
 
 
