@@ -128,7 +128,7 @@ def test_an_explainer_has_one_warning_whatever_the_number_of_its_masks() -> None
     ("optimised", "drawn", "error", "expected"),
     [
         (1e-8, 0.0, 0.0, "0 of 3"),  # 0 of so many draws is no proof
-        (0.1, 0.03, 0.04, "0 of 3"),  # by luck
+        (0.1, 0.03, 0.07, "0 of 3"),  # by luck, of all three too
         (0.1, 0.03, 0.01, "3 of 3"),
         (1e-4, 1e-3, 1e-4, "0 of 3"),  # beside 0.25 for the mask
         (1e-3, 9e-3, 1e-3, "3 of 3"),
@@ -143,6 +143,16 @@ def test_only_what_can_be_told_apart_and_matters_counts(
     html = rate_distortion.render(run("grid", grid=grid))
     assert [row[6] for row in rows_of(html)] == [expected] * 2
     assert bool(warnings_of(html)) == (expected != "0 of 3")
+
+
+def test_samples_that_are_off_together_are_warned_of_where_none_is_for_sure() -> None:
+    # 0.07 is less than two errors of a sample, and more than two of the mean of three
+    figures = {"distortion": 0.1, DRAWN: 0.03, f"{DRAWN}_error": 0.04, "objective": 0.35}
+    grid = GRID | {name: [[value] * 2] * 4 for name, value in figures.items()}
+    html = rate_distortion.render(run("grid", grid=grid))
+    assert [row[6] for row in rows_of(html)] == ["0 of 3"] * 2
+    (warning,) = warnings_of(html)
+    assert "the one by Monte Carlo disagree for 2 of 2 masks" in warning
 
 
 def test_a_distortion_that_was_to_be_zero_and_is_not_is_warned_of_without_infinities() -> None:
