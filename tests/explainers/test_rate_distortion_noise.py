@@ -197,7 +197,7 @@ def test_draws_follow_from_sample_and_purpose_alone() -> None:
         ({"mean": 0, "covariance": COVARIANCE[:3]}, "full", r"expected \(6, 6\)"),
         ({"mean": 0, "covariance": COVARIANCE.triu()}, "full", "not symmetric"),
         ({"mean": 0, "covariance": -COVARIANCE}, "full", "below zero"),
-        ({"mean": 0, "varience": 1}, "diag", "expected 'mean' and at least one of"),
+        ({"mean": 0, "variances": 1}, "diag", "expected 'mean' and at least one of"),
         ({"uniform": [1, 0]}, "diag", "in order"),
         ({"uniform": 1}, "diag", r"expected \[low, high\]"),
         (normal(1, *SHAPE), "diag", "n at least 2"),
