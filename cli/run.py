@@ -29,7 +29,8 @@ def init(
         typer.Option(
             "--from",
             metavar="TEMPLATE",
-            help="quickstart, all_methods, imagenet_folder, relmax or relmax_imagenet.",
+            help="quickstart, all_methods, imagenet_folder, relmax, relmax_imagenet, "
+            "boolean_strings, rde_mnist, rde_stl10 or rde_an8flower.",
         ),
     ] = "quickstart",
     as_json: AsJson = False,

@@ -59,6 +59,7 @@ HAVE = {
         "lrp",
         "deep_taylor",
         "random",
+        "rate_distortion",
     },
 }
 
