@@ -6,9 +6,7 @@ from typing import TYPE_CHECKING, Literal
 
 import torch
 
-from explainers.inference import outside_inference_mode
-from explainers.rate_distortion.budgets import Budget
-from explainers.rate_distortion.clean import Clean
+from explainers.rate_distortion.measured import Measured
 from explainers.rules.moments.carrying import carry, check
 from explainers.rules.moments.forms import Form
 from explainers.sampling.chunks import pieces
@@ -21,7 +19,7 @@ if TYPE_CHECKING:
     from explainers.trace import Trace
 
 
-class AssumedDensity:
+class AssumedDensity(Measured):
     """``1/2 [(E f(y) - t)^2 + Var f(y)]``, with moments as the rule table ``moments`` has them.
 
     Of ``y = s x + (1 - s) n`` the mean is ``s x + (1 - s) E n``, a variance ``(1 - s)^2`` times and
@@ -46,35 +44,15 @@ class AssumedDensity:
     """
 
     def __init__(self, trace: Trace, target: Target, noise: Noise) -> None:
-        self._clean = Clean(trace, target, noise)
-        self._noise = noise
-        network = self._clean.trace.network
         is_diag = noise.mode == "diag"
         n_factors = 1 if is_diag else len(noise.spread)
+        # of each row its mean, and its variance or factors
         self.n_maps = 1 + n_factors
-        """Maps that a row takes through the network: its mean, and its variance or factors."""
+        super().__init__(trace, target, noise, self.n_maps)
         kind: Literal["variance", "factor"] = "variance" if is_diag else "factor"
+        network = self._clean.trace.network
         self._form = Form(kind, network, n_factors, is_smooth=True)
-        check(network, self._form.kind)
-        self._budget = Budget(self._clean.trace, self.n_maps)
-
-    @property
-    def selected(self) -> Tensor:
-        """What is explained of each clean sample, ``t``, ``(samples,)``."""
-        return self._clean.selected
-
-    @outside_inference_mode
-    def __call__(self, masks: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the distortions ``(rows,)`` and their gradients, shaped as the masks."""
-        masks = self._clean.masks(masks, rows)
-        return self._budget.kept(lambda: self._with_gradients(masks, rows))
-
-    @outside_inference_mode
-    def value(self, masks: Tensor, rows: Tensor) -> Tensor:
-        """Return the distortions alone, ``(rows,)``."""
-        masks = self._clean.masks(masks, rows)
-        with torch.no_grad():
-            return self._budget.kept(lambda: self._values(masks, rows))
+        check(network, kind)
 
     def _with_gradients(self, masks: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
         values, gradients = masks.new_empty(len(masks)), torch.empty_like(masks)

@@ -7,10 +7,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from explainers import numeric
-from explainers.inference import outside_inference_mode
 from explainers.kept import Kept, unread_by_gradients
-from explainers.rate_distortion.budgets import Budget
-from explainers.rate_distortion.clean import Clean
+from explainers.rate_distortion.measured import Measured
 from explainers.rules.gradient import gradient
 from explainers.rules.walking import walk
 from explainers.sampling.chunks import pieces
@@ -29,7 +27,7 @@ KEPT_BYTES = 2**28
 """Of what draws are made of; beyond, they are drawn again in every call, from the same seeds."""
 
 
-class Sampled:
+class Sampled(Measured):
     """Mean of ``1/2 (t - f(s x + (1-s) n))^2`` over draws that all masks of a sample share.
 
     Its gradient is exact for these draws: ``mean of -(t - f) f' (x - n)``. Any network can be
@@ -54,39 +52,16 @@ class Sampled:
         If `n_draws` is below 1, or the noise that of another input.
     """
 
-    def __init__(self, trace: Trace, target: Target, noise: Noise, n_draws: int = 16) -> None:
+    def __init__(self, trace: Trace, target: Target, noise: Noise, n_draws: int) -> None:
         numeric.check_whole("n_draws", n_draws)
-        self._clean = Clean(trace, target, noise)
-        self._noise, self._n_draws = noise, n_draws
-        self._budget = Budget(self._clean.trace, 1)
+        super().__init__(trace, target, noise, 1)
+        self.n_maps = n_draws
         self._codes: Tensor | None = None
         every = torch.arange(trace.n_rows)
         if trace.n_rows:
             first = self._drawn(every[:1])
             if trace.n_rows * first.nbytes <= KEPT_BYTES:
                 self._codes = self._drawn(every)
-
-    @property
-    def selected(self) -> Tensor:
-        """What is explained of each clean sample, ``t``, ``(samples,)``."""
-        return self._clean.selected
-
-    @property
-    def n_maps(self) -> int:
-        """Maps that a row takes through the network: one a draw."""
-        return self._n_draws
-
-    @outside_inference_mode
-    def __call__(self, masks: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the distortions ``(rows,)`` and their gradients, shaped as the masks."""
-        masks = self._clean.masks(masks, rows)
-        return self._budget.kept(lambda: self._with_gradients(masks, rows))
-
-    @outside_inference_mode
-    def value(self, masks: Tensor, rows: Tensor) -> Tensor:
-        """Return the distortions alone, ``(rows,)``."""
-        masks = self._clean.masks(masks, rows)
-        return self._budget.kept(lambda: self._values(masks, rows))
 
     def _with_gradients(self, masks: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
         values, gradients = masks.new_zeros(len(masks)), torch.zeros_like(masks)
@@ -97,7 +72,7 @@ class Sampled:
             change = clean.inputs.unsqueeze(1) - change
             carried = self._clean.carried(rows[piece].repeat_interleave(codes.shape[1]))
             residuals, slopes = self._slopes(points, clean, carried)
-            values[piece] += residuals.square().sum(1) / (2 * self._n_draws)
+            values[piece] += residuals.square().sum(1) / (2 * self.n_maps)
             gradients[piece] += change.mul_(slopes).sum(1)
         return values, gradients
 
@@ -109,7 +84,7 @@ class Sampled:
             carried = self._clean.carried(rows[piece].repeat_interleave(codes.shape[1]))
             outputs = self._clean.trace.network(points.flatten(0, 1), carried)
             residuals = clean.residuals(outputs)
-            values[piece] += residuals.square().sum(1) / (2 * self._n_draws)
+            values[piece] += residuals.square().sum(1) / (2 * self.n_maps)
         return values
 
     def _slopes(
@@ -135,7 +110,7 @@ class Sampled:
         return residuals, slopes.reshape(points.shape)
 
     def _start(self, residuals: Tensor, clean: Rows) -> Tensor:
-        weights = clean.weights.unsqueeze(1) / self._n_draws
+        weights = clean.weights.unsqueeze(1) / self.n_maps
         return (residuals.unsqueeze(2) * weights).flatten(0, 1)
 
     def _pieces(self, rows: Tensor) -> Iterator[tuple[slice, Tensor]]:
@@ -143,9 +118,9 @@ class Sampled:
         limit = self._budget.n_rows
         if not len(rows):
             return
-        for piece in pieces(len(rows), max(1, limit // self._n_draws)):
+        for piece in pieces(len(rows), max(1, limit // self.n_maps)):
             codes = self._codes_of(rows[piece])
-            for draws in pieces(self._n_draws, limit):
+            for draws in pieces(self.n_maps, limit):
                 yield piece, codes[:, draws]
 
     def _codes_of(self, rows: Tensor) -> Tensor:
@@ -157,7 +132,7 @@ class Sampled:
 
     def _drawn(self, samples: Tensor) -> Tensor:
         randomness = self._clean.randomness(samples)
-        return self._noise.draws.codes(randomness, "distortion", self._n_draws)
+        return self._noise.draws.codes(randomness, "distortion", self.n_maps)
 
 
 def between(masks: Tensor, inputs: Tensor, noise: Tensor) -> Tensor:

@@ -24,8 +24,7 @@ DECAYS = (0.9, 0.999)
 class Adam(Iterated):
     """Adam (Kingma and Ba 2015, arXiv:1412.6980) with every step clipped to the box.
 
-    The step falls to zero along half a cosine, so that all `n_steps` are needed. It looks at no
-    value of the objective, and so bears distortions whose draws change from step to step.
+    The step falls to zero along half a cosine, so that all `n_steps` are needed.
     """
 
     step: float = 0.1
