@@ -10,15 +10,14 @@ same place in the order. Pixels run from 0 to 1.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import nn
 
-if TYPE_CHECKING:
-    from torch import Tensor
+from configs.rde_network import ConvNet
 
 SIZE = 128
 PICTURES, MASKS = "an8Flower_double_12c", "an8Flower_double_12c_MASK"
@@ -27,35 +26,9 @@ VALIDATION = 0.1
 """Of each class, the first part by name; the rest was trained on."""
 
 
-class ConvNet(nn.Module):
-    """Three convolutions with average pools and two dense layers.
-
-    Values are flattened with their channels last, so that the weights of a Keras network go in
-    as they are but for the order of their axes: ``(3, 2, 0, 1)`` of a convolution, ``(1, 0)`` of a
-    dense layer.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(3, 32, 5, padding=2)
-        self.conv2 = nn.Conv2d(32, 64, 5, padding=2)
-        self.conv3 = nn.Conv2d(64, 64, 5, padding=2)
-        self.pool = nn.AvgPool2d(2)
-        self.dense1 = nn.Linear((SIZE // 8) ** 2 * 64, 1024)
-        self.dense2 = nn.Linear(1024, 12)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Return the logits of images ``(batch, 3, 128, 128)``."""
-        for convolution in (self.conv1, self.conv2, self.conv3):
-            images = self.pool(torch.relu(convolution(images)))
-        flat = images.permute(0, 2, 3, 1).flatten(1)
-        logits: Tensor = self.dense2(torch.relu(self.dense1(flat)))
-        return logits
-
-
 def load() -> nn.Module:
     """Return the network; its weights are read by the run file's `model.weights`."""
-    return ConvNet()
+    return ConvNet(n_channels=3, size=SIZE, n_outputs=12)
 
 
 class Flowers:

@@ -14,40 +14,15 @@ import torch
 from torch import nn
 
 from configs.augmentation import augmented
+from configs.rde_network import ConvNet
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
-class ConvNet(nn.Module):
-    """Three convolutions with average pools and two dense layers.
-
-    Values are flattened with their channels last, so that the weights of a Keras network go in
-    as they are but for the order of their axes: ``(3, 2, 0, 1)`` of a convolution, ``(1, 0)`` of a
-    dense layer.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(1, 32, 5, padding=2)
-        self.conv2 = nn.Conv2d(32, 64, 5, padding=2)
-        self.conv3 = nn.Conv2d(64, 64, 5, padding=2)
-        self.pool = nn.AvgPool2d(2)
-        self.dense1 = nn.Linear(3 * 3 * 64, 1024)
-        self.dense2 = nn.Linear(1024, 10)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Return the logits of images ``(batch, 1, 28, 28)``."""
-        for convolution in (self.conv1, self.conv2, self.conv3):
-            images = self.pool(torch.relu(convolution(images)))
-        flat = images.permute(0, 2, 3, 1).flatten(1)
-        logits: Tensor = self.dense2(torch.relu(self.dense1(flat)))
-        return logits
-
-
 def load() -> nn.Module:
     """Return the network; its weights are read by the run file's `model.weights`."""
-    return ConvNet()
+    return ConvNet(n_channels=1, size=28, n_outputs=10)
 
 
 class Digits:
