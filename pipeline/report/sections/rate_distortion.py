@@ -47,7 +47,7 @@ COLUMNS = (
 )
 FACTOR = 2.0
 """By which the two distortions may differ before a reader is warned: low-rank moments are off by
-less (0.8 to 0.9 of the variance on digits), diagonal ones by far more."""
+less behind average pools, perhaps by more behind max-pools, and diagonal ones by far more."""
 N_ERRORS = 2.0
 """Standard errors of Monte Carlo by which they must differ as well: by luck, one sample in twenty
 does, but not half of them."""
