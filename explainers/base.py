@@ -60,7 +60,8 @@ class Explained:
     arrays: Mapping[str, Tensor] = field(default_factory=dict)
     """Further arrays per sample, ``(batch, ...)`` each: standard errors, convergence deltas."""
     tables: Mapping[str, list[dict[str, Any]]] = field(default_factory=dict)
-    """Rows per sample; each row has a field ``row``, the sample's position in the batch."""
+    """Rows per sample; each row has a field ``row``, the sample's position in the batch. The name
+    ``""`` is that of a method's one table."""
 
 
 @dataclass(frozen=True)

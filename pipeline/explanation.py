@@ -183,7 +183,7 @@ class Explanation:
             self._enter_fact(products, f"{name}.{precision.RELATIVE}", rows, self._joined(known))
         for target, each in enumerate(found):
             for table, entries in each.tables.items():
-                place = products.rows.setdefault(f"{name}.{table}", [])
+                place = products.rows.setdefault(f"{name}.{table}" if table else name, [])
                 place.extend(self._row(products, rows, target, entry) for entry in entries)
 
     def _enter_map(

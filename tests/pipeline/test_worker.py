@@ -14,6 +14,7 @@ from explainers import Attribution, Cost, Explained
 from pipeline.errors import PlanError
 from pipeline.ledger import Ledger
 from pipeline.store import open_run
+from pipeline.verify import verify
 from pipeline.task import Outcome, WorkItem
 from pipeline.worker import ExplainTask, ExplainWorker
 from tests.pipeline.tiny_run import EXPLAINERS, config_of, run_tiny, stored
@@ -58,7 +59,10 @@ class Talkative(Attribution):
                 "delta": index.double(),
                 "curve": inputs[:, 0, 0],
             },
-            tables={"nodes": [{"row": row, "node": int(index[row])} for row in range(len(inputs))]},
+            tables={
+                "nodes": [{"row": row, "node": int(index[row])} for row in range(len(inputs))],
+                "": [{"row": row, "members": [row] * (row + 1)} for row in range(len(inputs))],
+            },
         )
 
 
@@ -290,6 +294,18 @@ def test_what_a_method_finds_beside_its_map_is_stored(tmp_path: Path) -> None:
     assert run.samples().to_pydict()["talkative.delta"] == list(range(40))
     table = run.table("talkative.nodes").to_pydict()
     assert table["sample"] == table["node"] == list(range(40))
+
+
+def test_the_one_table_of_a_method_has_its_name(tmp_path: Path) -> None:
+    run_tiny(tmp_path, explainers={"talkative": {}})
+    out = tmp_path / "out"
+    assert (out / "tables" / "talkative" / "0.parquet").is_file()
+    run = open_run(str(out))
+    table = run.table("talkative").to_pydict()
+    assert table["sample"] == list(range(40))
+    # batches of four
+    assert table["members"] == [[row] * (row + 1) for row in range(4)] * 10
+    assert verify(out) == []
 
 
 def test_several_targets_add_a_dimension(tmp_path: Path) -> None:
