@@ -66,6 +66,10 @@ class Source(ABC):
         """Return inputs in [0, 1] for people to look at: normalisation undone."""
         return inputs.clamp(0, 1)
 
+    def tokens(self, record: Record) -> tuple[str, ...] | None:
+        """Return what each token of a sample stands for, for people; None where there are none."""
+        return None
+
     @property
     def class_names(self) -> tuple[str, ...] | None:
         """Names of the classes, by index."""
