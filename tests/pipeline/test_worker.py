@@ -14,8 +14,8 @@ from explainers import Attribution, Cost, Explained
 from pipeline.errors import PlanError
 from pipeline.ledger import Ledger
 from pipeline.store import open_run
-from pipeline.verify import verify
 from pipeline.task import Outcome, WorkItem
+from pipeline.verify import verify
 from pipeline.worker import ExplainTask, ExplainWorker
 from tests.pipeline.tiny_run import EXPLAINERS, config_of, run_tiny, stored
 
