@@ -1,0 +1,73 @@
+"""Levels of a hierarchy, and the merging of what is left at the end of its growth."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from explainers.hierarchies.scoring import driving
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from explainers.hierarchies.scoring import Scorer
+
+
+@dataclass(frozen=True, eq=False)
+class Level:
+    """Components of a batch at one level of their hierarchies."""
+
+    labels: Tensor
+    """Component of each cell, int64 ``(batch, cells)``: 0 in none, otherwise its id, which goes on
+    from level to level; ids are of a sample and have gaps."""
+    scores: Tensor
+    """Of each component, by id, ``(batch, 1 + largest id, classes)``: NaN where there is none."""
+
+    @property
+    def is_there(self) -> Tensor:
+        """Whether there is a component of an id, bool ``(batch, 1 + largest id)``."""
+        return present(self.labels, self.scores.shape[1])
+
+
+def present(labels: Tensor, n_ids: int) -> Tensor:
+    """Return which ids label a cell, 0 left out, bool ``(batch, ids)``."""
+    found = labels.new_zeros(len(labels), n_ids, dtype=torch.bool)
+    found.scatter_(1, labels, torch.ones_like(labels, dtype=torch.bool))
+    found[:, 0] = False
+    return found
+
+
+def scored(labels: Tensor, scorer: Scorer) -> Level:
+    """Return a level of these labels: every component of the batch is scored by one call."""
+    is_there = present(labels, int(labels.max()) + 1)
+    rows, ids = is_there.nonzero(as_tuple=True)
+    return placed(labels, is_there, scorer(labels[rows] == ids[:, None], rows))
+
+
+def placed(labels: Tensor, is_there: Tensor, scores: Tensor) -> Level:
+    """Return a level from the scores of its components, sample by sample and id by id."""
+    found = scores.new_full((*is_there.shape, scores.shape[1]), torch.nan)
+    found[is_there] = scores
+    return Level(labels, found)
+
+
+def merged(level: Level, scorer: Scorer, drive: Tensor) -> list[Level]:
+    """Return the levels that end in one component of each sample, one merge a level.
+
+    Each time the pair of components is joined, under the smaller id, for which
+    ``s(both) - max(s(one), s(other))`` is largest, the first such pair of ids where several are;
+    s is the driven score (Singh, Murdoch, Yu 2019, arXiv:1806.05337, as their code does it). A
+    sample that has one component, or none, stays as it is.
+
+    Parameters
+    ----------
+    level
+        Last of the growth.
+    scorer
+        Of unions of cells.
+    drive
+        Weights of the classes in what drives the merging, ``(batch, classes)``.
+    """
+    raise NotImplementedError
