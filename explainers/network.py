@@ -16,7 +16,7 @@ from explainers.reading.export import UnreadableError
 from explainers.reading.layers import silent_modules
 from explainers.reading.program import Layer, Layout, Program, read_program
 from explainers.reading.trust import disagreement, random_like
-from explainers.reading.user_model import UserModel, fitting, normalised, structured
+from explainers.reading.user_model import copied, fitting, normalised, structured
 from explainers.registry import suggest
 from explainers.rules.gradient import normalised as softmax_rule
 
@@ -69,7 +69,7 @@ class Network:
     @outside_inference_mode
     def __init__(self, model: nn.Module | Callable[..., Any], example_inputs: Inputs) -> None:
         self.structure = structured(model, example_inputs)
-        self._model = UserModel(model, self.structure)
+        self._model = copied(model, self.structure)
         example, position = fitting(self._model, self.structure.parts(example_inputs))
         self._example = example
         self.device, self.dtype = example[0].device, _dtype(example)

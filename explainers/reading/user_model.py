@@ -45,8 +45,8 @@ class UserModel:
     def __init__(self, model: nn.Module | Callable[..., Any], structure: Structure) -> None:
         if not isinstance(model, nn.Module) and not callable(model):
             raise TypeError(f"got {type(model).__name__!r}, expected a module or a function")
-        copied = copy.deepcopy(model)
-        module = copied if isinstance(copied, nn.Module) else _Function(copied)
+        own = copy.deepcopy(model)
+        module = own if isinstance(own, nn.Module) else _Function(own)
         self.module = _written_out(module.eval().requires_grad_(False))
         self.structure = structure
 
@@ -79,6 +79,11 @@ def _written_out(module: nn.Module) -> nn.Module:
     return module
 
 
+def copied(model: nn.Module | Callable[..., Any], structure: Structure) -> UserModel:
+    """Return a model's copy; of what is one already, that itself."""
+    return model if isinstance(model, UserModel) else UserModel(model, structure)
+
+
 def structured(model: nn.Module | Callable[..., Any], inputs: Inputs) -> Structure:
     """Return how a model takes inputs like these, names in the order of its arguments.
 
@@ -90,6 +95,9 @@ def structured(model: nn.Module | Callable[..., Any], inputs: Inputs) -> Structu
         If the inputs are neither a tensor nor a tuple or dict of tensors.
     """
     structure = Structure.of(inputs)
+    if isinstance(model, UserModel):
+        model.structure.parts(inputs)
+        return model.structure
     if structure.kind != "dict":
         return structure
     function = model.forward if isinstance(model, nn.Module) else model
