@@ -1,0 +1,226 @@
+"""Text cut into tokens, and their numbers: by words and a vocabulary, or by Hugging Face's."""
+
+from __future__ import annotations
+
+import functools
+import re
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, NamedTuple, Self
+
+import fsspec
+from pydantic import ConfigDict, Discriminator, Tag
+
+from pipeline.errors import PlanError
+
+WORDS = r"\w+(?:['\u2019]\w+)*|[^\w\s]"
+"""Words, with the apostrophes inside them, and every other visible character by itself."""
+
+
+class Tokens(NamedTuple):
+    """What a text is made of."""
+
+    ids: tuple[int, ...]
+    """Rows of the model's embedding."""
+    words: tuple[str, ...]
+    """What each of them stands for, for people: the characters as they were written, between ``<``
+    and ``>`` where the model sees only that it does not know them."""
+
+
+class Tokenizer(ABC):
+    """Cuts texts; its fields are what ``data.tokenizer`` in a run file can say.
+
+    What it has read stays behind when it is pickled, as with sources.
+    """
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+
+    @abstractmethod
+    def __call__(self, text: str, max_length: int | None = None) -> Tokens:
+        """Return the tokens of a text, the first `max_length` of them."""
+
+    @abstractmethod
+    def rooted(self, base: Path) -> Self:
+        """Return the tokenizer with its relative paths starting at `base`."""
+
+    @abstractmethod
+    def files(self) -> tuple[Path, ...]:
+        """Return the local files that decide what tokens are."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {field.name: getattr(self, field.name) for field in fields(self)}  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class Words(Tokenizer):
+    """Words by a pattern, numbered by a list of them."""
+
+    vocabulary: str
+    """Text file with a token a line, the first of which has the number 0; relative to the run
+    file."""
+    lowercase: bool = True
+    """Whether words are looked up in lower case."""
+    unknown: str = "<unk>"
+    """The line of the vocabulary that stands for words that have none."""
+    pattern: str = WORDS
+    """Regular expression of a token; what it does not match, as space, is left out."""
+
+    def __post_init__(self) -> None:
+        """Refuse what is no pattern."""
+        try:
+            re.compile(self.pattern)
+        except re.error as error:
+            raise ValueError(
+                f"got pattern {self.pattern!r}, expected a regular expression: {error}"
+            ) from error
+
+    def __call__(self, text: str, max_length: int | None = None) -> Tokens:
+        """Return the words; those that the vocabulary lacks have the number of `unknown`."""
+        written = [match.group() for match in re.finditer(self.pattern, text)][:max_length]
+        sought = [word.lower() for word in written] if self.lowercase else written
+        ids = tuple(self._ids.get(word, self._unknown) for word in sought)
+        shown = [
+            word if key in self._ids else f"<{word}>"
+            for word, key in zip(written, sought, strict=True)
+        ]
+        return Tokens(ids, tuple(shown))
+
+    def rooted(self, base: Path) -> Self:
+        """Return it with the vocabulary below `base`."""
+        return replace(self, vocabulary=below(base, self.vocabulary))
+
+    def files(self) -> tuple[Path, ...]:
+        """Return the vocabulary."""
+        return local(self.vocabulary)
+
+    @functools.cached_property
+    def _ids(self) -> dict[str, int]:
+        try:
+            with fsspec.open(self.vocabulary, "r", encoding="utf-8") as file:
+                lines = file.read().splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise PlanError(
+                f"cannot read the vocabulary {self.vocabulary!r}: {error}",
+                fix="correct data.tokenizer.vocabulary; it is relative to the run file",
+            ) from error
+        ids = {word: number for number, word in enumerate(lines)}
+        if len(ids) < len(lines):
+            twice = next(word for number, word in enumerate(lines) if ids[word] != number)
+            raise PlanError(
+                f"the vocabulary {self.vocabulary!r} holds {twice!r} twice",
+                fix="write every token on one line only: its number is that of the line",
+            )
+        return ids
+
+    @property
+    def _unknown(self) -> int:
+        if self.unknown not in self._ids:
+            raise PlanError(
+                f"the vocabulary {self.vocabulary!r} has no line {self.unknown!r} for words that "
+                "it lacks",
+                fix="name the line that stands for them with data.tokenizer.unknown",
+            )
+        return self._ids[self.unknown]
+
+
+@dataclass(frozen=True)
+class Pretrained(Tokenizer):
+    """A tokenizer of Hugging Face, from its ``tokenizer.json``; the extra ``[text]``."""
+
+    file: str | None = None
+    """The ``tokenizer.json``, relative to the run file."""
+    name: str | None = None
+    """In place of a file: what the model hub or its cache on disk knows it by."""
+    revision: str = "main"
+    """Of `name`: a branch, or better a commit, which nobody changes."""
+    special_tokens: bool = True
+    """Whether what the model expects around a text, such as ``[CLS]`` and ``[SEP]``, is put
+    there."""
+
+    def __post_init__(self) -> None:
+        """Refuse two places, and none."""
+        if (self.file is None) == (self.name is None):
+            raise ValueError(f"got file {self.file!r} and name {self.name!r}, expected one of them")
+
+    def __call__(self, text: str, max_length: int | None = None) -> Tokens:
+        """Return the pieces; shortened ones keep the special tokens at their ends."""
+        if max_length is not None:
+            self._tokenizer.enable_truncation(max_length)
+        encoding = self._tokenizer.encode(text, add_special_tokens=self.special_tokens)
+        return Tokens(
+            tuple(encoding.ids),
+            tuple(
+                self._shown(text, token, *place)
+                for token, place in zip(encoding.tokens, encoding.offsets, strict=True)
+            ),
+        )
+
+    def rooted(self, base: Path) -> Self:
+        """Return it with its file below `base`."""
+        return self if self.file is None else replace(self, file=below(base, self.file))
+
+    def files(self) -> tuple[Path, ...]:
+        """Return the file; none where it has a name."""
+        return () if self.file is None else local(self.file)
+
+    def _shown(self, text: str, token: str, start: int, stop: int) -> str:
+        # special tokens stand for no characters
+        written = text[start:stop].strip()
+        if not written:
+            return token
+        return f"<{written}>" if token == self._unknown else written
+
+    @property
+    def _unknown(self) -> str | None:
+        found: str | None = getattr(self._tokenizer.model, "unk_token", None)
+        return found
+
+    @functools.cached_property
+    def _tokenizer(self) -> Any:
+        try:
+            from tokenizers import Tokenizer as Pieces
+        except ImportError as error:
+            raise PlanError(
+                "a tokenizer with a file or a name needs the package tokenizers, which is not "
+                "installed",
+                fix="pip install 'xpipe-xai[text]', or name a vocabulary of words",
+            ) from error
+        try:
+            if self.file is None:
+                made = Pieces.from_pretrained(self.name, revision=self.revision)
+            else:
+                with fsspec.open(self.file, "rb") as file:
+                    made = Pieces.from_buffer(file.read())
+        except Exception as error:
+            # the library raises bare Exceptions, of its own parts and of the network's
+            place = "file" if self.file is not None else "name"
+            raise PlanError(
+                f"cannot read the tokenizer {self.file or self.name!r}: {error}",
+                fix=f"correct data.tokenizer.{place}",
+            ) from error
+        # batches hold one length
+        made.no_padding()
+        return made
+
+
+def _kind_of(value: Any) -> str:
+    is_words = isinstance(value, Words) or (isinstance(value, dict) and "vocabulary" in value)
+    return "<words>" if is_words else "<pretrained>"
+
+
+# chosen by its fields, so that what is wrong with one kind is not told in terms of the other
+AnyTokenizer = Annotated[
+    Annotated[Words, Tag("<words>")] | Annotated[Pretrained, Tag("<pretrained>")],
+    Discriminator(_kind_of),
+]
+
+
+def below(base: Path, path: str) -> str:
+    """Return a path as it is found from a folder; URLs stay as they are."""
+    return path if "://" in path else str(base / path)
+
+
+def local(path: str) -> tuple[Path, ...]:
+    """Return a path as one of the local disk, if it is."""
+    return () if "://" in path else (Path(path),)
