@@ -1,4 +1,4 @@
-"""Levels of a hierarchy, and the merging of what is left at the end of its growth."""
+"""Levels of a hierarchy: which component each cell is in, and their scores."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from explainers.hierarchies.scoring import driving
+from explainers.hierarchies.scoring import asked
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -43,7 +43,8 @@ def scored(labels: Tensor, scorer: Scorer) -> Level:
     """Return a level of these labels: every component of the batch is scored by one call."""
     is_there = present(labels, int(labels.max()) + 1)
     rows, ids = is_there.nonzero(as_tuple=True)
-    return placed(labels, is_there, scorer(labels[rows] == ids[:, None], rows))
+    scores = asked(scorer, rows, lambda some: labels[rows[some]] == ids[some, None])
+    return placed(labels, is_there, scores)
 
 
 def placed(labels: Tensor, is_there: Tensor, scores: Tensor) -> Level:
@@ -51,23 +52,3 @@ def placed(labels: Tensor, is_there: Tensor, scores: Tensor) -> Level:
     found = scores.new_full((*is_there.shape, scores.shape[1]), torch.nan)
     found[is_there] = scores
     return Level(labels, found)
-
-
-def merged(level: Level, scorer: Scorer, drive: Tensor) -> list[Level]:
-    """Return the levels that end in one component of each sample, one merge a level.
-
-    Each time the pair of components is joined, under the smaller id, for which
-    ``s(both) - max(s(one), s(other))`` is largest, the first such pair of ids where several are;
-    s is the driven score (Singh, Murdoch, Yu 2019, arXiv:1806.05337, as their code does it). A
-    sample that has one component, or none, stays as it is.
-
-    Parameters
-    ----------
-    level
-        Last of the growth.
-    scorer
-        Of unions of cells.
-    drive
-        Weights of the classes in what drives the merging, ``(batch, classes)``.
-    """
-    raise NotImplementedError

@@ -13,6 +13,8 @@ from explainers.sampling import chunks
 from explainers.sampling.forward_chunks import forward_rows, halve
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from torch import Tensor
 
     from explainers.decomposition import Decomposition
@@ -38,11 +40,35 @@ class Scorer(Protocol):
         """
 
 
+MOST_MEMBERS = 2**27
+"""Cells of unions that are written out at once: more are asked for by several calls."""
+
+
+def asked(scorer: Scorer, rows: Tensor, members: Callable[[slice], Tensor]) -> Tensor:
+    """Return the scores of unions, ``(unions, classes)``: by one call, unless they are very many.
+
+    Parameters
+    ----------
+    scorer
+        Of unions.
+    rows
+        Of the batch, one for each union, ascending.
+    members
+        Called with a slice of the unions; returns which cells are in them.
+    """
+    n_cells = members(slice(0, 0)).shape[1]
+    limit = max(1, MOST_MEMBERS // n_cells)
+    found = [scorer(members(some), rows[some]) for some in chunks.pieces(len(rows), limit)]
+    return found[0] if len(found) == 1 else torch.cat(found)
+
+
 def seeds(scorer: Scorer, n_rows: int, n_cells: int, device: torch.device) -> Tensor:
     """Return the scores of single cells, ``(batch, cells, classes)``, by one call."""
-    each = torch.eye(n_cells, dtype=torch.bool, device=device)
+    cells = torch.arange(n_cells, device=device)
     rows = torch.arange(n_rows, device=device).repeat_interleave(n_cells)
-    return scorer(each.repeat(n_rows, 1), rows).unflatten(0, (n_rows, n_cells))
+    own = cells.repeat(n_rows)
+    scores = asked(scorer, rows, lambda some: own[some, None] == cells)
+    return scores.unflatten(0, (n_rows, n_cells))
 
 
 def driving(scores: Tensor, drive: Tensor, rows: Tensor) -> Tensor:
