@@ -1,8 +1,8 @@
 """Attributions and scans over networks that are read as programs.
 
 ``explain`` gives one map, ``get`` binds a method to a model, ``scan`` folds a method over a
-loader, ``propagate_moments`` carries mean and spread, ``available`` lists what there is. Methods
-are discovered on first use.
+loader, ``propagate_moments`` carries mean and spread, ``decompose`` splits outputs by masks of the
+inputs, ``available`` lists what there is. Methods are discovered on first use.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from explainers.bound import Bound, Factory, explain, get
     from explainers.catalogue import available, build, method, methods, register
     from explainers.composites import Composite
+    from explainers.decomposition import decompose
     from explainers.driver import scan
     from explainers.network import Network
     from explainers.propagation import propagate_moments
@@ -49,6 +50,7 @@ __all__ = [
     "Trace",
     "available",
     "build",
+    "decompose",
     "explain",
     "get",
     "method",
@@ -73,6 +75,7 @@ _HOMES = {
     "bound": ("Bound", "Factory", "explain", "get"),
     "catalogue": ("available", "build", "method", "methods", "register"),
     "composites": ("Composite",),
+    "decomposition": ("decompose",),
     "network": ("Network",),
     "propagation": ("propagate_moments",),
     "targets": ("Target",),

@@ -1,0 +1,102 @@
+"""The one loop that carries the parts of values forward through a program."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from explainers.operators import Call, Input, Operator
+from explainers.reading.program import last_uses
+from explainers.rules.decomposition.parts import CONSTANT, Parts
+from explainers.rules.decomposition.streams import Streams
+from explainers.rules.decomposition.table import decomposition
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from torch import Tensor
+
+    from explainers.network import Network
+
+
+_OF_SIZES = (
+    *("zeros_like", "ones_like", "full_like", "empty_like"),
+    *("new_zeros", "new_ones", "new_full", "new_empty"),
+)
+
+
+def carry(
+    network: Network,
+    values: Mapping[str, Tensor],
+    relevant: Tensor,
+    rows: Tensor,
+    *,
+    irrelevant: Tensor | None = None,
+    output_bias: bool = True,
+) -> Parts:
+    """Return the parts of the output, given those of the input.
+
+    Parameters
+    ----------
+    network
+        A program; its first input is split, others are certain.
+    values
+        Of all operators for the samples.
+    relevant
+        Part of the input, ``(rows, ...)``.
+    rows
+        int64 ``(rows,)``, ascending: of each row its sample.
+    irrelevant
+        The other part, ``(rows, ...)``: both are then carried, by themselves. None: the irrelevant
+        part is what is left of the values, and is not carried.
+    output_bias
+        Whether the parts of the output share the bias of a linear map that is the last operator;
+        if not, neither gets any of it.
+
+    Raises
+    ------
+    NotImplementedError
+        If an operator of a value that is split has no rule.
+    """
+    is_strict = irrelevant is not None
+    streams = Streams(network, values, rows, is_strict=is_strict, has_output_bias=output_bias)
+    streams.enter(network.operators[0].name, Parts(relevant, irrelevant))
+    last = last_uses(network.operators, network.output_name)
+    with torch.no_grad():
+        for op in network.operators:
+            if op.name not in streams.parts_of:
+                streams.enter(op.name, _next(op, streams))
+            for name in last[op.name]:
+                streams.drop(name)
+    return streams.parts_of[network.output_name]
+
+
+def check(network: Network) -> None:
+    """Refuse operators without a rule.
+
+    Raises
+    ------
+    NotImplementedError
+        Naming the operator, its node, its module and the table.
+    """
+    split = {network.operators[0].name}
+    for op in network.operators[1:]:
+        if not is_of_sizes(op) and not op.sources.isdisjoint(split):
+            split.add(op.name)
+            decomposition.find(op)
+
+
+def is_of_sizes(op: Operator) -> bool:
+    """Return whether an operator reads nothing of its inputs but their sizes."""
+    return isinstance(op, Call) and op.word in _OF_SIZES
+
+
+def _next(op: Operator, streams: Streams) -> Parts:
+    inputs = tuple(streams.parts_of[name] for name in op.inputs)
+    by_name = zip(op.inputs, inputs, strict=True)
+    is_certain = not any(part.is_split for name, part in by_name if name in op.sources)
+    if isinstance(op, Input) or is_of_sizes(op) or is_certain:
+        return CONSTANT
+    made: Parts = decomposition.find(op)(op, inputs, streams)
+    return made

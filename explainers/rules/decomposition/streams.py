@@ -1,0 +1,192 @@
+"""What is carried of the parts of values, and the plain values beside them."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from explainers.operators import Carried, Input
+from explainers.rules.decomposition.parts import Parts
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from torch import Tensor
+
+    from explainers.network import Network
+    from explainers.operators import Operator
+
+
+class Streams:
+    """Rows whose values are split, each a mask over one of the samples, and the samples' values.
+
+    With one stream only the relevant part is carried, and the irrelevant one is what it leaves of
+    the plain value, which is known. Strict, both are carried by themselves and their sum is the
+    value, rounded as the published code rounds it. Names in the methods are those of the operators
+    whose value it is.
+
+    Parameters
+    ----------
+    network
+        A program.
+    values
+        Plain values of the samples, by operator.
+    rows
+        int64 ``(rows,)``, ascending: of each row its sample.
+    is_strict
+        Whether both parts are carried.
+    has_output_bias
+        Whether the bias of a linear map that gives the output is shared.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        values: Mapping[str, Tensor],
+        rows: Tensor,
+        *,
+        is_strict: bool = False,
+        has_output_bias: bool = True,
+    ) -> None:
+        self.network = network
+        self.values = values
+        self.rows = rows.to(network.device)
+        self.is_strict = is_strict
+        self.has_output_bias = has_output_bias
+        self.n_samples = len(values[network.operators[0].name])
+        self.parts_of: dict[str, Parts] = {}
+        """Of the operators whose value is still read."""
+        self._totals: dict[str, Tensor] = {}
+
+    @property
+    def n_rows(self) -> int:
+        """Of the masks."""
+        return len(self.rows)
+
+    def total(self, name: str) -> Tensor:
+        """Return the plain value of an operator for each row, laid out as its relevant part.
+
+        It may be a view that repeats a sample's value: it must not be written to.
+        """
+        if name not in self._totals:
+            found = self.parts_of.get(name)
+            if self.is_strict and found is not None and found.relevant is not None:
+                self._totals[name] = self.whole(name, found)
+            else:
+                self._totals[name] = self.repeated(name, self.values[name])
+        return self._totals[name]
+
+    def whole(self, name: str, parts: Parts) -> Tensor:
+        """Return the sum of the parts of an operator's value; of a constant its value."""
+        if parts.relevant is None:
+            return self.constant(name)
+        if parts.irrelevant is None:
+            return self.total(name)
+        return parts.relevant + parts.irrelevant
+
+    def irrelevant(self, name: str, parts: Parts) -> Tensor:
+        """Return the irrelevant part of an operator's value; of a constant its value."""
+        if parts.relevant is None:
+            return self.constant(name)
+        if parts.irrelevant is not None:
+            return parts.irrelevant
+        return self.total(name) - parts.relevant
+
+    def constant(self, name: str) -> Tensor:
+        """Return a value that is not split, laid out to broadcast against those of the rows."""
+        return self.total(name) if self.has_rows(name) else self.values[name]
+
+    def parts(self, op: Operator, relevant: Tensor, total: Tensor | None = None) -> Parts:
+        """Return the parts of an operator's value, given the relevant one.
+
+        Parameters
+        ----------
+        op
+            Whose value it is.
+        relevant
+            Laid out as the program does.
+        total
+            The value for each row; with one stream it is not looked at, and may be None.
+        """
+        if not self.is_strict:
+            return Parts(relevant)
+        whole = self.repeated(op.name, self.values[op.name]) if total is None else total
+        return Parts(relevant, whole - relevant)
+
+    def both(self, relevant: Tensor, irrelevant: Tensor | None) -> Parts:
+        """Return the parts, of which one stream keeps the relevant one alone."""
+        return Parts(relevant, irrelevant if self.is_strict else None)
+
+    def run(self, op: Operator, inputs: tuple[Parts, ...]) -> Parts:
+        """Return what a linear operator without a constant makes of each part by itself.
+
+        Inputs that are not split enter as they are: sizes are read off them.
+        """
+        relevant = [self._entering(*one) for one in zip(op.inputs, inputs, strict=True)]
+        if not self.is_strict:
+            return Parts(op.run(*relevant))
+        irrelevant = [
+            one if part.irrelevant is None else part.irrelevant
+            for one, part in zip(relevant, inputs, strict=True)
+        ]
+        return Parts(op.run(*relevant), op.run(*irrelevant))
+
+    def has_rows(self, name: str) -> bool:
+        """Return whether a value has rows of the batch, so that each mask needs its sample's."""
+        op = self._operators[name]
+        return isinstance(op, Carried) or name in self.network.dependent
+
+    def repeated(self, name: str, value: Tensor) -> Tensor:
+        """Return something laid out as the samples' values of an operator, for each row.
+
+        Raises
+        ------
+        NotImplementedError
+            If it is not known where the samples are in it.
+        """
+        axis, outer, inner = self._place(name, value)
+        if self.n_samples == 1 and outer == inner == 1:
+            shape = list(value.shape)
+            shape[axis] = self.n_rows
+            return value.expand(shape)
+        if outer == inner == 1:
+            return value.index_select(axis, self.rows)
+        apart = value.reshape(*value.shape[:axis], outer, -1, inner, *value.shape[axis + 1 :])
+        return apart.index_select(axis + 1, self.rows).flatten(axis, axis + 2)
+
+    def is_plain(self, name: str) -> bool:
+        """Return whether the rows of a value are its first axis, each in one place or several."""
+        axis, outer, _ = self._place(name, self.values[name])
+        return axis == 0 and outer == 1
+
+    def enter(self, name: str, parts: Parts) -> None:
+        """Remember parts for as long as something reads them."""
+        self.parts_of[name] = parts
+
+    def drop(self, name: str) -> None:
+        """Forget the parts of a value, and its sum."""
+        del self.parts_of[name]
+        self._totals.pop(name, None)
+
+    def _entering(self, name: str, part: Parts) -> Tensor:
+        return self.constant(name) if part.relevant is None else part.relevant
+
+    @cached_property
+    def _operators(self) -> dict[str, Operator]:
+        return {op.name: op for op in self.network.operators}
+
+    def _place(self, name: str, value: Tensor) -> tuple[int, int, int]:
+        """Return the axis of a value's rows, and what is outside and inside of them on it."""
+        op = self._operators[name]
+        layout = self.network.layout(name)
+        if layout is not None and name != self.network.output_name:
+            return layout.axis, op.batch_outer, layout.n_places // op.batch_outer
+        # the input, the output and what packs inputs or flattens a layer's value
+        is_ours = isinstance(op, Input | Carried) or name not in self.network.root.layers
+        if name != self.network.output_name and not is_ours:
+            raise NotImplementedError(
+                f"the samples in the value of {name!r} do not lie along one axis, so that its "
+                "parts cannot be told apart by sample; use a method that needs outputs alone "
+                "(occlusion, shapley_value_sampling)"
+            )
+        return 0, 1, max(1, value.shape[0] // max(1, self.n_samples))
