@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import math
 from dataclasses import dataclass
 from io import BytesIO
 from typing import TYPE_CHECKING
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from markupsafe import Markup
 from matplotlib import colormaps
+from matplotlib.colors import to_hex
 from PIL import Image
 
 from pipeline.report.formats import number
@@ -24,6 +26,22 @@ SATURATION = 99.5
 
 _PIXELATED_UP_TO = 96
 """Pictures at most so wide are enlarged without smoothing: each pixel of the input is seen."""
+
+
+NO_VALUE = "#8d929b"
+"""Colour of what has no number: a grey that the signed scale does not have."""
+DARK = 0.45
+"""Luminance below which white letters are read more easily than dark ones."""
+
+
+@dataclass(frozen=True)
+class Colour:
+    """What a number looks like."""
+
+    ground: str
+    """As CSS has it, like the next."""
+    ink: str
+    """Of letters on the ground."""
 
 
 @dataclass(frozen=True)
@@ -56,10 +74,25 @@ class HeatMap:
     @property
     def bar(self) -> Markup:
         """The colour bar with its ends, and zero in the middle of a signed one."""
-        middle = Markup("<span>0</span>") if self.kind == "signed" else Markup("")
-        return Markup(
-            '<div class="bar {}"></div><div class="ends"><span>{}</span>{}<span>{}</span></div>'
-        ).format(self.kind, number(self.low, 2), middle, number(self.high, 2))
+        return bar(self.low, self.high, self.kind)
+
+
+def bar(low: float, high: float, kind: str) -> Markup:
+    """Return a colour bar with its ends, and zero in the middle of a signed one."""
+    middle = Markup("<span>0</span>") if kind == "signed" else Markup("")
+    return Markup(
+        '<div class="bar {}"></div><div class="ends"><span>{}</span>{}<span>{}</span></div>'
+    ).format(kind, number(low, 2), middle, number(high, 2))
+
+
+def colour(value: float, limit: float) -> Colour:
+    """Return the colour of a number on the signed scale from ``-limit`` to ``limit``."""
+    if not math.isfinite(value) or not limit:
+        return Colour(NO_VALUE, "#1d1f23")
+    shades = colormaps[COLOURS["signed"]](0.5 + 0.5 * max(-1.0, min(1.0, value / limit)))
+    red, green, blue = (float(shade) for shade in shades[:3])
+    is_dark = 0.2126 * red + 0.7152 * green + 0.0722 * blue < DARK
+    return Colour(to_hex((red, green, blue)), "#ffffff" if is_dark else "#1d1f23")
 
 
 def heat_map(relevance: NDArray[np.floating], side: int, *, is_signed: bool) -> HeatMap | None:

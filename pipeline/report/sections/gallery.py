@@ -94,7 +94,7 @@ def render(run: Run) -> str | None:
     rows = [int(index) for index in chosen["index"]]
     relevance = _relevance(run, rows)
     side = _side(len(rows) * (len(relevance) + 1))
-    inputs = _inputs(run, rows)
+    inputs = inputs_of(run, rows)
     maps = {name: _heat_maps(values, side) for name, values in relevance.items()}
     label = naming.class_names(run)
     samples = [
@@ -102,7 +102,7 @@ def render(run: Run) -> str | None:
             sample_id=chosen["sample_id"][k],
             label=label(chosen["label"][k]),
             prediction=label(chosen["prediction"][k]),
-            is_wrong=_is_wrong(chosen, k),
+            is_wrong=is_wrong(chosen, k),
             picture=pictures.photograph(inputs[k], side) if k in inputs else None,
             maps=[(name, heat[k]) for name, heat in maps.items()],
         )
@@ -125,12 +125,15 @@ def _layer(run: Run, shown: str) -> str:
 
 
 def choose(facts: Mapping[str, list[Any]], n: int) -> list[int]:
-    """Return which rows to show: classes in turn, a quarter of them misclassified if there are."""
+    """Return which rows to show: classes in turn, a quarter of them misclassified if there are.
+
+    More than a quarter only where there are not enough others.
+    """
     good = [k for k, status in enumerate(facts["status"]) if not status]
-    wrong = [k for k in good if _is_wrong(facts, k)]
-    n_wrong = min(len(wrong), math.ceil(MISCLASSIFIED_SHARE * n))
+    wrong = [k for k in good if is_wrong(facts, k)]
+    right = [k for k in good if not is_wrong(facts, k)]
+    n_wrong = min(len(wrong), max(math.ceil(MISCLASSIFIED_SHARE * n), n - len(right)))
     misses = _in_turn(facts, wrong, n_wrong)
-    right = [k for k in good if not _is_wrong(facts, k)]
     return [*_in_turn(facts, right, n - n_wrong), *misses]
 
 
@@ -152,7 +155,8 @@ def _class(facts: Mapping[str, list[Any]], row: int) -> int:
     return label if label >= 0 else int(facts["prediction"][row])
 
 
-def _is_wrong(facts: Mapping[str, list[Any]], row: int) -> bool:
+def is_wrong(facts: Mapping[str, list[Any]], row: int) -> bool:
+    """Whether the prediction of a sample is not its label."""
     label = int(facts["label"][row])
     return label >= 0 and label != int(facts["prediction"][row])
 
@@ -161,7 +165,7 @@ def _side(n_pictures: int) -> int:
     return max(8, min(SIDE, int((BUDGET / n_pictures) ** 0.5)))
 
 
-def _inputs(run: Run, rows: list[int]) -> dict[int, NDArray[np.float32]]:
+def inputs_of(run: Run, rows: list[int]) -> dict[int, NDArray[np.float32]]:
     """Return what can be shown of the chosen samples, by position."""
     source = naming.source_of(run)
     if source is None:

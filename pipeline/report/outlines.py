@@ -1,0 +1,143 @@
+"""Components of a picture drawn over it: filled areas and their outlines, as inline SVG."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from markupsafe import Markup
+
+from pipeline.report import pictures
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from numpy.typing import NDArray
+
+    from pipeline.report.pictures import Picture
+    from pipeline.report.trees import Node
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Square cells of a picture, row by row; the last of a row or column may be smaller."""
+
+    rows: int
+    columns: int
+    height: int
+    """Of the picture in pixels."""
+    width: int
+    side: int
+    """Of a cell in pixels."""
+
+    def mask(self, cells: Sequence[int]) -> NDArray[np.bool_]:
+        """Return where these cells are, ``(rows, columns)``."""
+        found = np.zeros(self.rows * self.columns, bool)
+        found[list(cells)] = True
+        return found.reshape(self.rows, self.columns)
+
+    def across(self, column: int) -> int:
+        """Return where a column of cells begins, in pixels."""
+        return min(column * self.side, self.width)
+
+    def down(self, row: int) -> int:
+        """Return where a row of cells begins, in pixels."""
+        return min(row * self.side, self.height)
+
+
+def ground(picture: Picture | None, grid: Grid, name: str | None) -> Markup:
+    """Return the picture alone; drawings of the same page refer to it by `name`."""
+    if picture is None:
+        return Markup("")
+    return _drawing(
+        grid,
+        Markup('<image id="{}" href="{}" width="{}" height="{}"{}/>').format(
+            name,
+            picture.uri,
+            grid.width,
+            grid.height,
+            Markup(' class="coarse"') if picture.is_coarse else "",
+        ),
+    )
+
+
+def areas(
+    nodes: Sequence[Node],
+    grid: Grid,
+    limit: float,
+    words: Callable[[Node], str],
+    name: str | None,
+) -> Markup:
+    """Return nodes as filled areas in the colour of their value over the picture `name`."""
+    shapes = [_area(node, grid, limit, words(node)) for node in nodes]
+    return _drawing(grid, _use(name) + Markup("").join(shapes))
+
+
+def nested(levels: Sequence[Sequence[Node]], grid: Grid, limit: float, name: str | None) -> Markup:
+    """Return the outlines of all levels over each other, the widest below."""
+    shapes = [
+        _edge(grid.mask(node.members), grid, pictures.colour(node.value, limit).ground)
+        for nodes in reversed(levels)
+        for node in nodes
+    ]
+    return _drawing(grid, _use(name) + Markup("").join(shapes))
+
+
+def _area(node: Node, grid: Grid, limit: float, words: str) -> Markup:
+    mask = grid.mask(node.members)
+    shade = pictures.colour(node.value, limit).ground
+    fill = Markup('<path class="area" d="{}" fill="{}"/>').format(_filled(mask, grid), shade)
+    return Markup("<g><title>{}</title>{}{}</g>").format(words, fill, _edge(mask, grid, shade))
+
+
+def _edge(mask: NDArray[np.bool_], grid: Grid, shade: str) -> Markup:
+    """Return an outline in its colour, with a dark one below it for what is pale."""
+    way = _outline(mask, grid)
+    return Markup('<path class="under" d="{}"/><path class="edge" d="{}" stroke="{}"/>').format(
+        way, way, shade
+    )
+
+
+def _use(name: str | None) -> Markup:
+    return Markup("") if name is None else Markup('<use href="#{}"/>').format(name)
+
+
+def _drawing(grid: Grid, content: Markup) -> Markup:
+    return Markup('<svg class="outlines" viewBox="0 0 {} {}">{}</svg>').format(
+        grid.width, grid.height, content
+    )
+
+
+def _filled(mask: NDArray[np.bool_], grid: Grid) -> str:
+    """Return a path that fills what is set: a rectangle for each run of a row."""
+    parts = []
+    for row, start, stop in _runs(mask):
+        left, right = grid.across(start), grid.across(stop)
+        top, bottom = grid.down(row), grid.down(row + 1)
+        parts.append(f"M{left} {top}H{right}V{bottom}H{left}z")
+    return "".join(parts)
+
+
+def _outline(mask: NDArray[np.bool_], grid: Grid) -> str:
+    """Return a path along all edges between what is set and what is not."""
+    padded = np.pad(mask, 1)
+    level = (padded[1:] != padded[:-1])[:, 1:-1]  # (rows + 1, columns)
+    upright = (padded[:, 1:] != padded[:, :-1])[1:-1].T  # (columns + 1, rows)
+    across = [
+        f"M{grid.across(start)} {grid.down(row)}H{grid.across(stop)}"
+        for row, start, stop in _runs(level)
+    ]
+    down = [
+        f"M{grid.across(column)} {grid.down(start)}V{grid.down(stop)}"
+        for column, start, stop in _runs(upright)
+    ]
+    return "".join(across + down)
+
+
+def _runs(mask: NDArray[np.bool_]) -> list[tuple[int, int, int]]:
+    """Return line, start and stop of each run of what is set."""
+    steps = np.diff(np.pad(mask.astype(np.int8), ((0, 0), (1, 1))), axis=1)
+    lines, starts = np.nonzero(steps == 1)
+    _, stops = np.nonzero(steps == -1)
+    return list(zip(lines.tolist(), starts.tolist(), stops.tolist(), strict=True))
