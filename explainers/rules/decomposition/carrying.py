@@ -8,6 +8,7 @@ import torch
 
 from explainers.operators import Call, Input, Operator
 from explainers.reading.program import last_uses
+from explainers.rules.decomposition.defined import check_defined
 from explainers.rules.decomposition.parts import CONSTANT, Parts
 from explainers.rules.decomposition.streams import Streams
 from explainers.rules.decomposition.table import decomposition
@@ -73,7 +74,7 @@ def carry(
 
 
 def check(network: Network) -> None:
-    """Refuse operators without a rule.
+    """Refuse operators without a rule, or whose parts are not defined.
 
     Raises
     ------
@@ -85,6 +86,7 @@ def check(network: Network) -> None:
         if not is_of_sizes(op) and not op.sources.isdisjoint(split):
             split.add(op.name)
             decomposition.find(op)
+            check_defined(op, network, split)
 
 
 def is_of_sizes(op: Operator) -> bool:
