@@ -175,6 +175,14 @@ class Attribution(Explainer):
         """
         return {}
 
+    @property
+    def only_replaces(self) -> bool:
+        """Whether it looks at outputs alone, where values are the sample's or what is filled in.
+
+        That is all that can be done with tokens of a model that is no program.
+        """
+        return False
+
     def axes(self, dims: tuple[str, ...]) -> Mapping[str, tuple[str, ...]]:
         """Names of the dimensions after ``sample`` of arrays beside the map, whose own are `dims`.
 

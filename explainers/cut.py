@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
 
 from explainers.inputs.packing import Packing, flattened
+from explainers.inputs.points import UNFOLDED, Point
 from explainers.inputs.rows import gathered
 from explainers.inputs.structure import Structure
 from explainers.network import Network
@@ -22,27 +23,6 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 _ALONE = Structure("tensor", ("",))
-_UNFOLDED = ":unfolded"
-
-
-@dataclass(frozen=True)
-class Point:
-    """A value that becomes input."""
-
-    layer: str
-    """What it is called in the whole: a layer, or an input."""
-    name: str
-    """Of the operator that holds it in the part."""
-    shape: tuple[int, ...]
-    """Of one sample."""
-    dtype: torch.dtype
-    norm: Operator | None
-    """Makes of it, in the part, what the operator of the whole gives: a norm folded into that."""
-
-    @property
-    def operator(self) -> str:
-        """Name of the whole's operator that gives it, or takes it in."""
-        return self.name if self.norm is None else self.name.removesuffix(_UNFOLDED)
 
 
 class Cut(Network):
@@ -106,7 +86,7 @@ class Cut(Network):
 
     def entered(self, values: Mapping[str, Tensor]) -> Tensor:
         """Return its input, given the values of its parent."""
-        found = {point.name: _value(self.parent, point.layer, values) for point in self.points}
+        found = {point.name: point.value(self.parent, values) for point in self.points}
         return self.packing.pack(found)
 
     def completed(
@@ -134,6 +114,7 @@ class Cut(Network):
         if not self.points:
             return self.parent._outputs(parts, carried)
         found = {**self.packing.unpack(parts[0]), **carried}
+        found |= {point.name: point.taken(found[point.name]) for point in self.points}
         return self.parent._outputs([found[name] for name in self.parent.structure.names], {})
 
 
@@ -177,8 +158,7 @@ def _point(parent: Network, layer: str) -> Point:
     program = parent._program
     names = parent.structure.names
     if program is None and layer in names:
-        example = parent._example[names.index(layer)]
-        return Point(layer, layer, tuple(example.shape[1:]), example.dtype, None)
+        return Point.of_opaque(parent, layer)
     if program is None:
         _opaque(parent, layer)
     inputs = {op.name: Layer(op.name) for op in parent.operators if isinstance(op, Input)}
@@ -190,7 +170,7 @@ def _point(parent: Network, layer: str) -> Point:
             f"{_reader(program, found.operator)!r}"
         )
     layout = _plain(program, found.operator, layer)
-    name = f"{found.operator}{_UNFOLDED}" if found.norm is not None else found.operator
+    name = f"{found.operator}{UNFOLDED}" if found.norm is not None else found.operator
     return Point(layer, name, layout.shape, layout.dtype, found.norm)
 
 
@@ -380,7 +360,3 @@ def _without_norm(layer: Layer, end: Layer) -> Layer | None:
     if end.norm is None or layer.operator != end.operator:
         return layer
     return Layer(end.operator) if layer.unfolded is not None else None
-
-
-def _value(network: Network, layer: str, values: Mapping[str, Tensor]) -> Tensor:
-    return network.value(layer, values) if layer in network.layers else values[layer]

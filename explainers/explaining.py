@@ -15,6 +15,7 @@ import torch
 
 from explainers.base import Attribution, Explained
 from explainers.cut import Cut, begun, ended
+from explainers.inputs.opaque import refuse_tokens
 from explainers.inputs.sources import is_one_tensor, sources, start_points
 from explainers.reference import at_inputs
 
@@ -125,6 +126,8 @@ def check(explainer: Explainer, network: Network, target: Target | None = None) 
         return
     if target is not None:
         target.check(network)
+    if explainer.source_layer is None and not explainer.only_replaces:
+        refuse_tokens(explainer.name, network)
     explainer.check(seen_by(explainer, network, target))
 
 

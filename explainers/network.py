@@ -17,6 +17,7 @@ from explainers.reading.layers import silent_modules
 from explainers.reading.program import Layer, Layout, Program, read_program
 from explainers.reading.trust import disagreement, random_like
 from explainers.reading.user_model import copied, fitting, normalised, structured
+from explainers.reading.watching import Watched, watched
 from explainers.registry import suggest
 from explainers.rules.gradient import normalised as softmax_rule
 
@@ -73,7 +74,7 @@ class Network:
         example, position = fitting(self._model, self.structure.parts(example_inputs))
         self._example = example
         self.device, self.dtype = example[0].device, _dtype(example)
-        self.reason = None
+        self.reason, self.watched = None, Watched()
         self._program: Program | None = None
         self._cuts: dict[Hashable, Any] = {}
         with torch.no_grad():
@@ -88,7 +89,8 @@ class Network:
         if self.reason is None:
             self._name_silent_modules()
         else:
-            self.reason += normalised(outputs)
+            self.watched = watched(self._model, example)
+            self.reason += self.watched.reason + normalised(outputs)
             self._program = None
         self.is_program = self._program is not None
         self.has_softmax = self._program is not None and self._program.softmax is not None

@@ -20,7 +20,7 @@ from explainers.inputs.sources import Source, is_one_tensor, sources, start_poin
 
 if TYPE_CHECKING:
     from explainers.baselines import Draw, Statistics
-    from explainers.cut import Point
+    from explainers.inputs.points import Point
     from explainers.inputs.tokens import Lookup
     from explainers.network import Network
     from explainers.trace import Trace

@@ -10,6 +10,7 @@ import torch
 from explainers import numeric
 from explainers.base import Cost, Explained
 from explainers.catalogue import register
+from explainers.inputs.opaque import holds_tokens
 from explainers.perturbing.estimate import Estimate
 from explainers.perturbing.method import Perturbation
 from explainers.perturbing.stopping import is_precise
@@ -133,6 +134,12 @@ class Lime(Perturbation):
             raise ValueError(
                 f"lime got a background and distance={self.distance!r} between inputs, which are "
                 "random then; set distance to coalition_cosine or hamming, or give a baseline"
+            )
+        if holds_tokens(network) and distance.is_between_inputs(self.distance):
+            raise ValueError(
+                f"lime got distance={self.distance!r} between tokens of a model that is no "
+                "program, whose numbers have no distance; set distance to coalition_cosine or "
+                "hamming"
             )
 
     def notes(self, network: Network) -> tuple[str, ...]:

@@ -14,8 +14,8 @@ from explainers.inputs.sources import is_one_tensor, sources, start_points
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from explainers.cut import Point
     from explainers.inputs.packing import Packing
+    from explainers.inputs.points import Point
     from explainers.inputs.sources import Source
     from explainers.inputs.tokens import Lookup
     from explainers.network import Network

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from explainers.inputs.opaque import numbered
 from explainers.inputs.tokens import lookups
 from explainers.operators import Input
 
@@ -58,6 +59,9 @@ def _found(root: Network) -> list[Source]:
             found.append(Source(part, operator=name))
         elif of_part:
             found.append(Source(part, of_part))
+        elif not root.is_program:
+            lookup = numbered(root, position)
+            found += [] if lookup is None else [Source(part, (lookup,))]
     return found
 
 

@@ -76,6 +76,11 @@ class Perturbation(Attribution):
         return {"background": "background"}
 
     @property
+    def only_replaces(self) -> bool:
+        """True: absent features are filled in, and outputs looked at."""
+        return True
+
+    @property
     def cost(self) -> Cost:
         """Forward passes alone; how many depends on the number of features."""
         return Cost(forward=math.nan)
