@@ -43,6 +43,8 @@ class Growth:
     """Rounds, and levels."""
     smooth: bool = True
     """Whether cells with three selected sides are selected too."""
+    absolute: bool = False
+    """Whether the percentile is of the scores' absolute values."""
 
     def levels(
         self, scorer: Scorer, drive: Tensor, shape: tuple[int, int], seeds: Tensor
@@ -61,37 +63,49 @@ class Growth:
             Scores of single cells, ``(batch, cells, classes)``.
         """
         track = (seeds * drive[:, None]).sum(2)
-        chosen = selected(track, self.percentile)
+        chosen = self._selected(track)
         found: list[Level] = []
         for left in reversed(range(self.n_iterations)):
-            labels = components(chosen.unflatten(1, shape)).flatten(1)
+            labels = components(chosen.view(-1, *shape)).flatten(1)
             labels = corresponding(labels, found[-1].labels) if found else labels
             level, grown = _scored(labels, scorer, drive, shape, has_candidates=left > 0)
             found.append(level)
             track = torch.where(torch.isnan(grown), track, grown)
             track = track.masked_fill(chosen, torch.nan)
-            chosen = chosen | selected(track, self.percentile)
+            chosen = chosen | self._selected(track)
             if self.smooth:
-                chosen = smoothed(chosen.unflatten(1, shape)).flatten(1)
+                chosen = smoothed(chosen.view(-1, *shape)).flatten(1)
         return found
+
+    def _selected(self, track: Tensor) -> Tensor:
+        return selected(track.abs() if self.absolute else track, self.percentile)
 
 
 def selected(scores: Tensor, percentile: float) -> Tensor:
     """Return which scores ``(batch, cells)`` are at least a percentile of those that are numbers.
 
-    Percentiles are interpolated linearly; without a number nothing is selected.
+    The percentile is lowered where many cells are not numbers.
+    """
+    n_cells = scores.shape[1]
+    n_chosen = torch.isnan(scores).sum(1)
+    return highest(scores, percentile - EASED * (n_chosen > MANY * n_cells).double())
+
+
+def highest(scores: Tensor, percentiles: Tensor) -> Tensor:
+    """Return which scores ``(batch, cells)`` are at least a percentile ``(batch,)`` of their row's.
+
+    Of those that are numbers. Percentiles are interpolated linearly, and at least 0; without a
+    number nothing is selected.
     """
     are_numbers = ~torch.isnan(scores)
     n_left = are_numbers.sum(1)
-    n_cells = scores.shape[1]
-    of_rows = percentile - EASED * (n_cells - n_left > MANY * n_cells).double()
     # multiplied first: whole positions stay whole
-    position = (n_left - 1).clamp(min=0).double() * of_rows.clamp(min=0) / 100
+    position = (n_left - 1).clamp(min=0).double() * percentiles.clamp(min=0) / 100
     low = position.floor().long()
     weight = (position - low).to(scores)
     ascending = scores.sort(1).values
     below = ascending.gather(1, low[:, None])[:, 0]
-    above = ascending.gather(1, (low + 1).clamp(max=n_cells - 1)[:, None])[:, 0]
+    above = ascending.gather(1, (low + 1).clamp(max=scores.shape[1] - 1)[:, None])[:, 0]
     above = torch.where(weight > 0, above, below)
     step = above - below
     bound = torch.where(weight < 0.5, below + step * weight, above - step * (1 - weight))
@@ -139,7 +153,7 @@ def _scored(
     owner = torch.zeros_like(labels)
     if has_candidates:
         # a neighbour of several belongs to that of the largest id, which is scored last
-        around = _sides(labels.unflatten(1, shape)).amax(1).flatten(1)
+        around = _sides(labels.view(-1, *shape)).amax(1).flatten(1)
         owner = around.masked_fill(labels > 0, 0)
     entries = torch.cat([is_there, owner > 0], 1).nonzero()
     rows, entry = entries[:, 0], entries[:, 1] - is_there.shape[1]

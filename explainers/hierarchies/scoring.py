@@ -68,7 +68,7 @@ def seeds(scorer: Scorer, n_rows: int, n_cells: int, device: torch.device) -> Te
     rows = torch.arange(n_rows, device=device).repeat_interleave(n_cells)
     own = cells.repeat(n_rows)
     scores = asked(scorer, rows, lambda some: own[some, None] == cells)
-    return scores.unflatten(0, (n_rows, n_cells))
+    return scores.view(n_rows, n_cells, -1)
 
 
 def driving(scores: Tensor, drive: Tensor, rows: Tensor) -> Tensor:

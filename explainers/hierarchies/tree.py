@@ -10,7 +10,7 @@ import torch
 from explainers.hierarchies.levels import present
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from torch import Tensor
 
@@ -108,50 +108,60 @@ class Tree:
         self._counts = self._counts + is_new.sum(1)
         return numbers
 
-    def components(self, n_levels: int) -> Tensor:
+    def components(self, n_growth: int, n_levels: int) -> Tensor:
         """Return which node holds each cell, int64 ``(batch, levels + 1, cells)``, -1 for none.
 
         Parameters
         ----------
+        n_growth
+            How many levels are of growth.
         n_levels
-            Of growth that are shown, the last one again where there were fewer; the root's cells
+            How many of these are shown, the last one again where there are fewer; the root's cells
             come as one more.
         """
-        shown = [self.holders[min(level, len(self.holders) - 1)] for level in range(n_levels)]
+        shown = [self.holders[min(level, n_growth - 1)] for level in range(n_levels)]
         return torch.stack([*shown, self.holders[-1]], 1)
 
-    def rows(self, classes: Tensor) -> list[dict[str, Any]]:
+    def rows(
+        self, told: Callable[[Tensor, Tensor], Tensor], levels: Tensor | None = None
+    ) -> list[dict[str, Any]]:
         """Return the table of all nodes: by sample, children before parents.
 
         Parameters
         ----------
-        classes
-            Whose scores are told, int64 ``(batch, told classes)``.
+        told
+            Called with scores ``(nodes, classes)`` and the nodes' rows of the batch; returns what
+            is told of them, ``(nodes, numbers)``.
+        levels
+            Of each node, int64 shaped as `parents`; None for those at which it is first there.
 
         Returns
         -------
         list of dict
-            ``row`` (of the batch), ``node``, ``parent`` (-1 for a root), ``level`` (at which the
-            node is first there), ``members`` (cells) and ``scores``.
+            ``row`` (of the batch), ``node``, ``parent`` (-1 for a root), ``level``, ``members``
+            (cells) and ``scores``.
         """
         found: list[dict[str, Any]] = []
         parents = self.parents.tolist()
         for nodes in self.nodes:
             owners, cells = nodes.members.nonzero(as_tuple=True)
             sizes = torch.bincount(owners, minlength=len(nodes)).tolist()
-            scores = nodes.scores.gather(1, classes[nodes.rows])
-            own = iter(cells.split(sizes))
-            told = zip(nodes.rows.tolist(), nodes.numbers.tolist(), scores.tolist(), strict=True)
+            scores = told(nodes.scores, nodes.rows).tolist()
+            own = iter(torch.split(cells, sizes))
+            at = [nodes.level] * len(nodes)
+            if levels is not None:
+                at = levels[nodes.rows, nodes.numbers].tolist()
+            every = zip(nodes.rows.tolist(), nodes.numbers.tolist(), at, scores, strict=True)
             found += [
                 {
                     "row": row,
                     "node": node,
                     "parent": parents[row][node],
-                    "level": nodes.level,
+                    "level": level,
                     "members": next(own).tolist(),
                     "scores": each,
                 }
-                for row, node, each in told
+                for row, node, level, each in every
             ]
         found.sort(key=lambda node: (node["row"], node["node"]))
         return found

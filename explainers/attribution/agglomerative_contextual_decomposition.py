@@ -1,0 +1,301 @@
+"""Which parts of a sample act together: hierarchies of components, from cells to one root."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from explainers import baselines, numeric, reference
+from explainers.base import Attribution, Cost, Explained
+from explainers.catalogue import register
+from explainers.decomposition import Decomposition
+from explainers.hierarchies.cells import Cells, cells_of
+from explainers.hierarchies.collapse import collapsed
+from explainers.hierarchies.merging import merged
+from explainers.hierarchies.picture import Growth
+from explainers.hierarchies.scoring import (
+    SCORES,
+    Decomposed,
+    Forwards,
+    Places,
+    Score,
+    driving,
+    seeds,
+)
+from explainers.hierarchies.sequence import SequenceGrowth
+from explainers.hierarchies.tree import Tree
+from explainers.rules.decomposition.carrying import check as check_rules
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from explainers.features import Partition
+    from explainers.hierarchies.levels import Level
+    from explainers.hierarchies.scoring import Scorer
+    from explainers.network import Network
+    from explainers.targets import Target
+    from explainers.trace import Trace
+
+Told = Literal["all", "target"]
+
+
+@register("agglomerative_contextual_decomposition")
+@dataclass(frozen=True)
+class AgglomerativeContextualDecomposition(Attribution):
+    """Hierarchy of the parts of a sample that matter to the target, most important first.
+
+    Cells are squares of a picture, or tokens. Those with the highest scores are selected, and in
+    rounds their neighbours of which the score of a component gains most, so that components grow;
+    what is left in the end is merged, two at a time, until one is left: ACD (Singh, Murdoch and Yu
+    2019, arXiv:1806.05337). The score of a union of cells is by default its relevant part by
+    contextual decomposition.
+
+    The map is the target's score of each cell by itself. The table, named like the entry, holds
+    the nodes of each sample's tree: ``node``, ``parent`` (-1: the root, which is the last),
+    ``level`` (at which it is first there: levels of growth from 0 on, then one for each merge),
+    ``members`` (numbers of cells, row by row) and ``scores`` of the classes. Leaves are cells;
+    those that are never selected are in no node. The array ``components``, int64 ``(batch, level,
+    row, column)`` or ``(batch, level, token)``, is the node that holds each cell at each level of
+    growth, and in the end the root; -1 for none.
+    """
+
+    score: Score = "cd"
+    """Of a union of cells: `cd` the relevant part of the output, `build_up` the output where all
+    else is at the baseline, `occlusion` minus the output where the union is, `break_down` the
+    output of the sample minus that."""
+    sweep: int | None = None
+    """Side of a cell, in values; by default a sixteenth of the shorter side of a picture, at
+    least 1, and one token."""
+    percentile: float | None = None
+    """Of the scores of the cells that are left: those that reach it are selected, 0 to 100. By
+    default 99.5 for sequences, 99 for cells of one value and 95 for larger ones."""
+    n_iterations: int | None = None
+    """Rounds of growth; by default 5 for pictures and 25 for sequences."""
+    baseline: baselines.Baseline = 0.0
+    """What cells are replaced by, for other scores than `cd`: 0 for values and token 0 by
+    default; see `baselines.resolve`."""
+    statistics: baselines.Statistics = None
+    """Result of the scan `moments`; what the baseline ``data_mean`` is taken from."""
+    smooth: bool = True
+    """Of pictures, whether cells are selected three of whose sides are."""
+    subtract: bool | None = None
+    """Whether growth is driven by the target's score minus that of the other class, where there
+    are two; by default for sequences."""
+    absolute: bool | None = None
+    """Whether cells of scores far below zero are selected as well as those far above; by default
+    for sequences."""
+    collapse: bool = True
+    """Of sequences, whether the table's levels are one above the highest of a node's children, and
+    0 for a token, in place of those of growth."""
+    strict: bool = False
+    """Whether `cd` carries both parts by themselves, as the published code does."""
+    output_bias: bool = True
+    """Whether `cd` shares out the bias of the last linear map; the published code for text leaves
+    it out."""
+    classes: Told | tuple[int, ...] = "all"
+    """Whose scores the table holds: of `all` classes, of the `target`, or of a list."""
+
+    needs: ClassVar[Mapping[str, str]] = {"statistics": "moments"}
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "acd_imagenet": {"sweep": 14, "percentile": 95.0, "n_iterations": 5},
+        "acd_mnist": {"sweep": 1, "percentile": 99.0, "n_iterations": 5},
+        "acd_text": {
+            "sweep": 1,
+            "percentile": 99.5,
+            "n_iterations": 25,
+            "subtract": True,
+            "absolute": True,
+            "output_bias": False,
+        },
+    }
+
+    def __post_init__(self) -> None:
+        if self.score not in SCORES:
+            raise ValueError(f"got score={self.score!r}, expected one of {', '.join(SCORES)}")
+        for name in ("sweep", "n_iterations"):
+            if getattr(self, name) is not None:
+                numeric.check_whole(name, getattr(self, name))
+        if self.percentile is not None:
+            numeric.check_finite("percentile", self.percentile)
+            if self.percentile > 100:
+                raise ValueError(f"got percentile={self.percentile}, expected 0 to 100")
+        if isinstance(self.classes, str):
+            if self.classes not in ("all", "target"):
+                raise ValueError(
+                    f"got classes={self.classes!r}, expected 'all', 'target' or a list of classes"
+                )
+            return
+        for one in self.classes:
+            numeric.check_whole("classes", one, 0)
+
+    @classmethod
+    def needs_of(cls, parameters: Mapping[str, Any]) -> Mapping[str, str]:
+        """Return the scan `moments` where the baseline is the mean of the data."""
+        return baselines.needs_of(parameters)
+
+    @property
+    def cost(self) -> Cost:
+        """Forward passes alone; how many depends on the number of cells."""
+        return Cost(forward=math.nan)
+
+    def cost_on(self, network: Network) -> Cost:
+        """Return about how many unions of cells are scored, each by a forward pass."""
+        cells = self.cells(network)
+        per_round = self._n_selected(cells)
+        sides = 2 if cells.is_sequence else 4
+        candidates = (
+            min(cells.count, (1 + sides) * per_round * (1 + number))
+            for number in range(self._rounds(cells))
+        )
+        return Cost(forward=1 + cells.count + sum(candidates))
+
+    def check(self, network: Network) -> None:
+        """Refuse inputs without cells, operators without a rule and classes that there are not."""
+        self.cells(network)
+        if self.score == "cd":
+            check_rules(network)
+        reference.check(self.baseline, network, self.statistics)
+        n_classes = network.n_outputs
+        if self.subtract and n_classes != 2:
+            raise ValueError(
+                f"got subtract=True for {n_classes} outputs, expected 2: the score of the other "
+                "class is subtracted; leave it out"
+            )
+        for one in () if isinstance(self.classes, str) else self.classes:
+            if one >= n_classes:
+                raise ValueError(f"got class {one} of {n_classes}; expected 0 to {n_classes - 1}")
+
+    def notes(self, network: Network) -> tuple[str, ...]:
+        """Return how many cells there are, and that passes are about so many."""
+        cells = self.cells(network)
+        shape = f"{cells.count}" if cells.is_sequence else f"{cells.shape[0]} x {cells.shape[1]}"
+        return (
+            f"{shape} cells of a side of {cells.size}, {self._rounds(cells)} rounds; passes are "
+            "about as many as unions that are scored",
+        )
+
+    def axes(self, dims: tuple[str, ...]) -> Mapping[str, tuple[str, ...]]:
+        """Return what the dimensions of `components` are called."""
+        if len(dims) == 3:
+            return {"components": ("level", "row", "column")}
+        is_each = dims == ("token",) and self.sweep in (None, 1)
+        return {"components": ("level", "token" if is_each else "cell")}
+
+    def stored_bytes(self, network: Network) -> int:
+        """Return the bytes of `components`, and about those of a table of nodes."""
+        cells = self.cells(network)
+        n_levels = self._rounds(cells) + 1
+        n_told = network.n_outputs if self.classes == "all" else len(self._told_classes)
+        n_nodes = 2 * min(cells.count, n_levels * self._n_selected(cells))
+        return 8 * (n_levels * cells.count + n_nodes * (n_told + n_levels))
+
+    def briefer(self, network: Network) -> Iterator[Mapping[str, Any]]:
+        """Yield few large cells, and one round."""
+        cells = self.cells(network)
+        if cells.are_tokens:
+            yield {"n_iterations": 1}
+            return
+        longest = max(cells.shape) * cells.size
+        yield {"sweep": -(-longest // 4), "n_iterations": 1}
+
+    def cells(self, network: Network) -> Cells:
+        """Return how samples are cut into cells."""
+        return cells_of(network, self.source_layer, self.sweep)
+
+    def relevance(self, trace: Trace, target: Target) -> Explained:
+        """Return the scores of cells, the table of nodes and ``components``."""
+        with torch.no_grad():
+            ground = self._ground(trace)
+            weights = trace.cotangent(target)
+            levels, n_growth = self._levels(ground, weights)
+            tree = Tree(levels, ground.seeds)
+            shown = tree.components(n_growth, self._rounds(ground.cells))
+            if not ground.cells.is_sequence:
+                shown = shown.view(*shown.shape[:2], *ground.cells.shape)
+            relevance = ground.partition.map((ground.seeds * weights[:, None]).sum(2))
+        return Explained(
+            relevance, {"components": shown}, {"": self._table(tree, ground.cells, weights)}
+        )
+
+    def _ground(self, trace: Trace) -> _Ground:
+        # self is kept, so that its address is no other method's while the batch is
+        key = ("hierarchies", id(self), trace.namespace)
+        return trace.once(key, lambda: (self._prepared(trace), self))[0]
+
+    def _prepared(self, trace: Trace) -> _Ground:
+        cells = self.cells(trace.network)
+        partition = cells.partition(trace, self.source_layer)
+        scorer = self._scorer(trace, Places(partition))
+        own = seeds(scorer, trace.n_rows, cells.count, trace.inputs.device)
+        return _Ground(cells, partition, scorer, own)
+
+    def _scorer(self, trace: Trace, places: Places) -> Scorer:
+        if self.score == "cd":
+            made = Decomposition(trace, strict=self.strict, output_bias=self.output_bias)
+            return Decomposed(made, places)
+        baseline = trace.baseline(baselines.settled(self.baseline, self.statistics))
+        return Forwards(trace, places, baseline, self.score)
+
+    def _levels(self, ground: _Ground, weights: Tensor) -> tuple[list[Level], int]:
+        """Return the levels of growth and of merging, and how many are of growth."""
+        cells = ground.cells
+        drive = self._drive(cells, weights)
+        percentile, n_rounds = self._percentile(cells), self._rounds(cells)
+        if cells.is_sequence:
+            absolute = self.absolute is not False
+            along = SequenceGrowth(percentile, n_rounds, absolute=absolute)
+            levels = along.levels(ground.scorer, drive, ground.seeds)
+        else:
+            absolute = bool(self.absolute)
+            growth = Growth(percentile, n_rounds, smooth=self.smooth, absolute=absolute)
+            levels = growth.levels(ground.scorer, drive, cells.shape, ground.seeds)
+        return [*levels, *merged(levels[-1], ground.scorer, drive)], len(levels)
+
+    def _drive(self, cells: Cells, weights: Tensor) -> Tensor:
+        has_two = weights.shape[1] == 2
+        subtracts = cells.is_sequence and has_two if self.subtract is None else self.subtract
+        return weights - weights.flip(1) if subtracts else weights
+
+    def _table(self, tree: Tree, cells: Cells, weights: Tensor) -> list[dict[str, Any]]:
+        def told(scores: Tensor, rows: Tensor) -> Tensor:
+            if self.classes == "all":
+                return scores
+            if self.classes == "target":
+                return driving(scores, weights, rows)[:, None]
+            return scores[:, list(self._told_classes)]
+
+        levels = collapsed(tree) if self.collapse and cells.is_sequence else None
+        return tree.rows(told, levels)
+
+    @property
+    def _told_classes(self) -> tuple[int, ...]:
+        return (0,) if isinstance(self.classes, str) else self.classes
+
+    def _rounds(self, cells: Cells) -> int:
+        return self.n_iterations or (25 if cells.is_sequence else 5)
+
+    def _percentile(self, cells: Cells) -> float:
+        if self.percentile is not None:
+            return self.percentile
+        if cells.is_sequence:
+            return 99.5
+        return 99.0 if cells.size == 1 else 95.0
+
+    def _n_selected(self, cells: Cells) -> int:
+        """Return about how many cells are selected in a round."""
+        return 1 + int(cells.count * (100 - self._percentile(cells)) / 100)
+
+
+@dataclass(frozen=True, eq=False)
+class _Ground:
+    """What the targets of a batch share."""
+
+    cells: Cells
+    partition: Partition
+    scorer: Scorer
+    seeds: Tensor
+    """Scores of single cells, ``(batch, cells, classes)``."""
