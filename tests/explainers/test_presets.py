@@ -61,6 +61,9 @@ HAVE = {
         "random",
         "rate_distortion",
     },
+    "acd_imagenet": {"agglomerative_contextual_decomposition"},
+    "acd_mnist": {"agglomerative_contextual_decomposition"},
+    "acd_text": {"agglomerative_contextual_decomposition"},
 }
 
 

@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from explainers.operators import Call, Input, Operator
+from explainers.operators import Add, Call, Convolution, Input, Linear, Operator
 from explainers.reading.program import last_uses
 from explainers.rules.decomposition.defined import check_defined
 from explainers.rules.decomposition.parts import CONSTANT, Parts
+from explainers.rules.decomposition.pooled import Pooled, pooled
 from explainers.rules.decomposition.streams import Streams
 from explainers.rules.decomposition.table import decomposition
 
@@ -25,6 +26,9 @@ _OF_SIZES = (
     *("zeros_like", "ones_like", "full_like", "empty_like"),
     *("new_zeros", "new_ones", "new_full", "new_empty"),
 )
+
+_FRESH = Add | Convolution | Linear | Pooled
+"""Operators behind which a relevant part shares memory with no other."""
 
 
 def carry(
@@ -62,10 +66,13 @@ def carry(
     """
     is_strict = irrelevant is not None
     streams = Streams(network, values, rows, is_strict=is_strict, has_output_bias=output_bias)
-    streams.enter(network.operators[0].name, Parts(relevant, irrelevant))
-    last = last_uses(network.operators, network.output_name)
+    operators = network.operators if is_strict else pooled(network)
+    streams.enter(operators[0].name, Parts(relevant, irrelevant))
+    last = last_uses(operators, network.output_name)
+    fresh = {op.name for op in operators if isinstance(op, _FRESH) and not is_strict}
     with torch.no_grad():
-        for op in network.operators:
+        for op in operators:
+            streams.is_spare = op.inputs == last[op.name] and fresh.issuperset(op.inputs)
             if op.name not in streams.parts_of:
                 streams.enter(op.name, _next(op, streams))
             for name in last[op.name]:
@@ -79,11 +86,14 @@ def check(network: Network) -> None:
     Raises
     ------
     NotImplementedError
-        Naming the operator, its node, its module and the table.
+        Naming the operator, its node, its module and the table; or why the network is no program.
     """
+    dependent = network.dependent  # first, as it says why a network is no program
     split = {network.operators[0].name}
     for op in network.operators[1:]:
-        if not is_of_sizes(op) and not op.sources.isdisjoint(split):
+        if op.name not in dependent or is_of_sizes(op):
+            continue
+        if not op.sources.isdisjoint(split):
             split.add(op.name)
             decomposition.find(op)
             check_defined(op, network, split)

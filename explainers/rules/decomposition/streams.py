@@ -56,6 +56,9 @@ class Streams:
         self.n_samples = len(values[network.operators[0].name])
         self.parts_of: dict[str, Parts] = {}
         """Of the operators whose value is still read."""
+        self.is_spare = False
+        """Whether the relevant part of the one input of the operator that is under way may be
+        written over, as it is alone in its memory and read no more; of one stream."""
         self._totals: dict[str, Tensor] = {}
 
     @property
@@ -133,8 +136,10 @@ class Streams:
 
     def has_rows(self, name: str) -> bool:
         """Return whether a value has rows of the batch, so that each mask needs its sample's."""
-        op = self._operators[name]
-        return isinstance(op, Carried) or name in self.network.dependent
+        if isinstance(self._operators[name], Carried) or name in self.network.dependent:
+            return True
+        # what is certain may still have a row for each sample, as the initial states of an LSTM
+        return self.network.layout(name) is not None
 
     def repeated(self, name: str, value: Tensor) -> Tensor:
         """Return something laid out as the samples' values of an operator, for each row.
