@@ -77,7 +77,7 @@ class Words(Tokenizer):
 
     def __call__(self, text: str, max_length: int | None = None) -> Tokens:
         """Return the words; those that the vocabulary lacks have the number of `unknown`."""
-        written = [match.group() for match in re.finditer(self.pattern, text)][:max_length]
+        written = self.split(text)[:max_length]
         sought = [word.lower() for word in written] if self.lowercase else written
         ids = tuple(self._ids.get(word, self._unknown) for word in sought)
         shown = [
@@ -85,6 +85,10 @@ class Words(Tokenizer):
             for word, key in zip(written, sought, strict=True)
         ]
         return Tokens(ids, tuple(shown))
+
+    def split(self, text: str) -> list[str]:
+        """Return the words of a text as they are written; no vocabulary is asked for."""
+        return [match.group() for match in re.finditer(self.pattern, text)]
 
     def rooted(self, base: Path) -> Self:
         """Return it with the vocabulary below `base`."""
