@@ -19,13 +19,13 @@ from explainers.network import Network
 from explainers.operators import Linear
 from explainers.reference import at_inputs
 from explainers.rules.decomposition.carrying import carry, check
-from explainers.rules.decomposition.linear import folded
+from explainers.rules.decomposition.linear import gives_output
 from explainers.sampling.chunks import pieces
 from explainers.sampling.forward_chunks import forward_rows
 from explainers.trace import Trace
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from torch import Tensor, nn
 
@@ -75,11 +75,13 @@ class Decomposition:
 
     def of_masks(self, masks: Tensor, rows: Tensor, /) -> tuple[Tensor, Tensor]:
         """Return both parts of the output for each mask, ``(rows, classes)`` each."""
-        inputs = self.trace.inputs
 
         def split(piece: slice) -> tuple[Tensor, Tensor | None]:
-            own, mask = inputs[rows[piece].to(inputs.device)], masks[piece].to(inputs)
-            return own * mask, own * (1 - mask) if self.strict else None
+            own, mask = self._inputs_of(rows[piece]), masks[piece].to(self._inputs)
+            if self.strict:
+                return own * mask, own * (1 - mask)
+            shape = (len(mask), *own.shape[1:])
+            return torch.mul(own, mask, out=self._laid_out(shape)), None
 
         return self._carried(split, rows)
 
@@ -97,12 +99,10 @@ class Decomposition:
 
     def of_both(self, relevant: Tensor, rows: Tensor, /) -> tuple[Tensor, Tensor]:
         """Return both parts of the output, given the relevant one of the inputs."""
-        inputs = self.trace.inputs
 
         def split(piece: slice) -> tuple[Tensor, Tensor | None]:
-            part = relevant[piece].to(inputs)
-            own = inputs[rows[piece].to(inputs.device)] if self.strict else None
-            return part, None if own is None else own - part
+            part = self._laid_out(relevant[piece].shape).copy_(relevant[piece])
+            return part, self._inputs_of(rows[piece]) - part if self.strict else None
 
         return self._carried(split, rows)
 
@@ -125,34 +125,48 @@ class Decomposition:
                 output_bias=self.output_bias,
             )
             relevant[piece] = found.of_rows
-            if found.irrelevant is None:
-                rest = self._output[own.to(relevant.device)] - relevant[piece]
-                irrelevant[piece] = rest
-            else:
+            if found.irrelevant is not None:
                 irrelevant[piece] = found.irrelevant
+            else:
+                whole = self._output.index_select(0, own.to(relevant.device))
+                irrelevant[piece] = whole - found.of_rows
         return relevant, irrelevant
+
+    @property
+    def _inputs(self) -> Tensor:
+        """The inputs as the network lays them out."""
+        return self.values[self.trace.network.operators[0].name]
+
+    def _inputs_of(self, rows: Tensor) -> Tensor:
+        """Return the inputs of rows, to broadcast against them."""
+        inputs = self._inputs
+        return inputs if len(inputs) == 1 else inputs.index_select(0, rows.to(inputs.device))
+
+    def _laid_out(self, shape: Sequence[int]) -> Tensor:
+        """Return memory for inputs, laid out as the network's own: convolutions need it so."""
+        inputs = self._inputs
+        return torch.empty_strided(shape, inputs.stride(), dtype=inputs.dtype, device=inputs.device)
 
     @cached_property
     def _output(self) -> Tensor:
         """What both parts sum to."""
         network = self.trace.network
         last = next(op for op in network.operators if op.name == network.output_name)
-        is_left_out = not self.output_bias and last.name not in folded(network)
-        if isinstance(last, Linear) and is_left_out and last.bias is not None:
-            return self.trace.output - last.bias
-        return self.trace.output
+        if self.output_bias or not isinstance(last, Linear) or not gives_output(last, network):
+            return self.trace.output
+        return self.trace.output if last.bias is None else self.trace.output - last.bias
 
     @cached_property
     def _rows_at_once(self) -> int:
-        inputs = self.trace.inputs
+        network = self.trace.network
 
         def probe(n_rows: int) -> object:
-            rows = torch.zeros(n_rows, dtype=torch.int64, device=inputs.device)
-            part = inputs[rows] / 2
+            rows = torch.zeros(n_rows, dtype=torch.int64)
+            part = self._laid_out((n_rows, *self._inputs.shape[1:])).copy_(self._inputs[:1] / 2)
             irrelevant = part if self.strict else None
-            return carry(self.trace.network, self.values, part, rows, irrelevant=irrelevant)
+            return carry(network, self.values, part, rows, irrelevant=irrelevant)
 
-        return forward_rows(self.trace.network, inputs, probe)
+        return forward_rows(network, self._inputs, probe)
 
 
 @outside_inference_mode

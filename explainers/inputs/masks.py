@@ -24,14 +24,15 @@ def transformed(function: Callable[[Tensor], Any], inputs: Tensor) -> Tensor:
         If it returns something else.
     """
     found = function(inputs)
-    is_tensor = isinstance(found, Tensor)
-    if not is_tensor or (*found.shape[:1], *found.shape[2:]) != tuple(inputs.shape):
-        got = f"shape {tuple(found.shape)}" if is_tensor else f"{found!r}"
-        raise ValueError(
-            f"the function of the inputs returned {got}, expected a tensor "
-            f"(batch, mask, *sample) for inputs of shape {tuple(inputs.shape)}: its relevant parts"
-        )
-    return found.to(inputs)
+    got = f"{found!r}"
+    if isinstance(found, Tensor):
+        if (*found.shape[:1], *found.shape[2:]) == tuple(inputs.shape):
+            return found.to(inputs)
+        got = f"shape {tuple(found.shape)}"
+    raise ValueError(
+        f"the function of the inputs returned {got}, expected a tensor (batch, mask, *sample) "
+        f"for inputs of shape {tuple(inputs.shape)}: its relevant parts"
+    )
 
 
 def of_trace(masks: Any, whole: Trace, trace: Trace) -> Tensor:

@@ -7,8 +7,9 @@ from weakref import WeakKeyDictionary
 
 from explainers.operators import Affine, Convolution, Linear
 from explainers.rules.decomposition.affine import normed
-from explainers.rules.decomposition.biases import shared, shared_constant
+from explainers.rules.decomposition.biases import shared
 from explainers.rules.decomposition.parts import Parts
+from explainers.rules.decomposition.sharing import share
 from explainers.rules.decomposition.table import decomposition
 
 if TYPE_CHECKING:
@@ -40,36 +41,39 @@ def weighted(op: Convolution | Linear, inputs: tuple[Parts, ...], streams: Strea
     if streams.is_strict:
         return _of_two(op, value, streams, layer)
     relevant = op.linear(value.of_rows, op.weight)
-    if op.bias is None:
+    if op.bias is None or not is_shared(op, streams):
         return Parts(relevant)
-    if op.name == streams.network.output_name and not streams.has_output_bias:
-        return Parts(relevant)
-    whole = streams.total(op.name) - along(op, op.bias, relevant)
-    own, norm = before_norm(op, layer)
-    if own is not None:
-        bias = along(op, own, relevant)
-        relevant, _ = shared(relevant, whole - relevant, bias)
-        whole = whole + bias
-    if norm is not None:
-        relevant = shared_constant(relevant, whole - relevant, along(op, norm, relevant))
-    return Parts(relevant)
+    rest = streams.values[op.name] - along(op, op.bias, relevant)
+    own, constant = before_norm(op, layer, relevant)
+    return Parts(share(streams, op.name, relevant, rest, own, constant))
+
+
+def is_shared(op: Convolution | Linear, streams: Streams) -> bool:
+    """Return whether parts share the bias; that of the output may be left out."""
+    return streams.has_output_bias or not gives_output(op, streams.network)
+
+
+def gives_output(op: Operator, network: Network) -> bool:
+    """Return whether an operator is a linear map that gives the output, and no norm behind it."""
+    is_last = isinstance(op, Linear) and op.name == network.output_name
+    return is_last and op.name not in folded(network)
 
 
 def before_norm(
-    op: Convolution | Linear, layer: Layer | None
+    op: Convolution | Linear, layer: Layer | None, value: Tensor
 ) -> tuple[Tensor | None, Tensor | None]:
-    """Return an operator's bias as its norm scales it, and the constant of the norm, (out,) each.
+    """Return an operator's bias as its norm scales it, and the constant of the norm.
 
-    Without a norm these are its bias, and None.
+    Both are shaped to broadcast against the operator's value. Without a norm these are its bias,
+    and None.
     """
-    if layer is None or layer.norm is None or layer.norm.shift is None:
-        return op.bias, None
-    constant = layer.norm.shift.flatten()
-    unfolded = layer.unfolded
-    own = unfolded.bias if isinstance(unfolded, Convolution | Linear) else None
-    if own is None or layer.norm.scale is None:
-        return own, constant
-    return own * layer.norm.scale.flatten(), constant
+    own, constant = op.bias, None
+    if layer is not None and layer.norm is not None and layer.norm.shift is not None:
+        constant = along(op, layer.norm.shift.flatten(), value)
+        unfolded, scale = layer.unfolded, layer.norm.scale
+        own = unfolded.bias if isinstance(unfolded, Convolution | Linear) else None
+        own = own if own is None or scale is None else own * scale.flatten()
+    return (None if own is None else along(op, own, value)), constant
 
 
 def along(op: Operator, bias: Tensor, value: Tensor) -> Tensor:
@@ -84,11 +88,14 @@ def _of_two(op: Convolution | Linear, value: Parts, streams: Streams, layer: Lay
     plain = layer.unfolded if layer is not None else op
     if not isinstance(plain, Convolution | Linear) or value.irrelevant is None:
         raise TypeError(f"got {plain!r}, expected a weighted operator with both parts of its input")
-    relevant, irrelevant = plain.run(value.of_rows), plain.run(value.irrelevant)
+    # which of tied values is largest follows from rounding, and so from the kernel: theirs
+    weight = plain.weight.contiguous()
+    relevant = plain.linear(value.of_rows.contiguous(), weight, plain.bias)
+    irrelevant = plain.linear(value.irrelevant.contiguous(), weight, plain.bias)
     if plain.bias is not None:
         bias = along(op, plain.bias, relevant)
         relevant, irrelevant = relevant - bias, irrelevant - bias
-        if op.name != streams.network.output_name or streams.has_output_bias:
+        if is_shared(op, streams):
             relevant, irrelevant = shared(relevant, irrelevant, bias)
     if layer is None or not isinstance(layer.norm, Affine):
         return Parts(relevant, irrelevant)

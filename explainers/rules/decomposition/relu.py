@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import torch
+
 from explainers.operators import Activation
 from explainers.rules.decomposition.parts import Parts
 from explainers.rules.decomposition.table import decomposition
@@ -30,6 +32,8 @@ def activation(op: Activation, inputs: tuple[Parts, ...], streams: Streams) -> P
 def relevant_first(op: Activation, inputs: tuple[Parts, ...], streams: Streams) -> Parts:
     """Apply the function to the relevant part; the rest of the value is irrelevant."""
     (value,) = inputs
+    if streams.is_spare and op.kind == "relu":
+        return Parts(torch.relu_(value.of_rows))
     relevant = op.run(value.of_rows)
     if value.irrelevant is None:
         return Parts(relevant)
