@@ -138,6 +138,11 @@ class AgglomerativeContextualDecomposition(Attribution):
         return baselines.needs_of(parameters)
 
     @property
+    def only_replaces(self) -> bool:
+        """Whether unions are scored by outputs alone."""
+        return self.score != "cd"
+
+    @property
     def cost(self) -> Cost:
         """Forward passes alone; how many depends on the number of cells."""
         return Cost(forward=math.nan)
