@@ -81,7 +81,7 @@ class Words(Tokenizer):
         sought = [word.lower() for word in written] if self.lowercase else written
         ids = tuple(self._ids.get(word, self._unknown) for word in sought)
         shown = [
-            word if key in self._ids else f"<{word}>"
+            _written(word, word, is_unknown=key not in self._ids)
             for word, key in zip(written, sought, strict=True)
         ]
         return Tokens(ids, tuple(shown))
@@ -149,16 +149,18 @@ class Pretrained(Tokenizer):
 
     def __call__(self, text: str, max_length: int | None = None) -> Tokens:
         """Return the pieces; shortened ones keep the special tokens at their ends."""
-        if max_length is not None:
-            self._tokenizer.enable_truncation(max_length)
-        encoding = self._tokenizer.encode(text, add_special_tokens=self.special_tokens)
-        return Tokens(
-            tuple(encoding.ids),
-            tuple(
-                self._shown(text, token, *place)
-                for token, place in zip(encoding.tokens, encoding.offsets, strict=True)
-            ),
-        )
+        made = self._cut_to(max_length)
+        try:
+            encoding = made.encode(text, add_special_tokens=self.special_tokens)
+        except Exception as error:
+            # the library raises nothing more special
+            raise ValueError(f"the tokenizer refuses the text: {error}") from error
+        unknown: str | None = getattr(made.model, "unk_token", None)
+        words = [
+            _written(text[start:stop].strip(), token, is_unknown=token == unknown)
+            for token, (start, stop) in zip(encoding.tokens, encoding.offsets, strict=True)
+        ]
+        return Tokens(tuple(encoding.ids), tuple(words))
 
     def rooted(self, base: Path) -> Self:
         """Return it with its file below `base`."""
@@ -168,20 +170,22 @@ class Pretrained(Tokenizer):
         """Return the file; none where it has a name."""
         return () if self.file is None else local(self.file)
 
-    def _shown(self, text: str, token: str, start: int, stop: int) -> str:
-        # special tokens stand for no characters
-        written = text[start:stop].strip()
-        if not written:
-            return token
-        return f"<{written}>" if token == self._unknown else written
-
-    @property
-    def _unknown(self) -> str | None:
-        found: str | None = getattr(self._tokenizer.model, "unk_token", None)
-        return found
+    def _cut_to(self, max_length: int | None) -> Any:
+        """Return the library's object for a length; without one, the file's own limit holds."""
+        if max_length not in self._made:
+            made = self._read()
+            # batches hold one length
+            made.no_padding()
+            if max_length is not None:
+                made.enable_truncation(max_length)
+            self._made[max_length] = made
+        return self._made[max_length]
 
     @functools.cached_property
-    def _tokenizer(self) -> Any:
+    def _made(self) -> dict[int | None, Any]:
+        return {}
+
+    def _read(self) -> Any:
         try:
             from tokenizers import Tokenizer as Pieces
         except ImportError as error:
@@ -192,10 +196,9 @@ class Pretrained(Tokenizer):
             ) from error
         try:
             if self.file is None:
-                made = Pieces.from_pretrained(self.name, revision=self.revision)
-            else:
-                with fsspec.open(self.file, "rb") as file:
-                    made = Pieces.from_buffer(file.read())
+                return Pieces.from_pretrained(self.name, revision=self.revision)
+            with fsspec.open(self.file, "rb") as file:
+                return Pieces.from_buffer(file.read())
         except Exception as error:
             # the library raises bare Exceptions, of its own parts and of the network's
             place = "file" if self.file is not None else "name"
@@ -203,9 +206,13 @@ class Pretrained(Tokenizer):
                 f"cannot read the tokenizer {self.file or self.name!r}: {error}",
                 fix=f"correct data.tokenizer.{place}",
             ) from error
-        # batches hold one length
-        made.no_padding()
-        return made
+
+
+def _written(written: str, token: str, *, is_unknown: bool) -> str:
+    # special tokens stand for no characters
+    if not written:
+        return token
+    return f"<{written}>" if is_unknown else written
 
 
 def _kind_of(value: Any) -> str:
