@@ -21,15 +21,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Grid:
-    """Square cells of a picture, row by row; the last of a row or column may be smaller."""
+    """Cells of a picture, row by row; the last of a row or column may be smaller."""
 
     rows: int
     columns: int
     height: int
     """Of the picture in pixels."""
     width: int
-    side: int
-    """Of a cell in pixels."""
+    step_down: float
+    """Height of a cell in pixels of the picture."""
+    step_across: float
 
     def mask(self, cells: Sequence[int]) -> NDArray[np.bool_]:
         """Return where these cells are, ``(rows, columns)``."""
@@ -37,29 +38,21 @@ class Grid:
         found[list(cells)] = True
         return found.reshape(self.rows, self.columns)
 
-    def across(self, column: int) -> int:
+    def across(self, column: int) -> str:
         """Return where a column of cells begins, in pixels."""
-        return min(column * self.side, self.width)
+        return f"{min(column * self.step_across, self.width):g}"
 
-    def down(self, row: int) -> int:
+    def down(self, row: int) -> str:
         """Return where a row of cells begins, in pixels."""
-        return min(row * self.side, self.height)
+        return f"{min(row * self.step_down, self.height):g}"
 
 
-def ground(picture: Picture | None, grid: Grid, name: str | None) -> Markup:
-    """Return the picture alone; drawings of the same page refer to it by `name`."""
-    if picture is None:
-        return Markup("")
-    return _drawing(
-        grid,
-        Markup('<image id="{}" href="{}" width="{}" height="{}"{}/>').format(
-            name,
-            picture.uri,
-            grid.width,
-            grid.height,
-            Markup(' class="coarse"') if picture.is_coarse else "",
-        ),
-    )
+def ground(picture: Picture, height: int, width: int, name: str) -> Markup:
+    """Return the picture alone, once; other drawings of the page refer to it by `name`."""
+    # not by a class: what `use` repeats would not follow it
+    style = Markup(' style="image-rendering:pixelated"') if picture.is_coarse else Markup("")
+    image = Markup('<image id="{}" href="{}" width="{}" height="{}"{}/>')
+    return _drawing(height, width, image.format(name, picture.uri, width, height, style))
 
 
 def areas(
@@ -71,7 +64,7 @@ def areas(
 ) -> Markup:
     """Return nodes as filled areas in the colour of their value over the picture `name`."""
     shapes = [_area(node, grid, limit, words(node)) for node in nodes]
-    return _drawing(grid, _use(name) + Markup("").join(shapes))
+    return _drawing(grid.height, grid.width, _use(name) + Markup("").join(shapes))
 
 
 def nested(levels: Sequence[Sequence[Node]], grid: Grid, limit: float, name: str | None) -> Markup:
@@ -81,7 +74,7 @@ def nested(levels: Sequence[Sequence[Node]], grid: Grid, limit: float, name: str
         for nodes in reversed(levels)
         for node in nodes
     ]
-    return _drawing(grid, _use(name) + Markup("").join(shapes))
+    return _drawing(grid.height, grid.width, _use(name) + Markup("").join(shapes))
 
 
 def _area(node: Node, grid: Grid, limit: float, words: str) -> Markup:
@@ -103,10 +96,9 @@ def _use(name: str | None) -> Markup:
     return Markup("") if name is None else Markup('<use href="#{}"/>').format(name)
 
 
-def _drawing(grid: Grid, content: Markup) -> Markup:
-    return Markup('<svg class="outlines" viewBox="0 0 {} {}">{}</svg>').format(
-        grid.width, grid.height, content
-    )
+def _drawing(height: int, width: int, content: Markup) -> Markup:
+    drawing = Markup('<svg class="outlines" viewBox="0 0 {} {}">{}</svg>')
+    return drawing.format(width, height, content)
 
 
 def _filled(mask: NDArray[np.bool_], grid: Grid) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import groupby, pairwise
 from typing import TYPE_CHECKING
 
 from pipeline.report import pictures
@@ -30,13 +30,12 @@ class Cell:
 class Line:
     """A level as cells from left to right."""
 
-    level: int
-    is_root: bool
+    name: str
     cells: tuple[Cell, ...]
 
 
 def lines(tree: Tree, words: Sequence[str], describe: Callable[[Node], str]) -> list[Line]:
-    """Return all levels at which something changes, from the root down.
+    """Return all levels at which something changes, the root on top, and words by themselves below.
 
     Parameters
     ----------
@@ -47,23 +46,22 @@ def lines(tree: Tree, words: Sequence[str], describe: Callable[[Node], str]) -> 
     describe
         What a node says to who points at it.
     """
-    found = [
-        Line(level, level == tree.levels[-1], _cells(tree.whole(level), tree, words, describe))
-        for level in tree.levels
-    ]
-    changed = [line for k, line in enumerate(found) if not k or line.cells != found[k - 1].cells]
+    levels = [_cells(tree.whole(level), tree, words, describe) for level in tree.levels]
+    names = [*(f"level {level}" for level in tree.levels[:-1]), "root"]
+    found = [Line("words", _alone(tree, words, describe)), *map(Line, names, levels)]
+    changed = [found[0], *(b for a, b in pairwise(found) if a.cells != b.cells)]
     return changed[::-1]
 
 
-def leaves(tree: Tree, words: Sequence[str], describe: Callable[[Node], str]) -> Line:
-    """Return every word by itself, with its own score where it is in the tree."""
-    single = [node for node in tree.nodes if len(node.members) == 1]
-    first = {node.members[0]: node for node in reversed(single)}
-    nodes = [first.get(position) for position in range(len(words))]
-    cells = tuple(
-        _cell(tree, [word], node, describe) for word, node in zip(words, nodes, strict=True)
+def _alone(tree: Tree, words: Sequence[str], describe: Callable[[Node], str]) -> tuple[Cell, ...]:
+    """Return every word with its own score where it is in the tree."""
+    of_cell = {node.members[0]: node for node in reversed(tree.nodes) if len(node.members) == 1}
+    return tuple(
+        _cell(tree, [word], of_cell[position], describe)
+        if position in of_cell
+        else Cell(1, word, None, None, "")
+        for position, word in enumerate(words)
     )
-    return Line(0, False, cells)
 
 
 def _cells(
@@ -81,11 +79,6 @@ def _cells(
     )
 
 
-def _cell(
-    tree: Tree, words: Sequence[str], node: Node | None, describe: Callable[[Node], str]
-) -> Cell:
-    text = " ".join(words)
-    if node is None:
-        return Cell(len(words), text, None, None, "")
+def _cell(tree: Tree, words: Sequence[str], node: Node, describe: Callable[[Node], str]) -> Cell:
     shade = pictures.colour(node.value, tree.limit)
-    return Cell(len(words), text, node.value, shade, describe(node))
+    return Cell(len(words), " ".join(words), node.value, shade, describe(node))

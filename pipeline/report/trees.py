@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from explainers.hierarchies.cells import PER_SIDE
 from pipeline.entries import build_explainers
 from pipeline.errors import XpipeError
 from pipeline.plan import split_name
@@ -80,8 +81,10 @@ class Hierarchies:
     """Cells of a sample: rows and columns of a picture, or positions."""
     n_grown: int
     """Levels at which components grew, before they were merged."""
-    side: int | None
-    """Pixels along a square cell; None where the method does not say."""
+    size: tuple[int, ...]
+    """Of what is explained, along the axes of the grid."""
+    side: int
+    """Values of it along a cell."""
     is_difference: bool
     """Whether values are scores less those of the other of two classes."""
     trees: Mapping[int, Tree]
@@ -95,15 +98,18 @@ def read(run: Run, rows: Sequence[int]) -> list[Hierarchies]:
     """
     names = dict.fromkeys(split_name(of_map)[0] for of_map in run.maps)
     having = [name for name in names if COMPONENTS in run.arrays(name)]
-    return [_of_explainer(run, name, rows) for name in having]
+    methods = _methods(run) if having else {}
+    return [_of_explainer(run, name, methods.get(name), rows) for name in having]
 
 
-def _of_explainer(run: Run, name: str, rows: Sequence[int]) -> Hierarchies:
+def _of_explainer(run: Run, name: str, method: object, rows: Sequence[int]) -> Hierarchies:
     stored = run.array(name, COMPONENTS)
     stored = stored.isel(target=0) if "target" in stored.dims else stored
     _, n_levels, *grid = stored.shape
-    method = _method(run, name)
-    is_difference = bool(getattr(method, "subtract", False)) and run.plan.n_classes == 2
+    subtracts = getattr(method, "subtract", False)
+    # as the method has it: sequences are subtracted where nobody says otherwise
+    subtracts = len(grid) == 1 if subtracts is None else subtracts
+    is_difference = bool(subtracts) and run.plan.n_classes == 2
     of_samples = _rows(run, name, rows)
     targets = _targets(run, rows)
     asked = getattr(method, "classes", "all")
@@ -112,16 +118,23 @@ def _of_explainer(run: Run, name: str, rows: Sequence[int]) -> Hierarchies:
         for row in rows
         if of_samples.get(row)
     }
-    side = getattr(method, "sweep", None)
-    return Hierarchies(name, tuple(grid), n_levels - 1, side, is_difference, trees)
+    shape = next(spec.shape for of, spec in run.plan.maps.items() if split_name(of)[0] == name)
+    size = tuple(shape[-len(grid) :])
+    side = getattr(method, "sweep", None) or _side(size)
+    return Hierarchies(name, tuple(grid), n_levels - 1, size, side, is_difference, trees)
 
 
-def _method(run: Run, name: str) -> object:
-    """Return the explainer with its parameters; None if it cannot be made here any more."""
+def _side(size: tuple[int, ...]) -> int:
+    """Return the side of a cell where nobody says otherwise."""
+    return max(1, min(size) // PER_SIDE) if len(size) == 2 else 1
+
+
+def _methods(run: Run) -> Mapping[str, object]:
+    """Return the explainers with their parameters; none if they cannot be made here any more."""
     try:
-        return build_explainers(run.config).get(name)
+        return build_explainers(run.config)
     except (XpipeError, OSError, ImportError):
-        return None
+        return {}
 
 
 def _rows(run: Run, name: str, rows: Sequence[int]) -> dict[int, list[dict[str, Any]]]:
@@ -152,14 +165,15 @@ def _targets(run: Run, rows: Sequence[int]) -> dict[int, int]:
 def _tree(
     rows: Sequence[Mapping[str, Any]], asked: Any, target: int, *, is_difference: bool
 ) -> Tree:
-    return Tree(tuple(_node(row, asked, target, is_difference=is_difference) for row in rows))
+    return Tree(tuple(node_of(row, asked, target, is_difference=is_difference) for row in rows))
 
 
-def _node(row: Mapping[str, Any], asked: Any, target: int, *, is_difference: bool) -> Node:
+def node_of(row: Mapping[str, Any], asked: Any, target: int, *, is_difference: bool) -> Node:
+    """Return a node of a row of the table, coloured by the score of the target."""
     values = [float("nan") if value is None else float(value) for value in row["scores"]]
     outputs = _outputs(asked, target, len(values))
     scores = dict(zip(outputs, values, strict=True))
-    value = values[0] if len(values) == 1 else scores.get(target, float("nan"))
+    value = scores.get(target, float("nan"))
     if is_difference and len(scores) == 2 and target in scores:
         value = scores[target] - scores[1 - target]
     members = tuple(int(cell) for cell in row["members"])

@@ -45,6 +45,7 @@ class Items:
 def items(size):
     return Items(size)
 """
+METHOD = "agglomerative_contextual_decomposition"
 PREDICTIONS = (0, 0, 0)
 """The second is wrong."""
 NODES: list[dict[str, Any]] = [
@@ -82,14 +83,14 @@ def make_run(
     names
         Of the explainers, all with the same hierarchies.
     of_explainer
-        Parameters of each, which is Saliency by its name.
+        Parameters of each.
     """
     (folder / "sources.py").write_text(SOURCES)
     values = {
         "name": "hierarchies",
         "model": {"source": "python", "name": "sources.py:items"},
         "data": {"source": "python", "function": "sources.py:items", "params": {"size": size}},
-        "explainers": {name: {"method": "saliency", **of_explainer} for name in names},
+        "explainers": {name: {"method": METHOD, **of_explainer} for name in names},
         "output": {"path": str(folder / "run")},
     }
     (folder / "run.yaml").write_text(json.dumps(values))
@@ -153,7 +154,7 @@ def _explain(
         objects |= sink.write(name, "components", shard, stored)
         objects |= tables.write(root.url, name, 0, rows)
     sink.consolidate()
-    facts = {
+    facts: dict[str, Any] = {
         "index": index,
         "sample_id": ["first", "<second>", "third"],
         "label": np.array([0, 1, 0]),

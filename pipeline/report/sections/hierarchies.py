@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 title = "Hierarchies"
 order = 52
 
-MOST_PANELS = 7
+MOST_PANELS = 6
 """Levels of a picture that are shown: the first, the last, and some between."""
 MOST_CHIPS = 4
 """Areas of a level whose scores are printed, the largest first; all have theirs under the mouse."""
@@ -42,15 +42,21 @@ SIDE = 224
 """Longest side of a picture in pixels."""
 
 TEMPLATE = """
-<p>Cells that raise the score of the explained class together are found first, grow by what adds to
-them, and are joined until one is left. An area has one score, that of all it holds: red speaks for
-{{ first_target or "the explained class" }}, blue against it. {% if has_pictures %}The first picture
-is the sample, the second has the outlines of all levels, the others what is whole at one of them,
-with the scores of the {{ most_chips }} largest areas.{% endif %}
-{% if has_words %}A line is a level, the root on top, and each word by itself below.{% endif %}
+<p>Cells that score highest by themselves come first; they grow by the neighbours that add most, and
+areas are joined until one is left. The colour of an area is the score of all that it holds: red
+speaks for {{ first_target or "the explained class" }}, blue against it.
+{% if has_pictures %}
+Beside the sample are the outlines of all levels, then what is whole at each of them, with the
+scores of the {{ most_chips }} largest areas.
+{% endif %}
+{% if has_words %}
+A line is a level, the root on top; below are words by themselves.
+{% endif %}
 Point at an area for its scores of other classes.
-{% if differences %}Scores of {{ differences | join(", ") }} are less that of the other class.
-{% endif %}</p>
+{% if differences %}
+Of {{ differences | join(", ") }} the score of the other class is taken off what is shown.
+{% endif %}
+</p>
 {% if n_wrong %}
 <input type="checkbox" class="only-wrong" id="only-wrong"/>
 <label for="only-wrong">only misclassified samples ({{ n_wrong }} of {{ samples | length }})</label>
@@ -61,6 +67,10 @@ Point at an area for its scores of other classes.
 <p class="who"><b>{{ sample.sample_id }}</b>
 {% if sample.is_wrong %}<span class="warn">predicted <b>{{ sample.prediction }}</b>,
 is <b>{{ sample.label }}</b></span>{% else %}predicted <b>{{ sample.prediction }}</b>{% endif %}</p>
+<div{% if sample.drawing %} class="beside"{% endif %}>
+{% if sample.drawing %}<figure><p class="by">sample</p><figcaption>&nbsp;</figcaption>
+{{- sample.drawing }}</figure>{% endif %}
+<div>
 {% for found in sample.found %}
 <div class="found">
 <p class="by">{{ found.name | breakable }}</p>
@@ -80,8 +90,7 @@ is <b>{{ sample.label }}</b></span>{% else %}predicted <b>{{ sample.prediction }
 {% elif found.lines %}
 <div class="scroll"><table class="words"><tbody>
 {% for line in found.lines %}
-<tr{% if loop.last %} class="alone"{% endif %}><th>
-{{- "words" if loop.last else "root" if line.is_root else "level %d" % line.level }}</th>
+<tr><th>{{ line.name }}</th>
 {% for cell in line.cells %}
 {% if cell.colour %}<td colspan="{{ cell.span }}" title="{{ cell.title }}" style="background:
 {{- cell.colour.ground }};color:{{ cell.colour.ink }}">{{ cell.words }}
@@ -96,6 +105,7 @@ are not shown.</p>{% endif %}
 {% if found.bar %}<div class="scale">{{ found.bar }}</div>{% endif %}
 </div>
 {% endfor %}
+</div></div>
 </article>
 {% endfor %}
 </div>
@@ -147,6 +157,8 @@ class Shown:
     label: str
     prediction: str
     is_wrong: bool
+    drawing: Markup | None
+    """Of a picture."""
     found: tuple[Found, ...]
 
 
@@ -167,6 +179,13 @@ class Sample:
     def anchor(self) -> str | None:
         """Name of the picture on the page."""
         return None if self.picture is None else f"sample{self.row}"
+
+    @property
+    def drawing(self) -> Markup | None:
+        """The picture."""
+        if self.picture is None:
+            return None
+        return outlines.ground(self.picture, *self.size, f"sample{self.row}")
 
 
 def render(run: Run) -> str | None:
@@ -254,6 +273,7 @@ def _shown(
         label=sample.class_name(chosen["label"][place]),
         prediction=sample.class_name(chosen["prediction"][place]),
         is_wrong=sample.is_wrong,
+        drawing=sample.drawing,
         found=tuple(_found(each, sample) for each in found),
     )
 
@@ -265,21 +285,26 @@ def _found(of_all: Hierarchies, sample: Sample) -> Found:
     bar = pictures.bar(-tree.limit, tree.limit, "signed") if tree.limit else None
     if len(of_all.grid) == 2:
         return Found(of_all.name, bar, panels=_panels(of_all, tree, sample))
-    words = sample.words or tuple(str(position) for position in range(of_all.grid[0]))
+    positions = tuple(str(position) for position in range(of_all.size[0]))
+    words = _joined(sample.words or positions, of_all.side)
     few = words[:MOST_WORDS]
     describe = functools.partial(_describe, sample=sample)
-    lines = (*sentences.lines(tree, few, describe), sentences.leaves(tree, few, describe))
+    lines = tuple(sentences.lines(tree, few, describe))
     return Found(of_all.name, bar, (), lines, len(few), len(words) - len(few))
+
+
+def _joined(words: Sequence[str], side: int) -> tuple[str, ...]:
+    """Return the words of each cell."""
+    return tuple(" ".join(words[k : k + side]) for k in range(0, len(words), side))
 
 
 def _panels(of_all: Hierarchies, tree: Tree, sample: Sample) -> tuple[Panel, ...]:
     grid = _grid(of_all, sample)
     levels = _few(tree.levels)
     grown = [tree.whole(level) for level in tree.levels if level < of_all.n_grown]
-    alone = outlines.ground(sample.picture, grid, sample.anchor)
     outlined = outlines.nested(grown or [tree.whole(levels[-1])], grid, tree.limit, sample.anchor)
-    first = Panel("sample", alone), Panel("all levels", outlined)
-    return (*first, *(_level(tree, level, grid, sample) for level in levels))
+    shown = (_level(tree, level, grid, sample) for level in levels)
+    return (Panel("all levels", outlined), *shown)
 
 
 def _level(tree: Tree, level: int, grid: Grid, sample: Sample) -> Panel:
@@ -300,9 +325,10 @@ def _level(tree: Tree, level: int, grid: Grid, sample: Sample) -> Panel:
 
 
 def _grid(of_all: Hierarchies, sample: Sample) -> Grid:
-    (rows, columns), (height, width) = of_all.grid, sample.size
-    side = of_all.side or max(-(-height // rows), -(-width // columns))
-    return outlines.Grid(rows, columns, height, width, side)
+    (rows, columns), (height, width), size = of_all.grid, sample.size, of_all.size
+    # a layer has other sizes than the picture that it is drawn on
+    steps = of_all.side * height / size[0], of_all.side * width / size[1]
+    return outlines.Grid(rows, columns, height, width, *steps)
 
 
 def _few(levels: Sequence[int]) -> list[int]:
