@@ -9,7 +9,7 @@ network together, and take about the time of one forward pass of as many rows.
 from __future__ import annotations
 
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 
@@ -21,7 +21,7 @@ from explainers.reference import at_inputs
 from explainers.rules.decomposition.carrying import carry, check
 from explainers.rules.decomposition.linear import gives_output
 from explainers.sampling.chunks import pieces
-from explainers.sampling.forward_chunks import forward_rows
+from explainers.sampling.forward_chunks import forward_rows, halve
 from explainers.trace import Trace
 
 if TYPE_CHECKING:
@@ -30,6 +30,10 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from explainers.inputs.structure import Inputs
+
+
+Split: TypeAlias = "Callable[[slice], tuple[Tensor, Tensor | None]]"
+"""Returns the relevant part of the inputs of some rows, and, of two streams, the irrelevant one."""
 
 
 class Decomposition:
@@ -73,6 +77,7 @@ class Decomposition:
         """
         return self.of_masks(masks, rows)[0]
 
+    @torch.no_grad()
     def of_masks(self, masks: Tensor, rows: Tensor, /) -> tuple[Tensor, Tensor]:
         """Return both parts of the output for each mask, ``(rows, classes)`` each."""
 
@@ -97,6 +102,7 @@ class Decomposition:
         """
         return self.of_both(relevant, rows)[0]
 
+    @torch.no_grad()
     def of_both(self, relevant: Tensor, rows: Tensor, /) -> tuple[Tensor, Tensor]:
         """Return both parts of the output, given the relevant one of the inputs."""
 
@@ -106,15 +112,21 @@ class Decomposition:
 
         return self._carried(split, rows)
 
-    def _carried(
-        self, split: Callable[[slice], tuple[Tensor, Tensor | None]], rows: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Return both parts of the output, computed for as many rows at once as is good."""
+    def _carried(self, split: Split, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Return both parts of the output; with fewer rows at once where memory runs out."""
+        while True:
+            try:
+                return self._in_pieces(split, rows)
+            except torch.OutOfMemoryError:
+                if not halve(self.trace.network):
+                    raise
+
+    def _in_pieces(self, split: Split, rows: Tensor) -> tuple[Tensor, Tensor]:
         network = self.trace.network
         relevant = self.trace.output.new_empty((len(rows), network.n_outputs))
         irrelevant = torch.empty_like(relevant)
-        for piece in pieces(len(rows), self._rows_at_once):
-            own = rows[piece]
+        for piece in pieces(len(rows), self._rows_at_once) if len(rows) else ():
+            own = rows[piece].to(relevant.device)
             first, second = split(piece)
             found = carry(
                 network,
@@ -128,8 +140,7 @@ class Decomposition:
             if found.irrelevant is not None:
                 irrelevant[piece] = found.irrelevant
             else:
-                whole = self._output.index_select(0, own.to(relevant.device))
-                irrelevant[piece] = whole - found.of_rows
+                irrelevant[piece] = self._output.index_select(0, own) - found.of_rows
         return relevant, irrelevant
 
     @property
@@ -156,7 +167,7 @@ class Decomposition:
             return self.trace.output
         return self.trace.output if last.bias is None else self.trace.output - last.bias
 
-    @cached_property
+    @property
     def _rows_at_once(self) -> int:
         network = self.trace.network
 

@@ -89,9 +89,9 @@ def _of_two(op: Convolution | Linear, value: Parts, streams: Streams, layer: Lay
     if not isinstance(plain, Convolution | Linear) or value.irrelevant is None:
         raise TypeError(f"got {plain!r}, expected a weighted operator with both parts of its input")
     # which of tied values is largest follows from rounding, and so from the kernel: theirs
-    weight = plain.weight.contiguous()
-    relevant = plain.linear(value.of_rows.contiguous(), weight, plain.bias)
-    irrelevant = plain.linear(value.irrelevant.contiguous(), weight, plain.bias)
+    weight = _in_order(plain.weight)
+    relevant = plain.linear(_in_order(value.of_rows), weight, plain.bias)
+    irrelevant = plain.linear(_in_order(value.irrelevant), weight, plain.bias)
     if plain.bias is not None:
         bias = along(op, plain.bias, relevant)
         relevant, irrelevant = relevant - bias, irrelevant - bias
@@ -100,3 +100,8 @@ def _of_two(op: Convolution | Linear, value: Parts, streams: Streams, layer: Lay
     if layer is None or not isinstance(layer.norm, Affine):
         return Parts(relevant, irrelevant)
     return normed(layer.norm, relevant, irrelevant)
+
+
+def _in_order(value: Tensor) -> Tensor:
+    """Return a value with the last axis innermost, also where strides leave that open."""
+    return value.reshape(-1).view(value.shape)
