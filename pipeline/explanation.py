@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, TypeAlias
 import torch
 
 from explainers import Samples, Trace, explaining
+from explainers.resizing import resized
 from pipeline import precision
 from pipeline.folds import Fold
 from pipeline.inputs import mapped, to_model
+from pipeline.lengths import whole_shape
 from pipeline.plan import suffix
 from pipeline.products import Products
 from pipeline.sinks.maps import relevance_of
@@ -120,7 +122,7 @@ class Explanation:
                 explaining.explained(attribution, trace.named(name), target)
                 for target in self._targets
             ]
-            self._enter(products, name, batch.rows, found)
+            self._enter(products, name, batch.rows, found, trace.network)
         for name, fold in folds.items():
             self._fold(products, name, fold, batch, (trace.named(name), samples))
 
@@ -151,7 +153,8 @@ class Explanation:
             batch.index.to(device, non_blocking=True), batch.label.to(device, non_blocking=True)
         )
         inputs = to_model(batch.inputs, device, self.network.dtype)
-        return Trace(self.network, inputs, samples=samples, seed=self._seed), samples
+        network = resized(self.network, inputs)
+        return Trace(network, inputs, samples=samples, seed=self._seed), samples
 
     def _describe(self, products: Products, rows: list[int], trace: Trace) -> None:
         """Enter what the network says, and what of it is explained."""
@@ -162,10 +165,18 @@ class Explanation:
         products.put_array("", "target", rows, self._joined(classes))
 
     def _enter(
-        self, products: Products, name: str, rows: list[int], found: list[Explained]
+        self,
+        products: Products,
+        name: str,
+        rows: list[int],
+        found: list[Explained],
+        network: Network,
     ) -> None:
         maps = [explaining.by_part(each.relevance, self.network).values() for each in found]
         of_parts = zip(*maps, strict=True)
+        attribution = self._attributions[name]
+        dims, _ = next(iter(self._forms[name].values()))
+        axes = attribution.axes(dims)
         for (part, form), of_targets in zip(self._forms[name].items(), of_parts, strict=True):
             self._enter_map(products, (name, relevance_of(part)), rows, form[0], list(of_targets))
         for array in found[0].arrays:
@@ -173,10 +184,9 @@ class Explanation:
             if found[0].arrays[array].ndim == 1:
                 self._enter_fact(products, f"{name}.{array}", rows, values)
             else:
-                products.put_array(name, array, rows, values)
-        attribution = self._attributions[name]
-        dims, _ = next(iter(self._forms[name].values()))
-        products.axes |= {(name, array): axes for array, axes in attribution.axes(dims).items()}
+                whole = self._whole(name, values, axes.get(array), network)
+                products.put_array(name, array, rows, values, whole)
+        products.axes |= {(name, array): named for array, named in axes.items()}
         errors = [precision.relative_error(attribution, each, self.network) for each in found]
         known = [each for each in errors if each is not None]
         if len(known) == len(found):
@@ -185,6 +195,21 @@ class Explanation:
             for table, entries in each.tables.items():
                 place = products.rows.setdefault(f"{name}.{table}" if table else name, [])
                 place.extend(self._row(products, rows, target, entry) for entry in entries)
+
+    def _whole(
+        self, name: str, values: Tensor, named: tuple[str, ...] | None, network: Network
+    ) -> tuple[int, ...] | None:
+        """Return the shape of a row of an array, as it is stored, where samples differ in length.
+
+        `network` is that of the batch.
+        """
+        if self._plan.lengths is None:
+            return None
+        shape = tuple(values.shape[1:])
+        lead = shape[:1] if self._plan.has_target_dimension else ()
+        here = explaining.form(self._attributions[name], network)
+        longest = self._plan.lengths.longest
+        return lead + whole_shape(shape[len(lead) :], named, here, self._forms[name], longest)
 
     def _enter_map(
         self,
@@ -198,7 +223,8 @@ class Explanation:
         if self._plan.channels == "sum" and "channel" in dims:
             # counted from the end, where the map's own dimensions are
             relevance = relevance.sum(dims.index("channel") - len(dims))
-        products.put_array(*place, rows, relevance)
+        whole = None if self._plan.lengths is None else products.arrays[place].shape[1:]
+        products.put_array(*place, rows, relevance, whole)
 
     def _enter_fact(self, products: Products, column: str, rows: list[int], values: Tensor) -> None:
         if not self._plan.has_target_dimension:

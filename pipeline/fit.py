@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import operator
-from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,10 +10,10 @@ import torch
 
 import explainers
 from explainers import Network, Target, explaining
+from explainers.resizing import resized
 from pipeline.complaints import told_of
-from pipeline.data import read_one
 from pipeline.errors import PlanError, written_at
-from pipeline.inputs import form_of, in_words, mapped, n_rows, stacked
+from pipeline.inputs import form_of, in_words, mapped, n_rows
 from pipeline.scorable import misfit
 
 if TYPE_CHECKING:
@@ -28,40 +27,6 @@ if TYPE_CHECKING:
     from pipeline.inputs import Inputs
     from pipeline.manifest import Manifest
     from pipeline.metrics import Metric
-
-_N_TRIED = 100
-"""Samples that are tried before the data as a whole is taken for unreadable."""
-
-
-def find_example(source: Source, manifest: Manifest) -> tuple[Inputs, list[int]]:
-    """Return two readable samples of the same form, and their indices.
-
-    Broken samples before them are passed over, and one of another size than two others is
-    outvoted. A data set of one sample gives it twice.
-
-    Raises
-    ------
-    PlanError
-        If no sample can be read.
-    """
-    found: dict[int, Inputs] = {}
-    reasons: list[str] = []
-    for record in manifest.slice(0, _N_TRIED):
-        sample = read_one(source, record)
-        if isinstance(sample, str):
-            reasons.append(f"{record.sample_id}: {sample}")
-            continue
-        found[record.index] = sample
-        twice = _twice(found)
-        if twice:
-            return stacked([found[index] for index in twice]), twice
-    if not found:
-        raise PlanError(
-            f"none of the first {len(reasons)} samples can be read; the first says: {reasons[0]}",
-            fix="see the section data of the run file",
-        )
-    index, sample = next(iter(found.items()))
-    return stacked([sample, sample]), [index, index]
 
 
 def count_classes(model: nn.Module, example: Inputs, where: str) -> int:
@@ -111,6 +76,23 @@ def read_network(model: nn.Module, example: Inputs, where: str) -> Network:
         raise PlanError(
             f"{where}: the model cannot be explained: {error}",
             fix="the model must give the same output for a sample in any batch",
+        ) from error
+
+
+def resize_network(network: Network, example: Inputs, where: str) -> Network:
+    """Return a network for inputs of another size, of the same module.
+
+    Raises
+    ------
+    PlanError
+        If the model cannot be read so.
+    """
+    try:
+        return resized(network, example)
+    except (ValueError, TypeError, RuntimeError, LookupError) as error:
+        raise PlanError(
+            f"{where}: the model cannot be explained: {error}",
+            fix="let the model take every length that the data has, or cut the data",
         ) from error
 
 
@@ -278,12 +260,6 @@ def check_metrics(config: RunConfig, found: Mapping[str, Metric], manifest: Mani
                 fix="let it compare the explained values, as pixel_flipping does with "
                 "`output_space: logit`",
             )
-
-
-def _twice(found: Mapping[int, Inputs]) -> list[int]:
-    forms = {index: tuple(form_of(sample).items()) for index, sample in found.items()}
-    form, count = Counter(forms.values()).most_common(1)[0]
-    return [index for index, each in forms.items() if each == form] if count > 1 else []
 
 
 def _need_labels(where: str, who: str, manifest: Manifest) -> None:

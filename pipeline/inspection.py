@@ -30,13 +30,14 @@ def layers(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
     from pipeline import fit
     from pipeline.config import load
     from pipeline.data import open_source, select_records
+    from pipeline.examples import find_example
     from pipeline.manifest import Manifest
     from pipeline.models import load_model
 
     config = load(path, overrides)
     source = open_source(config.data, config.base, config.where)
     manifest = Manifest(select_records(config.data, source.records(), config.seed))
-    example, _ = fit.find_example(source, manifest)
+    example, _ = find_example(source, manifest)
     model = load_model(config.model, config.base, config.where)
     network = fit.read_network(model, example, config.where("model"))
     rows = list(_layers(network, example)) if network.is_program else []

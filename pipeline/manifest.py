@@ -83,6 +83,23 @@ class Manifest:
         return found
 
     @property
+    def lengths(self) -> np.ndarray:
+        """Numbers of tokens, int64; 0 where not known."""
+        return np.asarray(self._table["length"].fill_null(0))
+
+    @property
+    def has_lengths(self) -> bool:
+        """Whether samples say how long they are."""
+        return bool((self.lengths > 0).any())
+
+    def by_length(self, *, is_descending: bool) -> Iterator[Record]:
+        """Yield the records that say how long they are, by length, then in order."""
+        lengths = self.lengths
+        order = np.argsort(-lengths if is_descending else lengths, kind="stable")
+        for row in order[lengths[order] > 0].tolist():
+            yield self.slice(row, row + 1)[0]
+
+    @property
     def n_masks(self) -> int:
         """Samples that have a mask."""
         return len(self) - int(self._table["mask"].null_count)

@@ -9,6 +9,7 @@ import torch
 
 from pipeline import fit
 from pipeline.errors import PlanError
+from pipeline.examples import find_example
 from pipeline.models import load_model, weights_digest
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ def network_of(config: RunConfig, plan: Plan, source: Source, manifest: Manifest
                 f"expected {plan.weights_digest[:12]} as in the plan",
                 fix="undo the change of the weights, or run again in another folder",
             )
-        example, _ = fit.find_example(source, manifest)
+        example, _ = find_example(source, manifest)
         network = fit.read_network(model, example, config.where("model"))
         if is_on_gpu:
             network = network.to(device="cuda")

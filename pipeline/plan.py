@@ -10,6 +10,7 @@ import fsspec
 
 from pipeline.errors import StoreError
 from pipeline.inputs import ALONE, Part
+from pipeline.lengths import Lengths
 from pipeline.shards import cut
 
 if TYPE_CHECKING:
@@ -85,6 +86,8 @@ class Plan:
     """Explainer to parameter to the scan whose result it takes."""
     inputs: dict[str, Part] = field(default_factory=dict)
     """Form of a sample, where it is not one float32 tensor of `input_shape`."""
+    lengths: Lengths | None = None
+    """Of samples that differ in length; shapes are then those of the longest."""
     seconds: float | None = None
     """Of one worker for all, if measured."""
     notes: tuple[str, ...] = ()
@@ -122,6 +125,8 @@ class Plan:
             values["inputs"] = {
                 name: Part(**_tuples(part)) for name, part in values["inputs"].items()
             }
+            if values.get("lengths") is not None:
+                values["lengths"] = Lengths(**_tuples(values["lengths"]))
             for name in ("input_shape", "targets", "notes"):
                 values[name] = tuple(values[name])
             return cls(**values)

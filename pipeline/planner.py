@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import operator
+import time
 from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -12,11 +13,14 @@ import torch
 
 from explainers import Attribution, Samples, Scan, Trace
 from explainers.inputs.sources import is_one_tensor
+from explainers.resizing import MOST_KEPT
 from pipeline import array_files, fit, models, scorable, sizing, timing, trial
 from pipeline.data import open_source, select_records
 from pipeline.entries import build_explainers, build_metrics, needs_of
 from pipeline.errors import PlanError, written_at
+from pipeline.examples import find_example, find_shortest
 from pipeline.inputs import ALONE, form_of, is_one_picture, mapped, to_model
+from pipeline.lengths import Lengths
 from pipeline.manifest import Manifest
 from pipeline.plan import EXPLAIN, Pass, Plan
 from pipeline.shards import cut
@@ -27,6 +31,7 @@ if TYPE_CHECKING:
 
     from explainers import Explainer, Network, Target
     from pipeline.config import RunConfig
+    from pipeline.data import Source
     from pipeline.inputs import Form, Inputs
     from pipeline.plan import MapSpec
     from pipeline.trial import Trial
@@ -44,6 +49,18 @@ class Planned:
 
 
 @dataclass(frozen=True, eq=False)
+class _Shortest:
+    """The other end of data whose samples differ in length."""
+
+    lengths: Lengths
+    network: Network
+    example: Inputs
+    samples: Samples
+    seconds: float
+    """That reading the network took."""
+
+
+@dataclass(frozen=True, eq=False)
 class _Parts:
     """What is known once everything has been found to fit."""
 
@@ -56,6 +73,8 @@ class _Parts:
     samples: Samples
     weights_digest: str
     code_digest: str
+    shortest: _Shortest | None
+    """Of samples that differ in length; `network` and `example` are of the longest then."""
     class_note: str
     """That the network has more outputs than the data has classes, if so."""
 
@@ -103,17 +122,19 @@ def _fit(config: RunConfig) -> _Parts:
         raise PlanError(f"{config.where('data')}: there are no samples", fix="see data.source")
     fit.check_metrics(config, metrics, manifest)
     model = models.load_model(config.model, config.base, config.where)
-    example, indices = fit.find_example(source, manifest)
+    example, indices = find_example(source, manifest)
     n_classes = fit.count_classes(model, example, config.where("model"))
     class_note = fit.check_classes(config, source, n_classes)
     fit.check_labels(config, records, n_classes)
     network = fit.read_network(model, example, config.where("model"))
     targets = fit.check_targets(config, manifest, network)
     fit.check_explainers(config, found, network, manifest, targets)
+    shortest = _shortest(config, source, manifest, network, (example, indices))
+    if shortest is not None:
+        fit.check_explainers(config, found, shortest.network, manifest, targets)
     files: list[Path] = [*models.code_files(config.model, config.base), *source.code_files()]
     # explainers have found them by now
     files += array_files.of_entries(config.explainers, config.base)
-    samples = Samples(torch.tensor(indices), torch.from_numpy(manifest.labels[indices].copy()))
     return _Parts(
         config=config,
         manifest=manifest,
@@ -121,11 +142,41 @@ def _fit(config: RunConfig) -> _Parts:
         explainers=found,
         targets=targets,
         example=example,
-        samples=samples,
+        samples=_who(manifest, indices),
+        shortest=shortest,
         weights_digest=models.weights_digest(model),
         code_digest=models.code_digest(files),
         class_note=class_note,
     )
+
+
+def _who(manifest: Manifest, indices: list[int]) -> Samples:
+    return Samples(torch.tensor(indices), torch.from_numpy(manifest.labels[indices].copy()))
+
+
+def _shortest(
+    config: RunConfig,
+    source: Source,
+    manifest: Manifest,
+    network: Network,
+    longest: tuple[Inputs, list[int]],
+) -> _Shortest | None:
+    """Return the shortest samples with the network of theirs, if samples differ in length."""
+    if not manifest.has_lengths:
+        return None
+    example, indices = find_shortest(source, manifest)
+    first = operator.itemgetter(0)
+    found = [
+        (mapped(first, inputs), int(manifest.lengths[rows[0]]))
+        for inputs, rows in (longest, (example, indices))
+    ]
+    with written_at(config.where("data")):
+        lengths = Lengths.of(manifest.lengths.tolist(), found)
+    fit.count_classes(network.module, example, config.where("model"))
+    started = time.perf_counter()
+    other = fit.resize_network(network, example, config.where("model"))
+    seconds = time.perf_counter() - started
+    return _Shortest(lengths, other, example, _who(manifest, indices), seconds)
 
 
 def _decide(parts: _Parts, *, measure: bool) -> Plan:
@@ -143,6 +194,7 @@ def _decide(parts: _Parts, *, measure: bool) -> Plan:
         threads=config.engine.threads,
         input_shape=form[ALONE].shape if ALONE in form else (),
         inputs={} if is_one_picture(form) else form,
+        lengths=None if parts.shortest is None else parts.shortest.lengths,
         n_classes=parts.network.n_outputs,
         targets=fit.target_specs(config),
         has_target_dimension=config.has_target_dimension,
@@ -177,10 +229,13 @@ def _tried(
 
     With them, what scans did with it, and the bytes of arrays beside maps.
     """
-    config, found, trace = parts.config, parts.explainers, _trace(parts)
-    trials = trial.scans(config, found, trace, parts.samples)
+    config, found, batches = parts.config, parts.explainers, _batches(parts)
+    trials = trial.scans(config, found, batches)
     results = trial.results(trials, len(parts.manifest))
-    beside = trial.check_attributions(config, found, trace, parts.targets, needs, results)
+    beside = max(
+        trial.check_attributions(config, found, trace, parts.targets, needs, results)
+        for trace, _ in batches
+    )
     awaited = trial.awaited(found, needs, results, len(parts.manifest))
     return replace(parts, explainers=awaited), trials, beside
 
@@ -216,10 +271,16 @@ def _seconds(parts: _Parts, batch: int) -> float:
     )
 
 
-def _trace(parts: _Parts) -> Trace:
-    network = parts.network
-    inputs = to_model(parts.example, network.device, network.dtype)
-    return Trace(network, inputs, samples=parts.samples, seed=parts.config.seed)
+def _batches(parts: _Parts) -> list[tuple[Trace, Samples]]:
+    """Return the traces of what is tried: of the longest samples, and of the shortest."""
+    ends: list[_Parts | _Shortest] = [parts] if parts.shortest is None else [parts, parts.shortest]
+    return [(_trace(each, parts.config.seed), each.samples) for each in ends]
+
+
+def _trace(end: _Parts | _Shortest, seed: int) -> Trace:
+    network = end.network
+    inputs = to_model(end.example, network.device, network.dtype)
+    return Trace(network, inputs, samples=end.samples, seed=seed)
 
 
 def _passes(
@@ -263,6 +324,8 @@ def _notes_of_scans(trials: Mapping[str, Trial], n_samples: int) -> list[str]:
 
 def _notes(parts: _Parts, trials: Mapping[str, Trial]) -> tuple[str, ...]:
     notes = _notes_of_scans(trials, len(parts.manifest))
+    if parts.shortest is not None:
+        notes.append(_of_lengths(parts.shortest))
     if parts.class_note:
         notes.append(parts.class_note)
     if not parts.network.is_program:
@@ -280,6 +343,15 @@ def _notes(parts: _Parts, trials: Mapping[str, Trial]) -> tuple[str, ...]:
         for name in added
     ]
     return tuple(notes)
+
+
+def _of_lengths(shortest: _Shortest) -> str:
+    known = shortest.lengths.known
+    return (
+        f"samples have {len(known)} lengths, from {known[0]} to {known[-1]} tokens: each worker "
+        f"reads the model for each that it meets, {shortest.seconds:.2g} s for the shortest, and "
+        f"keeps {MOST_KEPT}; batches hold one length, and costs are those of the longest"
+    )
 
 
 def _asked_for(explainer: Explainer) -> str:

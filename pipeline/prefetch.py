@@ -11,6 +11,7 @@ from torch import Tensor
 
 from pipeline.data import read_batch
 from pipeline.inputs import mapped
+from pipeline.lengths import batches
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Sequence
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
     from pipeline.data import Record, Source
     from pipeline.inputs import Form, Inputs
+    from pipeline.lengths import Lengths
     from pipeline.manifest import Manifest
     from pipeline.shards import Shard
 
@@ -57,6 +59,8 @@ class Reader:
         One thread, so that sources see one call at a time.
     is_pinned
         Whether batches go to page-locked memory, from which copies to a GPU are asynchronous.
+    lengths
+        Of samples that differ in it; `form` is then that of the longest.
     """
 
     source: Source
@@ -64,17 +68,21 @@ class Reader:
     form: Form
     executor: Executor
     is_pinned: bool
+    lengths: Lengths | None = None
 
     def batches(
         self, shard: Shard, batch_size: int, wanted: Sequence[int] | None = None
     ) -> Generator[Batch, None, None]:
-        """Yield the batches of a shard in order; of `wanted` rows alone, if not None."""
+        """Yield the batches of a shard in order; of `wanted` rows alone, if not None.
+
+        Each holds samples of one length, see `lengths.batches`.
+        """
         pending: deque[Future[Batch]] = deque()
         records = self.manifest.slice(shard.start, shard.stop)
         rows = range(len(records)) if wanted is None else wanted
         try:
-            for start in range(0, len(rows), batch_size):
-                part = rows[start : start + batch_size]
+            for some in batches([records[row].length for row in rows], batch_size):
+                part = [rows[position] for position in some]
                 chosen = [records[row] for row in part]
                 pending.append(self.executor.submit(self._read, chosen, part))
                 if len(pending) > DEPTH:
@@ -86,7 +94,10 @@ class Reader:
                 future.cancel()
 
     def _read(self, records: Sequence[Record], rows: Sequence[int]) -> Batch:
-        inputs, good, failures = read_batch(self.source, records, self.form)
+        form = self.form
+        if self.lengths is not None:
+            form = self.lengths.form(form, records[0].length)
+        inputs, good, failures = read_batch(self.source, records, form)
         return Batch(
             inputs=mapped(Tensor.pin_memory, inputs) if self.is_pinned else inputs,
             rows=[rows[position] for position in good],

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
+from pipeline import lengths
 from pipeline.plan import split_name, suffix
 from pipeline.sinks import samples, states, tables
-from pipeline.sinks.maps import COORDINATES, Layout, is_relevance, relevance_of
+from pipeline.sinks.maps import COORDINATES, LENGTH, Layout, is_relevance, relevance_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -47,6 +48,9 @@ class Products:
     """Scan and array of those `arrays` that scans keep of each sample."""
     failures: dict[int, str] = field(default_factory=dict)
     """Position within the shard to reason."""
+    extents: dict[tuple[str, str], NDArray[np.int64]] = field(default_factory=dict)
+    """Explainer and array to how far each row of it goes along each axis, ``(rows, axes)``; of maps
+    of samples that differ in length. What lies beyond is NaN, or -1 for integers."""
     not_finite: dict[str, int] = field(default_factory=dict)
     """Explainer to its number of maps that are not finite; known once everything is written."""
 
@@ -84,9 +88,25 @@ class Products:
             products.facts["logit"] = np.full(len(shard), np.nan)
         return products
 
-    def put_array(self, name: str, array: str, rows: Sequence[int], values: Tensor) -> None:
-        """Enter rows of an array; rows that are never entered are NaN, or -1 for integers."""
-        self._put(self.arrays, (name, array), rows, values)
+    def put_array(
+        self,
+        name: str,
+        array: str,
+        rows: Sequence[int],
+        values: Tensor,
+        shape: tuple[int, ...] | None = None,
+    ) -> None:
+        """Enter rows of an array; what is never entered is NaN, or -1 for integers.
+
+        `shape` is that of a row of the array, where rows that differ in length go less far.
+        """
+        self._put(self.arrays, (name, array), rows, values, shape)
+        if shape is not None:
+            n_axes = values.ndim - 1
+            extents = self.extents.setdefault(
+                (name, array), np.zeros((len(self.shard), n_axes), np.int64)
+            )
+            extents[list(rows)] = values.shape[1:]
 
     def put_record(self, scan: str, array: str, rows: Sequence[int], values: Tensor) -> None:
         """Enter rows of what a scan keeps of each sample; ``<layer>/<array>`` by layer."""
@@ -97,12 +117,21 @@ class Products:
         """Enter rows of a column."""
         self._put(self.facts, column, rows, values)
 
-    def _put(self, place: dict[Any, Any], key: Any, rows: Sequence[int], values: Tensor) -> None:
+    def _put(
+        self,
+        place: dict[Any, Any],
+        key: Any,
+        rows: Sequence[int],
+        values: Tensor,
+        shape: tuple[int, ...] | None = None,
+    ) -> None:
         found = values.detach().cpu().numpy()
         if key not in place:
             fill = np.nan if found.dtype.kind == "f" else -1
-            place[key] = np.full((len(self.shard), *found.shape[1:]), fill, found.dtype)
-        place[key][list(rows)] = found
+            whole = found.shape[1:] if shape is None else shape
+            place[key] = np.full((len(self.shard), *whole), fill, found.dtype)
+        extent = () if shape is None else tuple(slice(size) for size in found.shape[1:])
+        place[key][(list(rows), *extent)] = found
 
     def write(
         self,
@@ -118,6 +147,9 @@ class Products:
         Each object waits for the disk, or the network; `executor` lets them wait together.
         """
         self._add_arrays(sink, plan)
+        if ("", LENGTH) in self.arrays:
+            known = [record.length for record in records]
+            self.arrays["", LENGTH] = np.array([n or -1 for n in known], np.int64)
         columns = self._columns(records, plan)
         jobs = [executor.submit(samples.write, root, pass_name, self.shard.index, columns)]
         for (name, array), values in self.arrays.items():
@@ -171,19 +203,38 @@ class Products:
     def _summaries(self, n_targets: int) -> dict[str, NDArray[Any]]:
         """Return sum, minimum and maximum of the maps of every explainer, sample and target."""
         maps: dict[str, list[NDArray[Any]]] = {}
+        beyond: dict[str, list[NDArray[np.bool_]]] = {}
         for (name, array), values in self.arrays.items():
             if name and is_relevance(array) and (name, array) not in self.records:
-                maps.setdefault(name, []).append(values.reshape(len(values), n_targets, -1))
+                shape = (len(values), n_targets, -1)
+                maps.setdefault(name, []).append(values.reshape(shape))
+                if self.extents:
+                    outside = self._beyond((name, array)).reshape(shape)
+                    beyond.setdefault(name, []).append(outside)
         found: dict[str, NDArray[Any]] = {}
         for name, parts in maps.items():
             # of several inputs, all together
-            flat = np.concatenate(parts, axis=2)
+            inner = flat = np.concatenate(parts, axis=2)
+            if name in beyond:
+                outside = np.concatenate(beyond[name], axis=2)
+                # what comes first is always of the sample
+                inner, flat = np.where(outside, flat[..., :1], flat), np.where(outside, 0, flat)
             with np.errstate(invalid="ignore", over="ignore"):  # counted, see not_finite
                 for target in range(n_targets):
                     end = suffix(target)
                     found[f"{name}.sum{end}"] = flat[:, target].sum(axis=1, dtype=np.float64)
-                    found[f"{name}.min{end}"] = flat[:, target].min(axis=1)
-                    found[f"{name}.max{end}"] = flat[:, target].max(axis=1)
+                    found[f"{name}.min{end}"] = inner[:, target].min(axis=1)
+                    found[f"{name}.max{end}"] = inner[:, target].max(axis=1)
+        return found
+
+    def _beyond(self, key: tuple[str, str]) -> NDArray[np.bool_]:
+        """Return what of an array lies beyond the lengths of samples that were entered."""
+        shape = self.arrays[key].shape
+        extents = self.extents.get(key)
+        if extents is None:
+            return np.zeros(shape, dtype=bool)
+        found = lengths.beyond(extents, shape[1:])
+        found[~extents.any(axis=1)] = False
         return found
 
 
@@ -200,7 +251,8 @@ def layouts(plan: Plan, names: Sequence[str]) -> dict[str, Layout]:
 
 def coordinates(plan: Plan) -> dict[str, Layout]:
     """Return the layouts of the coordinates."""
-    return {**COORDINATES, "target": _with_target(plan, (), (), "int64")}
+    own = {} if plan.lengths is None else {LENGTH: Layout(dtype="int64")}
+    return {**COORDINATES, "target": _with_target(plan, (), (), "int64"), **own}
 
 
 def _with_target(plan: Plan, dims: tuple[str, ...], shape: tuple[int, ...], dtype: str) -> Layout:

@@ -15,6 +15,7 @@ from explainers import Samples, Target, Trace
 from pipeline.data import open_source, read_batch, read_masks
 from pipeline.inputs import to_model
 from pipeline.ledger import Entry, Ledger
+from pipeline.lengths import batches, without_filling
 from pipeline.metrics import Case, build
 from pipeline.networks import network_of
 from pipeline.plan import EXPLAIN, suffix
@@ -153,20 +154,29 @@ class EvaluateWorker:
         found: dict[str, Columns] = {name: {} for name in self._task.explainers}
         # as much as one worker held when it made them
         maps = {name: self._stored(name, shard) for name in found}
-        for start in range(shard.start, shard.stop, self._run.plan.batch_size):
-            stop = min(start + self._run.plan.batch_size, shard.stop)
-            records = self._run.manifest.slice(start, stop)
+        every = self._run.manifest.slice(shard.start, shard.stop)
+        lengths = [record.length for record in every]
+        for part in batches(lengths, self._run.plan.batch_size):
+            records = [every[row] for row in part]
             inputs, rows = self._inputs(records)
             if not rows:
                 continue
-            place = start - shard.start + np.array(rows)
+            place = np.array(part)[rows]
             for target, ending, case in self._cases(inputs, [records[row] for row in rows]):
                 for name, columns in found.items():
-                    relevance = self._relevance(maps[name][place], target)
+                    stored = self._of_length(name, maps[name][place], records[0].length)
+                    relevance = self._relevance(stored, target)
                     scored = self._metric.score(case, relevance)
                     for column, values in scored.items():
                         _place(columns, column + ending, len(shard), place, values)
         return found
+
+    def _of_length(self, name: str, stored: NDArray[Any], length: int | None) -> NDArray[Any]:
+        """Return maps of samples of one length without what fills them up."""
+        if self._run.plan.lengths is None or length is None:
+            return stored
+        dims = [str(dim) for dim in self._maps[name].dims[1:]]
+        return without_filling(stored, dims, length)
 
     @property
     def _device(self) -> torch.device:

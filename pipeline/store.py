@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     from pipeline.shards import Shard
     from pipeline.sinks.stored_result import StoredResult
 
+_BESIDE = ("target", "prediction", map_sink.LENGTH)
+"""Coordinates of samples that come with every array, where there are such."""
+
 EVALUATE = "evaluate."
 """Start of the names of passes that write scores; their records have digests of their own."""
 
@@ -144,7 +147,7 @@ class Run:
         stored = MaskedArray.open(self.folder, name, array, *entries)
         coordinates: dict[str, Any] = {"sample": np.arange(self.plan.n_samples)}
         if name:
-            others = [other for other in ("target", "prediction") if self._has(other)]
+            others = [other for other in _BESIDE if self._has(other)]
             beside = [MaskedArray.open(self.folder, "", other, first) for other in others]
             coordinates |= {
                 other: part.variable() for other, part in zip(others, beside, strict=True)

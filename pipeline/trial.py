@@ -73,9 +73,11 @@ class Trial:
 
 
 def scans(
-    config: RunConfig, found: Mapping[str, Explainer], trace: Trace, samples: Samples
+    config: RunConfig, found: Mapping[str, Explainer], batches: Sequence[tuple[Trace, Samples]]
 ) -> dict[str, Trial]:
     """Return what every scan does with the example, in all of its rounds.
+
+    Of samples that differ in length, the example is a batch of the longest and one of the shortest.
 
     Raises
     ------
@@ -85,8 +87,9 @@ def scans(
     trials: dict[str, Trial] = {}
     for name, explainer in found.items():
         if isinstance(explainer, Scan) and explainer.rounds({}) is not None:
-            with _refusing(config, name, trace.network):
-                trials[name] = _all_rounds(explainer, trace.named(name), samples)
+            with _refusing(config, name, batches[0][0].network):
+                own = [(trace.named(name), samples) for trace, samples in batches]
+                trials[name] = _all_rounds(explainer, own)
     return trials
 
 
@@ -112,7 +115,7 @@ def _of_all(result: Result, n_samples: int) -> Result:
     return {**result, "covariance": torch.diag(shared)}
 
 
-def _all_rounds(scan: Scan, trace: Trace, samples: Samples) -> Trial:
+def _all_rounds(scan: Scan, batches: Sequence[tuple[Trace, Samples]]) -> Trial:
     trial = Trial(scan)
     finished: dict[str, Result] = {}
     is_whole, following = True, scan.rounds({})
@@ -120,9 +123,9 @@ def _all_rounds(scan: Scan, trace: Trace, samples: Samples) -> Trial:
         # the first decides what others do, and how large states are
         tried = following.scan.briefer() if trial.rounds else following.scan
         is_whole = is_whole and tried is following.scan
-        state = tried.fold([(trace, samples)])
+        state = _folded(tried, batches)
         trial.rounds[following.name], trial.states[following.name] = following, state
-        kept = tried.records(trace, samples)
+        kept = tried.records(*batches[0])
         size = sum(value.nbytes // max(1, len(value)) for value in kept.values())
         trial = replace(trial, records=trial.records + size)
         # so few samples may have no such result; this says nothing of the data set
@@ -134,6 +137,37 @@ def _all_rounds(scan: Scan, trace: Trace, samples: Samples) -> Trial:
     with contextlib.suppress(*_TOO_FEW):
         return replace(trial, result=scan.conclude(finished) if is_whole else None)
     return trial
+
+
+def _folded(scan: Scan, batches: Sequence[tuple[Trace, Samples]]) -> State:
+    """Return the state of all batches.
+
+    Raises
+    ------
+    ValueError
+        If they are of different lengths, and the scan cannot fold these together.
+    """
+    if len(batches) == 1:
+        return scan.fold(batches)
+    states = [scan.fold([batch]) for batch in batches]
+    kept = [scan.records(*batch) for batch in batches]
+    for parts, n_axes in ((states, 0), (kept, 1)):
+        for entry, value in parts[0].items():
+            other = parts[1].get(entry, value)
+            if value.shape[n_axes:] != other.shape[n_axes:]:
+                raise ValueError(
+                    f"{scan.name} cannot fold samples of different lengths: {entry!r} has shape "
+                    f"{tuple(value.shape)} for the longest and {tuple(other.shape)} for the "
+                    "shortest; give samples of one length (data.limit, or a source that cuts "
+                    "them), or a layer whose value has no axis of tokens"
+                )
+    try:
+        return scan.fold(batches)
+    except _TOO_FEW as error:
+        raise ValueError(
+            f"{scan.name} cannot fold samples of different lengths: {type(error).__name__}: "
+            f"{error}; give samples of one length"
+        ) from error
 
 
 def awaited(

@@ -96,6 +96,7 @@ class ExplainWorker:
             task.plan.form,
             self._readers,
             is_pinned=self._explanation.network.device.type == "cuda",
+            lengths=task.plan.lengths,
         )
         self._writer = Writer()
         self._objects = ThreadPoolExecutor(OBJECTS_AT_ONCE, thread_name_prefix="objects")

@@ -31,7 +31,8 @@ class Python(Source):
     Items are ``(input, label)`` or mappings with `input` and perhaps `label`, `id` and `mask`
     (height, width). Integers of 32 or 64 bits are tokens; several inputs are a mapping by the
     names of the model's arguments. An attribute `targets` or `labels` saves reading every item for
-    its label, `ids` names the samples, and `classes` the classes.
+    its label, `ids` names the samples, `classes` the classes, and `lengths` says how many tokens
+    each sample has, where they differ.
     """
 
     function: str
@@ -53,8 +54,21 @@ class Python(Source):
         ids = getattr(self._dataset, "ids", None)
         if ids is None or len(ids) != len(labels):
             ids = [f"{index:06d}" for index in range(len(labels))]
+        lengths = getattr(self._dataset, "lengths", None)
+        if lengths is not None and len(lengths) != len(labels):
+            raise PlanError(
+                f"{self.function!r} gave {len(lengths)} lengths for {len(labels)} items",
+                fix="give one length for each item, or no attribute lengths",
+            )
         return [
-            Record(index, str(ids[index]), str(index), label, str(index) if self.masks else None)
+            Record(
+                index,
+                str(ids[index]),
+                str(index),
+                label,
+                str(index) if self.masks else None,
+                None if lengths is None else int(lengths[index]),
+            )
             for index, label in enumerate(labels)
         ]
 

@@ -55,6 +55,10 @@ COORDINATES: Mapping[str, Layout] = {
 """Beside the groups, written by the first pass alone; ``target`` is -1 where it is no class."""
 
 
+LENGTH = "length"
+"""Coordinate of samples that differ in it: tokens; -1 where not known."""
+
+
 class MapSink:
     """Writes whole shards of arrays over samples, one object each.
 
