@@ -19,31 +19,35 @@ from explainers.rules.decomposition.recurrent import recurrence
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from explainers.rules.decomposition.streams import Streams
-
 Array = NDArray[np.float64]
 
 # sums of a few dozen doubles of size one, in another order
 TOLERANCE: dict[str, Any] = {"rtol": 1e-11, "atol": 1e-12}
-STEPS, ROWS, FEATURES, UNITS = 5, 3, 4, 3
+STEPS, ROWS, FEATURES, UNITS = 4, 3, 4, 3
 KINDS: dict[str, Callable[..., nn.RNNBase]] = {"lstm": nn.LSTM, "gru": nn.GRU}
 
 
 @dataclass
 class Carried:
-    """What a rule asks of streams: both parts are at hand, and certain values by name."""
+    """What a rule asks of streams: values of samples by name, and the sample of each row."""
 
-    certain: dict[str, Tensor]
+    values: dict[str, Tensor]
+    rows: Tensor
+    is_strict: bool
+    row_axis: int = 0
 
     def irrelevant(self, name: str, parts: Parts) -> Tensor:
         assert parts.irrelevant is not None
         return parts.irrelevant
 
     def constant(self, name: str) -> Tensor:
-        return self.certain[name]
+        return self.values[name].index_select(1, self.rows)
 
-    def both(self, relevant: Tensor, irrelevant: Tensor) -> Parts:
-        return Parts(relevant, irrelevant)
+    def repeated(self, name: str, value: Tensor) -> Tensor:
+        return value.index_select(self.row_axis, self.rows)
+
+    def both(self, relevant: Tensor, irrelevant: Tensor | None) -> Parts:
+        return Parts(relevant, irrelevant if self.is_strict else None)
 
 
 def module_of(kind: str, **options: Any) -> nn.RNNBase:
@@ -95,14 +99,15 @@ def split(
 ) -> tuple[Tensor, Tensor]:
     """Both parts of an output, given those of the sequence, with certain initial states."""
     op = operator_of(module, item)
-    rows = relevant.shape[0 if module.batch_first else 1]
-    certain = dict(zip(op.inputs[1:], states_of(module, rows, std), strict=True))
+    axis = 0 if module.batch_first else 1
+    rows = torch.arange(relevant.shape[axis])
+    certain = dict(zip(op.inputs[1:], states_of(module, len(rows), std), strict=True))
     states = [Parts(None, None) for _ in certain]
-    streams: Streams = Carried(certain)  # type: ignore[assignment]  # all that the rule asks for
+    # all that the rule asks for
+    streams: Any = Carried({"x": relevant + irrelevant, **certain}, rows, is_strict=True)
     found = recurrence(op, (Parts(relevant, irrelevant), *states), streams)
-    assert found.relevant is not None
     assert found.irrelevant is not None
-    return found.relevant, found.irrelevant
+    return found.of_rows, found.irrelevant
 
 
 def value_of(module: nn.RNNBase, sequence: Tensor, item: int = 0, std: float = 0.0) -> Tensor:
@@ -219,7 +224,7 @@ def test_a_gru_is_split_as_a_slow_one() -> None:
 FORMS = [
     {"num_layers": 2, "bidirectional": True, "batch_first": True},
     {"bidirectional": True, "bias": False},
-    {"num_layers": 3},
+    {"num_layers": 2},
 ]
 
 
@@ -303,7 +308,7 @@ def test_initial_states_that_depend_on_the_input_bring_their_parts() -> None:
     op = operator_of(module)
     relevant, irrelevant = sequences(STEPS, ROWS, FEATURES)
     (state,) = states_of(module, ROWS, std=1.0)
-    streams: Any = Carried({})
+    streams: Any = Carried({}, torch.arange(ROWS), is_strict=True)
     nothing = torch.zeros_like(irrelevant)
     found = recurrence(op, (Parts(relevant, irrelevant), Parts(state, 0.3 * state)), streams)
     value = op.run(relevant + irrelevant, 1.3 * state)
@@ -315,6 +320,58 @@ def test_initial_states_that_depend_on_the_input_bring_their_parts() -> None:
 
 def test_a_sequence_that_is_certain_is_refused() -> None:
     op = operator_of(module_of("gru"))
-    streams: Any = Carried({})
+    streams: Any = Carried({}, torch.arange(ROWS), is_strict=True)
     with pytest.raises(NotImplementedError, match=r"sequence of 'op' \(in 'rnn'\)"):
         recurrence(op, (Parts(None, None), Parts(None, None)), streams)
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "n_samples"),
+    [
+        ("lstm", FORMS[0], 2),
+        ("lstm", FORMS[1], 1),
+        ("gru", FORMS[0], 1),
+        ("gru", FORMS[2], 2),
+        ("rnn_tanh", FORMS[1], 2),
+        ("rnn_relu", FORMS[2], 1),
+    ],
+)
+def test_one_stream_is_the_relevant_one_of_two(
+    kind: str, options: dict[str, Any], n_samples: int
+) -> None:
+    module = module_of(kind, **options)
+    axis = 0 if module.batch_first else 1
+    rows = torch.tensor([0, 0, n_samples - 1])
+    whole, chosen = sequences(len(rows), STEPS, FEATURES)
+    whole = whole[:n_samples]
+    # whole steps, and one that is relevant in part
+    chosen = (chosen[:, :, :1] > 0).double()
+    chosen[0, 2] = 0.3
+    if axis == 1:
+        whole, chosen = whole.transpose(0, 1), chosen.transpose(0, 1)
+    of_rows = whole.index_select(axis, rows)
+    parts = Parts(chosen * of_rows, (1 - chosen) * of_rows)
+    for item in range(3 if kind == "lstm" else 2):
+        op = operator_of(module, item)
+        certain = dict(zip(op.inputs[1:], states_of(module, n_samples, 1.0), strict=True))
+        inputs = (parts, *(Parts(None) for _ in certain))
+        one, two = (
+            recurrence(op, inputs, Carried({"x": whole, **certain}, rows, is_strict, axis))  # type: ignore[arg-type]  # all that the rule asks for
+            for is_strict in (False, True)
+        )
+        torch.testing.assert_close(one.of_rows, two.of_rows, **TOLERANCE)
+        assert one.irrelevant is None
+
+
+def test_one_stream_takes_the_parts_of_initial_states() -> None:
+    module = module_of("lstm")
+    op = operator_of(module)
+    relevant, irrelevant = sequences(STEPS, ROWS, FEATURES)
+    hidden, cell = states_of(module, ROWS, std=1.0)
+    values = {"x": relevant + irrelevant, "hidden": 1.3 * hidden, "cell": cell}
+    inputs = (Parts(relevant, irrelevant), Parts(hidden, 0.3 * hidden), Parts(None))
+    one, two = (
+        recurrence(op, inputs, Carried(values, torch.arange(ROWS), is_strict, 1))  # type: ignore[arg-type]  # all that the rule asks for
+        for is_strict in (False, True)
+    )
+    torch.testing.assert_close(one.of_rows, two.of_rows, **TOLERANCE)

@@ -17,7 +17,7 @@ them, ``cd_text``; those of GRUs and plain recurrences are made by analogy.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 import torch
 from torch.nn import functional
@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from torch import Tensor
+
+
+V = TypeVar("V")
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,20 +49,44 @@ class Split:
             constant = constant + other.constant
         return Split(self.parts + other.parts, constant)
 
+    @property
+    def shares(self) -> Tensor:
+        """What share of something constant each part gets that goes with it, ``(2, rows, 1)``."""
+        amounts = self.parts.abs().sum(-1, keepdim=True)
+        both = amounts.sum(0)
+        return torch.where(both > 0, amounts / both, 0.5)
+
     def shared(self, shares: Tensor) -> Split:
-        """Return the value with its constant part shared, ``(2, rows, 1)``, among the others."""
+        """Return the value with its constant part shared among the others."""
         if self.constant is None:
             return self
         return Split(torch.addcmul(self.parts, shares, self.constant))
 
+    def beside(self, other: Split) -> Split:
+        """Return the units of two values together."""
+        return Split(torch.cat((self.parts, other.parts), -1))
+
 
 @dataclass(frozen=True, eq=False)
-class State:
+class State(Generic[V]):
     """What a recurrence hands from step to step."""
 
-    hidden: Split
-    cell: Split | None = None
+    hidden: V
+    cell: V | None = None
     """Of an LSTM."""
+
+    @property
+    def remembered(self) -> V:
+        """The cell of an LSTM.
+
+        Raises
+        ------
+        ValueError
+            If there is none.
+        """
+        if self.cell is None:
+            raise ValueError("got a state without cell, expected an LSTM's with hidden and cell")
+        return self.cell
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,6 +113,15 @@ class Weights:
     def of_hidden(self) -> Tensor:
         """``(gates * units, size)``."""
         return self.joined[:, self.n_features :]
+
+    def rows(self, start: int, stop: int) -> Weights:
+        """Return the weights of some gates."""
+        return Weights(
+            self.joined[start:stop],
+            self.n_features,
+            self.input_bias[start:stop],
+            self.hidden_bias[start:stop],
+        )
 
 
 def function_of(value: Split, f: Callable[[Tensor], Tensor]) -> Split:
@@ -116,7 +152,7 @@ def product(left: Split, right: Split) -> Split:
     return Split(torch.stack((relevant, irrelevant)), constant)
 
 
-def lstm(inputs: Tensor, shares: Tensor, state: State, weights: Weights) -> State:
+def lstm(inputs: Split, shares: Tensor, state: State[Split], weights: Weights) -> State[Split]:
     """Return the next state of an LSTM, whose output gate stays whole.
 
     The product of the constant parts of input gate and candidate is shared.
@@ -124,60 +160,58 @@ def lstm(inputs: Tensor, shares: Tensor, state: State, weights: Weights) -> Stat
     Parameters
     ----------
     inputs
-        Relevant and irrelevant part at this step, ``(2, rows, features)``.
+        At this step.
     shares
-        Of them in what is constant, ``(2, rows, 1)``.
+        Of its parts in what is constant, ``(2, rows, 1)``.
     state
-        Before this step; its cell is there.
+        Before this step.
     weights
         Of gates input, forget, candidate and output.
     """
-    if state.cell is None:
-        raise ValueError("got an LSTM's state without cell, expected one with hidden and cell")
     gates = _gates(inputs, state.hidden, weights)
     n_units = gates.parts.shape[-1] // 4
     written, kept = _chunks(function_of(_units(gates, 0, 2 * n_units), torch.sigmoid), 2)
     candidate = function_of(_units(gates, 2 * n_units, 3 * n_units), torch.tanh)
     opened = _units(gates, 3 * n_units, 4 * n_units)
     output = torch.sigmoid(_sum(opened.parts.sum(0), opened.constant))
-    cell = (product(written, candidate) + product(kept, state.cell)).shared(shares)
+    cell = (product(written, candidate) + product(kept, state.remembered)).shared(shares)
     hidden = function_of(cell, torch.tanh).parts * output
     if weights.projection is not None:
         hidden = functional.linear(hidden, weights.projection)
     return State(Split(hidden), cell)
 
 
-def gru(inputs: Tensor, shares: Tensor, state: State, weights: Weights) -> State:
+def gru(inputs: Split, shares: Tensor, state: State[Split], weights: Weights) -> State[Split]:
     """Return the next state of a GRU; parameters as those of `lstm`.
 
     Reset and update gates are split, ``1 - z`` is ``-z_rel``, ``-z_irr`` and ``1 - z_const``.
     """
     n_units = state.hidden.parts.shape[-1]
-    reset_update = _rows(weights, 0, 2 * n_units)
+    reset_update = weights.rows(0, 2 * n_units)
     gates = function_of(_gates(inputs, state.hidden, reset_update), torch.sigmoid)
     reset, update = _chunks(gates, 2)
-    candidate = _rows(weights, 2 * n_units, 3 * n_units)
+    candidate = weights.rows(2 * n_units, 3 * n_units)
     remembered = product(reset, _linear(state.hidden, candidate.of_hidden, candidate.hidden_bias))
-    entered = Split(functional.linear(inputs, candidate.of_inputs), candidate.input_bias)
+    entered = Split(functional.linear(inputs.parts, candidate.of_inputs), candidate.input_bias)
     new = function_of(entered + remembered, torch.tanh)
     constant = None if update.constant is None else 1 - update.constant
     hidden = product(Split(-update.parts, constant), new) + product(update, state.hidden)
     return State(hidden.shared(shares))
 
 
-def rnn_tanh(inputs: Tensor, shares: Tensor, state: State, weights: Weights) -> State:
+def rnn_tanh(inputs: Split, shares: Tensor, state: State[Split], weights: Weights) -> State[Split]:
     """Return the next state of a plain recurrence; parameters as those of `lstm`."""
     gates = _gates(inputs, state.hidden, weights)
     return State(function_of(gates, torch.tanh).shared(shares))
 
 
-def rnn_relu(inputs: Tensor, shares: Tensor, state: State, weights: Weights) -> State:
+def rnn_relu(inputs: Split, shares: Tensor, state: State[Split], weights: Weights) -> State[Split]:
     """Return the next state of a rectified recurrence; parameters as those of `lstm`."""
     gates = _gates(inputs, state.hidden, weights)
     return State(function_of(gates, torch.relu).shared(shares))
 
 
-CELLS: dict[str, Callable[[Tensor, Tensor, State, Weights], State]] = {
+CELLS: dict[str, Callable[[Split, Tensor, State[Split], Weights], State[Split]]] = {
     "lstm": lstm,
     "gru": gru,
     "rnn_tanh": rnn_tanh,
@@ -185,9 +219,9 @@ CELLS: dict[str, Callable[[Tensor, Tensor, State, Weights], State]] = {
 }
 
 
-def _gates(inputs: Tensor, hidden: Split, weights: Weights) -> Split:
+def _gates(inputs: Split, hidden: Split, weights: Weights) -> Split:
     """Return what all gates take, in one product: inputs and hidden state beside each other."""
-    parts = functional.linear(torch.cat((inputs, hidden.parts), -1), weights.joined)
+    parts = functional.linear(torch.cat((inputs.parts, hidden.parts), -1), weights.joined)
     constant = weights.input_bias + weights.hidden_bias
     if hidden.constant is not None:
         constant = constant + functional.linear(hidden.constant, weights.of_hidden)
@@ -209,15 +243,6 @@ def _units(value: Split, start: int, stop: int) -> Split:
 def _chunks(value: Split, n_chunks: int) -> list[Split]:
     n_units = value.parts.shape[-1] // n_chunks
     return [_units(value, k * n_units, (k + 1) * n_units) for k in range(n_chunks)]
-
-
-def _rows(weights: Weights, start: int, stop: int) -> Weights:
-    return Weights(
-        weights.joined[start:stop],
-        weights.n_features,
-        weights.input_bias[start:stop],
-        weights.hidden_bias[start:stop],
-    )
 
 
 def _sum(left: Tensor, right: Tensor | None) -> Tensor:

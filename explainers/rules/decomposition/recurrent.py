@@ -14,16 +14,17 @@ the hidden states below them.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 
 from explainers.operators import Recurrent
 from explainers.rules.decomposition.cells import CELLS, Split, State, Weights
+from explainers.rules.decomposition.relevant_cells import RELEVANT_CELLS, Known
 from explainers.rules.decomposition.table import decomposition
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
     from torch import Tensor
 
@@ -31,9 +32,15 @@ if TYPE_CHECKING:
     from explainers.rules.decomposition.streams import Streams
 
 
+V = TypeVar("V", Split, Known)
+
+
 @decomposition.rule(Recurrent)
 def recurrence(op: Recurrent, inputs: tuple[Parts, ...], streams: Streams) -> Parts:
-    """Split the chosen output of a recurrence; hidden states carry both parts in either mode.
+    """Split the chosen output of a recurrence.
+
+    With one stream the values of states and gates are computed once for each sample, and only
+    relevant parts are carried for the rows.
 
     Initial states that are certain are constants, as biases are; others bring their parts.
 
@@ -42,97 +49,115 @@ def recurrence(op: Recurrent, inputs: tuple[Parts, ...], streams: Streams) -> Pa
     NotImplementedError
         If the sequence does not depend on the input, and only initial states do.
     """
-    sequence, *states = inputs
-    if sequence.relevant is None:
+    if inputs[0].relevant is None:
         raise NotImplementedError(
             f"the sequence of {op.name!r} (in {op.module_path or 'the network itself'!r}) does not "
             "depend on the input, only its initial states do; contextual decomposition shares what "
             "is constant by the sequence, use integrated_gradients or occlusion"
         )
-    time = 1 if op.batch_first else 0
-    relevant, irrelevant = sequence.relevant, streams.irrelevant(op.inputs[0], sequence)
-    steps = torch.stack((relevant.movedim(time, 0), irrelevant.movedim(time, 0)), 1)
-    starts = [_start(*named, streams) for named in zip(op.inputs[1:], states, strict=True)]
-    found = through_layers(op, steps, starts)
-    if op.item == 0 and op.batch_first:
-        found = found.transpose(0, 2).contiguous()  # (row, 2, step, unit)
-    return streams.both(found[:, 0], found[:, 1])
+    if streams.is_strict:
+        found = [one.parts for one in _through_layers(op, *_both(op, inputs, streams), CELLS)]
+        return streams.both(*(_laid_out(op, list(part)) for part in zip(*found, strict=True)))
+    known = _through_layers(op, *_relevant(op, inputs, streams), RELEVANT_CELLS)
+    return streams.both(_laid_out(op, [one.relevant for one in known]), None)
 
 
-def through_layers(op: Recurrent, steps: Tensor, starts: list[Split]) -> Tensor:
-    """Return both parts of the chosen output.
+def _both(
+    op: Recurrent, inputs: tuple[Parts, ...], streams: Streams
+) -> tuple[list[Split], list[list[Split]]]:
+    """Return both parts of the sequence by step, and of initial states by layer and direction."""
+    sequence, *states = inputs
+    irrelevant = streams.irrelevant(op.inputs[0], sequence)
+    pairs = zip(_steps(op, sequence.of_rows), _steps(op, irrelevant), strict=True)
+    starts = []
+    for name, state in zip(op.inputs[1:], states, strict=True):
+        if state.relevant is None:
+            value = streams.constant(name)
+            parts = torch.zeros_like(value[0]).expand(2, *value.shape[1:])
+            starts.append([Split(parts, one) for one in value])
+        else:
+            both = torch.stack((state.relevant, streams.irrelevant(name, state)), 1)
+            starts.append([Split(one) for one in both])
+    return [Split(torch.stack(pair)) for pair in pairs], starts
+
+
+def _relevant(
+    op: Recurrent, inputs: tuple[Parts, ...], streams: Streams
+) -> tuple[list[Known], list[list[Known]]]:
+    """Return the relevant part of sequence and states, and their values for the samples."""
+    sequence, *states = inputs
+    totals = _steps(op, streams.values[op.inputs[0]])
+    relevant = _steps(op, sequence.of_rows)
+    samples = _samples(op, totals[0], streams)
+    steps = [Known(*pair, samples) for pair in zip(relevant, totals, strict=True)]
+    starts = []
+    for name, state in zip(op.inputs[1:], states, strict=True):
+        value = streams.values[name].expand(-1, len(totals[0]), -1)
+        if state.relevant is None:
+            nothing = value.new_zeros(len(relevant[0]), value.shape[2])
+            starts.append([Known(nothing, one, samples, one) for one in value])
+        else:
+            pairs = zip(state.relevant, value, strict=True)
+            starts.append([Known(*pair, samples) for pair in pairs])
+    return steps, starts
+
+
+def _samples(op: Recurrent, total: Tensor, streams: Streams) -> Tensor | None:
+    """Return which row of what is known each row of the relevant part belongs to."""
+    if len(total) == 1:
+        return None
+    rows = torch.arange(len(total), device=total.device)
+    placed = rows[:, None, None] if op.batch_first else rows[None, :, None]
+    return streams.repeated(op.inputs[0], placed).flatten()
+
+
+def _steps(op: Recurrent, sequence: Tensor) -> tuple[Tensor, ...]:
+    return sequence.unbind(1 if op.batch_first else 0)
+
+
+def _laid_out(op: Recurrent, found: list[Tensor]) -> Tensor:
+    """Return the chosen output, of values by step, or by layer and direction."""
+    return torch.stack(found, 1 if op.item == 0 and op.batch_first else 0)
+
+
+def _through_layers(
+    op: Recurrent,
+    steps: list[V],
+    starts: list[list[V]],
+    cells: Mapping[str, Callable[[V, Tensor, State[V], Weights], State[V]]],
+) -> list[V]:
+    """Return the chosen output: by step, or by layer and direction.
 
     Parameters
     ----------
     op
         The recurrence.
     steps
-        Relevant and irrelevant part of the sequence, ``(step, 2, row, feature)``.
+        The sequence.
     starts
-        Initial hidden state and, of an LSTM, cell, each of ``layers * directions`` in the axis
-        before the rows: parts ``(2, layers * directions, row, unit)``.
-
-    Returns
-    -------
-    Tensor
-        ``(step | layers * directions, 2, row, unit)``.
+        Initial hidden state and, of an LSTM, cell: by layer and direction.
+    cells
+        What makes the next state of a step, by kind of recurrence.
     """
-    lasts = []
-    n_directions = 2 if op.bidirectional else 1
-    for layer, weights in enumerate(_of_layers(op)):
-        shares = shares_of(steps)
+    lasts: list[State[V]] = []
+    for directions in _of_layers(op):
+        shares = [one.shares for one in steps]
         outputs = []
-        for direction, of_direction in enumerate(weights):
-            start = State(*(_of_layer(one, layer * n_directions + direction) for one in starts))
-            outputs.append(
-                _through_steps(op, steps, shares, start, of_direction, is_reverse=direction == 1)
-            )
-        steps = torch.cat([hidden for hidden, _ in outputs], -1)
-        lasts += [last for _, last in outputs]
+        for direction, weights in enumerate(directions):
+            state = State(*(start[len(lasts)] for start in starts))
+            order = range(len(steps))
+            states = []
+            for at in reversed(order) if direction == 1 else order:
+                state = cells[op.kind](steps[at], shares[at], state, weights)
+                states.append(state)
+            lasts.append(state)
+            outputs.append([one.hidden for one in (states[::-1] if direction == 1 else states)])
+        steps = outputs[0]
+        if op.bidirectional:
+            steps = [one.beside(other) for one, other in zip(*outputs, strict=True)]
     if op.item == 0:
         return steps
-    if op.item == 1:
-        return torch.stack([last.hidden.parts for last in lasts])
-    return torch.stack([last.cell.parts for last in lasts if last.cell is not None])
-
-
-def shares_of(steps: Tensor) -> Tensor:
-    """Return which share of what is constant each part gets, ``(step, 2, row, 1)``."""
-    amounts = steps.abs().sum(-1, keepdim=True)
-    both = amounts.sum(1, keepdim=True)
-    return torch.where(both > 0, amounts / both, 0.5)
-
-
-def _through_steps(
-    op: Recurrent,
-    steps: Tensor,
-    shares: Tensor,
-    state: State,
-    weights: Weights,
-    *,
-    is_reverse: bool,
-) -> tuple[Tensor, State]:
-    """Return both parts of the hidden states, in the order of the steps, and the last state."""
-    step = CELLS[op.kind]
-    order = range(len(steps))
-    hidden = []
-    for position in reversed(order) if is_reverse else order:
-        state = step(steps[position], shares[position], state, weights)
-        hidden.append(state.hidden.parts)
-    return torch.stack(hidden[::-1] if is_reverse else hidden), state
-
-
-def _start(name: str, state: Parts, streams: Streams) -> Split:
-    """Return an initial state of all layers: a constant where it is certain."""
-    if state.relevant is None:
-        constant = streams.constant(name)
-        return Split(torch.zeros_like(constant).expand(2, *constant.shape), constant)
-    return Split(torch.stack((state.relevant, streams.irrelevant(name, state))))
-
-
-def _of_layer(start: Split, position: int) -> Split:
-    constant = None if start.constant is None else start.constant[position]
-    return Split(start.parts[:, position], constant)
+    return [one.hidden if op.item == 1 else one.remembered for one in lasts]
 
 
 def _of_layers(op: Recurrent) -> Iterator[tuple[Weights, ...]]:
