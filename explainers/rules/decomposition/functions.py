@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from explainers.operators import Activation, Elementwise, Selection, Unary
+from explainers.operators import Activation, Elementwise, Quotient, Selection, Unary
 from explainers.rules.decomposition.parts import Parts
 from explainers.rules.decomposition.refusing import refuse
 from explainers.rules.decomposition.table import decomposition
@@ -65,7 +65,7 @@ def check_function(op: Operator, network: Network) -> None:
     if isinstance(op, Activation | Unary):
         if not _is_rectifier(op) and not bool(op.run(_tried(op)).isfinite().all()):
             refuse(op, "is not defined at every number, while parts of a value may be any")
-    elif isinstance(op, Elementwise) and not isinstance(op, Selection):
+    elif isinstance(op, Elementwise) and not isinstance(op, Selection | Quotient):
         layout = network.layout(op.name)
         if (layout is None or layout.dtype.is_floating_point) and op.word not in _DEFINED:
             refuse(op, "is not known to be defined where parts of the values are zero")
