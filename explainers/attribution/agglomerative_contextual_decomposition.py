@@ -150,13 +150,14 @@ class AgglomerativeContextualDecomposition(Attribution):
     def cost_on(self, network: Network) -> Cost:
         """Return about how many unions of cells are scored, each by a forward pass."""
         cells = self.cells(network)
-        per_round = self._n_selected(cells)
-        sides = 2 if cells.is_sequence else 4
-        candidates = (
-            min(cells.count, (1 + sides) * per_round * (1 + number))
-            for number in range(self._rounds(cells))
-        )
-        return Cost(forward=1 + cells.count + sum(candidates))
+        if cells.is_sequence:
+            # of each position, itself and what it is joined to on both sides
+            return Cost(forward=1 + 3 * cells.count)
+        # blobs have about two neighbours for each of their cells
+        per_round = 2 * self._n_selected(cells)
+        rounds = range(1, self._rounds(cells))
+        candidates = sum(min(cells.count, number * per_round) for number in rounds)
+        return Cost(forward=1 + cells.count + candidates)
 
     def check(self, network: Network) -> None:
         """Refuse inputs without cells, operators without a rule and classes that there are not."""
