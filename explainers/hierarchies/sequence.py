@@ -53,7 +53,8 @@ class SequenceGrowth:
         scorer
             Of unions of positions.
         drive
-            Weights of the classes in what drives growth, ``(batch, classes)``; see `contrasts`.
+            Weights of the classes in what drives growth, ``(batch, classes)``: 1 at the target and,
+            in the published algorithm, -1 at the other of two classes.
         seeds
             Scores of single positions, ``(batch, positions, classes)``.
         """
@@ -130,24 +131,6 @@ class Intervals:
     def _key(self, rows: Tensor, starts: Tensor, stops: Tensor) -> Tensor:
         """Return one number for each interval, ascending with its row."""
         return (rows * self.n_positions + starts) * self.n_positions + stops
-
-
-def contrasts(targets: Tensor, output: Tensor, *, subtract: bool = True) -> Tensor:
-    """Return the weights of the classes in what drives growth, shaped and typed as the output.
-
-    One at the target, and minus one at the other class, where there are two.
-
-    Parameters
-    ----------
-    targets
-        Class of each sample, int64 ``(batch,)``.
-    output
-        Of the network, ``(batch, classes)``.
-    subtract
-        Whether the other of two classes counts against the target.
-    """
-    weights = torch.zeros_like(output).scatter(1, targets[:, None], 1.0)
-    return 2 * weights - 1 if subtract and output.shape[1] == 2 else weights
 
 
 def _scored(

@@ -10,13 +10,16 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
+import explainers
+from explainers import Network
 from explainers.hierarchies.collapse import collapsed
 from explainers.hierarchies.merging import merged
 from explainers.hierarchies.scoring import seeds
-from explainers.hierarchies.sequence import SequenceGrowth, contrasts
+from explainers.hierarchies.sequence import SequenceGrowth
 from explainers.hierarchies.tree import Tree
+from tests.explainers.test_decomposition_of_recurrences import UNITS, slow_cd_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,7 +29,6 @@ if TYPE_CHECKING:
 Array = NDArray[np.float64]
 N_SAMPLES, N_CLASSES = 3, 2
 TARGETS = torch.tensor([0, 1, 0])
-OUTPUT = torch.zeros(N_SAMPLES, N_CLASSES, dtype=torch.float64)
 
 
 @dataclass
@@ -110,11 +112,14 @@ def found_in(level: Level, sample: int) -> dict[tuple[int, ...], Tensor]:
     }
 
 
-def grown(
-    scorer: Interacting, growth: SequenceGrowth, targets: Tensor, *, subtract: bool = True
-) -> list[Level]:
+def drive(*, subtract: bool = True) -> Tensor:
+    weights = torch.nn.functional.one_hot(TARGETS, N_CLASSES).double()
+    return weights - weights.flip(1) if subtract else weights
+
+
+def grown(scorer: Interacting, growth: SequenceGrowth, *, subtract: bool = True) -> list[Level]:
     first = seeds(scorer, N_SAMPLES, scorer.n_positions, torch.device("cpu"))
-    return growth.levels(scorer, contrasts(targets, OUTPUT, subtract=subtract), first)
+    return growth.levels(scorer, drive(subtract=subtract), first)
 
 
 @pytest.mark.parametrize("n_positions", [1, 2, 4, 9, 17])
@@ -131,7 +136,7 @@ def test_components_are_those_of_the_published_algorithm(
 ) -> None:
     scorer = Interacting(n_positions)
     growth = SequenceGrowth(percentile, n_rounds, absolute=options["absolute"])
-    levels = grown(scorer, growth, TARGETS, subtract=options["subtract"])
+    levels = grown(scorer, growth, subtract=options["subtract"])
     for sample, target in enumerate(TARGETS.tolist()):
         score = scorer.of_sample(sample)
         slow = slow_growth(score, n_positions, target, percentile, n_rounds, **options)
@@ -146,7 +151,7 @@ def test_components_are_those_of_the_published_algorithm(
 
 
 def test_a_component_keeps_its_id_from_level_to_level() -> None:
-    levels = grown(Interacting(12), SequenceGrowth(90.0, 20), TARGETS)
+    levels = grown(Interacting(12), SequenceGrowth(90.0, 20))
     for before, after in itertools.pairwise(levels):
         for sample in range(N_SAMPLES):
             for members in found_in(after, sample):
@@ -158,7 +163,7 @@ def test_a_component_keeps_its_id_from_level_to_level() -> None:
 
 def test_a_union_is_asked_for_once_and_a_round_makes_one_call() -> None:
     scorer = Interacting(12)
-    levels = grown(scorer, SequenceGrowth(90.0, 20), TARGETS)
+    levels = grown(scorer, SequenceGrowth(90.0, 20))
     unions = torch.cat(scorer.asked)
     assert len(torch.unique(unions, dim=0)) == len(unions)
     # the seeds are the first call, and the last round knows its components
@@ -167,16 +172,9 @@ def test_a_union_is_asked_for_once_and_a_round_makes_one_call() -> None:
 
 def test_growth_and_merging_end_in_one_component() -> None:
     scorer = Interacting(14)
-    levels = grown(scorer, SequenceGrowth(85.0, 2), TARGETS)
-    levels += merged(levels[-1], scorer, contrasts(TARGETS, OUTPUT))
+    levels = grown(scorer, SequenceGrowth(85.0, 2))
+    levels += merged(levels[-1], scorer, drive())
     assert torch.equal(levels[-1].is_there.sum(1), torch.ones(N_SAMPLES, dtype=torch.int64))
-
-
-def test_the_other_of_two_classes_counts_against_the_target() -> None:
-    assert contrasts(TARGETS, OUTPUT).tolist() == [[1, -1], [-1, 1], [1, -1]]
-    assert contrasts(TARGETS, OUTPUT, subtract=False).tolist() == [[1, 0], [0, 1], [1, 0]]
-    of_three = contrasts(TARGETS, torch.zeros(N_SAMPLES, 3))
-    assert of_three.tolist() == [[1, 0, 0], [0, 1, 0], [1, 0, 0]]
 
 
 def slow_collapse(levels: list[dict[tuple[int, ...], Array]]) -> dict[tuple[int, ...], int]:
@@ -199,7 +197,7 @@ def slow_collapse(levels: list[dict[tuple[int, ...], Array]]) -> dict[tuple[int,
 
 def test_collapsed_levels_are_those_of_the_published_trees() -> None:
     scorer = Interacting(13)
-    levels = grown(scorer, SequenceGrowth(99.0, 30), TARGETS)
+    levels = grown(scorer, SequenceGrowth(99.0, 30))
     first = seeds(scorer, N_SAMPLES, 13, torch.device("cpu"))
     tree = Tree(levels, first)
     heights = collapsed(tree)
@@ -213,3 +211,60 @@ def test_collapsed_levels_are_those_of_the_published_trees() -> None:
                 # a word that enters beside a component is no component by itself
                 assert heights[sample, nodes.numbers[k]] == expected.get(members, 0)
         assert heights[sample].max() == max(expected.values())
+
+
+class Sentences(nn.Module):
+    """Logits of two classes from the last state of an LSTM over tokens."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(20, 4)
+        self.lstm = nn.LSTM(4, UNITS, batch_first=True)
+        self.fc = nn.Linear(UNITS, 2)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        logits: Tensor = self.fc(self.lstm(self.embedding(tokens))[0][:, -1])
+        return logits
+
+
+@pytest.mark.slow
+def test_sentences_grow_as_in_the_published_program() -> None:
+    torch.manual_seed(0)
+    model = Sentences().double().requires_grad_(requires_grad=False)
+    for weight in model.parameters():
+        nn.init.normal_(weight, std=0.7)
+    tokens = torch.randint(0, 20, (N_SAMPLES, 12))
+    slow = []
+    for sample, target in enumerate(TARGETS.tolist()):
+        words = model.embedding(tokens[sample]).numpy()
+
+        def score(there: Array, words: Array = words) -> Array:
+            places = np.flatnonzero(there)
+            hidden, _ = slow_cd_text(model.lstm, words, int(places[0]), int(places[-1]))
+            relevant: Array = model.fc.weight.numpy() @ hidden[-1]
+            return relevant
+
+        slow.append(slow_growth(score, 12, target, 99.5, 25, subtract=True, absolute=True))
+
+    network = Network(model, tokens)
+    name = "agglomerative_contextual_decomposition"
+    for strict in (False, True):
+        method = explainers.get(name)(network, preset="acd_text", strict=strict, collapse=False)
+        found = method.explain(tokens, target=TARGETS)
+        for sample, expected in enumerate(slow):
+            check_levels(found.arrays["components"][sample], expected)
+            scores = {members: each for level in expected for members, each in level.items()}
+            for node in found.tables[""]:
+                members = tuple(node["members"])
+                if node["row"] == sample and members in scores:
+                    # products of the gates of up to twelve words
+                    np.testing.assert_allclose(node["scores"], scores[members], 1e-9, 1e-11)
+
+
+def check_levels(levels: Tensor, expected: list[dict[tuple[int, ...], Array]]) -> None:
+    # others of the batch may grow on, and the root comes as one level more
+    lasting = expected + expected[-1:] * (len(levels) - len(expected))
+    for level, components in zip(levels, lasting, strict=True):
+        ids = torch.unique(level[level >= 0])
+        held = {tuple((level == one).nonzero()[:, 0].tolist()) for one in ids}
+        assert held == set(components)
