@@ -86,7 +86,13 @@ def blocks_of(page: str, language: str) -> list[str]:
 def test_the_entries_that_are_shown_can_be_written(tmp_path: Path) -> None:
     whole, *parts = [
         yaml.safe_load(block)
-        for page in ("run-file.md", "perturbation.md", "concepts.md", "rate_distortion.md")
+        for page in (
+            "run-file.md",
+            "perturbation.md",
+            "concepts.md",
+            "rate_distortion.md",
+            "decomposition.md",
+        )
         for block in blocks_of(page, "yaml")
     ]
     assert parts
@@ -126,6 +132,17 @@ def test_what_is_shown_of_rate_distortion_in_python_runs() -> None:
     # the other one reads a run
     (block,) = (each for each in blocks_of("rate_distortion.md", "python") if "loader" in each)
     exec(block, given)
+
+
+@pytest.mark.slow
+def test_what_is_shown_of_decompositions_in_python_runs() -> None:
+    torch.manual_seed(0)
+    layers = (nn.Conv2d(1, 2, 3), nn.ReLU(), nn.Flatten(), nn.Linear(2 * 8 * 8, 3))
+    given = {"model": nn.Sequential(*layers), "images": torch.rand(4, 1, 10, 10)}
+    # the other one reads a run
+    (block,) = (each for each in blocks_of("decomposition.md", "python") if "masks" in each)
+    exec(block, given)
+    assert given["relevant"].shape == (4, 2, 3)
 
 
 def test_the_quickstart_of_the_readme_is_that_of_the_template() -> None:
