@@ -66,7 +66,9 @@ class AgglomerativeContextualDecomposition(Attribution):
     score: Score = "cd"
     """Of a union of cells: `cd` the relevant part of the output, `build_up` the output where all
     else is at the baseline, `occlusion` minus the output where the union is, `break_down` the
-    output of the sample minus that."""
+    output of the sample minus that. Single cells compete with what neighbours add to a component;
+    in `build_up` and `occlusion`, taken from the authors' code, their scores have the output of
+    nothing, or minus that of the sample, on top, which decides between the two."""
     sweep: int | None = None
     """Side of a cell, in values; by default a sixteenth of the shorter side of a picture, at
     least 1, and one token."""
@@ -179,10 +181,16 @@ class AgglomerativeContextualDecomposition(Attribution):
         """Return how many cells there are, and that passes are about so many."""
         cells = self.cells(network)
         shape = f"{cells.count}" if cells.is_sequence else f"{cells.shape[0]} x {cells.shape[1]}"
-        return (
+        notes = (
             f"{shape} cells of a side of {cells.size}, {self._rounds(cells)} rounds; passes are "
             "about as many as unions that are scored",
         )
+        if self.score in ("build_up", "occlusion"):
+            notes += (
+                f"scores {self.score} have an offset: maps are not around 0, and single cells do "
+                "not compete fairly with what neighbours add; cd and break_down have none",
+            )
+        return notes
 
     def axes(self, dims: tuple[str, ...]) -> Mapping[str, tuple[str, ...]]:
         """Return what the dimensions of `components` are called."""
