@@ -181,7 +181,7 @@ class AgglomerativeContextualDecomposition(Attribution):
         """Return how many cells there are, and that passes are about so many."""
         cells = self.cells(network)
         shape = f"{cells.count}" if cells.is_sequence else f"{cells.shape[0]} x {cells.shape[1]}"
-        notes = (
+        notes: tuple[str, ...] = (
             f"{shape} cells of a side of {cells.size}, {self._rounds(cells)} rounds; passes are "
             "about as many as unions that are scored",
         )

@@ -78,13 +78,17 @@ def cells_of(network: Network, layer: str | None, size: int | None) -> Cells:
             f"hierarchies grow in one input, and there are {len(found)}: "
             f"{', '.join(subject.name for subject in found)}; use contextual_decomposition"
         )
-    shape, are_tokens = found[0].shape, bool(found[0].lookups)
+    return _cut(found[0], part, layer, size)
+
+
+def _cut(subject: Subject, part: Network, layer: str | None, size: int | None) -> Cells:
+    shape, are_tokens = subject.shape, bool(subject.lookups)
     if len(shape) == 3 and not are_tokens:
         size = max(1, min(shape[1:]) // PER_SIDE) if size is None else size
         return Cells((-(-shape[1] // size), -(-shape[2] // size)), size, is_sequence=False)
     size = 1 if size is None else size
     if len(shape) == 2 and not are_tokens:
-        is_last = _is_convolved(part, found[0])
+        is_last = _is_convolved(part, subject)
         n_cells = -(-shape[-1 if is_last else 0] // size)
         return Cells((1, n_cells), size, is_sequence=True, is_last=is_last)
     if len(shape) == 1:

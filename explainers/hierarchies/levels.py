@@ -7,12 +7,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from explainers.hierarchies.scoring import asked
-
 if TYPE_CHECKING:
     from torch import Tensor
-
-    from explainers.hierarchies.scoring import Scorer
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,14 +33,6 @@ def present(labels: Tensor, n_ids: int) -> Tensor:
     found.scatter_(1, labels, torch.ones_like(labels, dtype=torch.bool))
     found[:, 0] = False
     return found
-
-
-def scored(labels: Tensor, scorer: Scorer) -> Level:
-    """Return a level of these labels: every component of the batch is scored by one call."""
-    is_there = present(labels, int(labels.max()) + 1)
-    rows, ids = is_there.nonzero(as_tuple=True)
-    scores = asked(scorer, rows, lambda some: labels[rows[some]] == ids[some, None])
-    return placed(labels, is_there, scores)
 
 
 def placed(labels: Tensor, is_there: Tensor, scores: Tensor) -> Level:

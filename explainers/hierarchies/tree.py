@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
     from explainers.hierarchies.levels import Level
 
+_COLUMNS = ("row", "node", "parent", "level", "members", "scores")
+
 
 @dataclass(frozen=True, eq=False)
 class Nodes:
@@ -142,26 +144,19 @@ class Tree:
             (cells) and ``scores``.
         """
         found: list[dict[str, Any]] = []
-        parents = self.parents.tolist()
         for nodes in self.nodes:
             owners, cells = nodes.members.nonzero(as_tuple=True)
             sizes = torch.bincount(owners, minlength=len(nodes)).tolist()
-            scores = told(nodes.scores, nodes.rows).tolist()
-            own = iter(torch.split(cells, sizes))
-            at = [nodes.level] * len(nodes)
-            if levels is not None:
-                at = levels[nodes.rows, nodes.numbers].tolist()
-            every = zip(nodes.rows.tolist(), nodes.numbers.tolist(), at, scores, strict=True)
-            found += [
-                {
-                    "row": row,
-                    "node": node,
-                    "parent": parents[row][node],
-                    "level": level,
-                    "members": next(own).tolist(),
-                    "scores": each,
-                }
-                for row, node, level, each in every
-            ]
+            at = torch.full_like(nodes.rows, nodes.level)
+            every = zip(
+                nodes.rows.tolist(),
+                nodes.numbers.tolist(),
+                self.parents[nodes.rows, nodes.numbers].tolist(),
+                (at if levels is None else levels[nodes.rows, nodes.numbers]).tolist(),
+                [members.tolist() for members in torch.split(cells, sizes)],
+                told(nodes.scores, nodes.rows).tolist(),
+                strict=True,
+            )
+            found += [dict(zip(_COLUMNS, node, strict=True)) for node in every]
         found.sort(key=lambda node: (node["row"], node["node"]))
         return found
