@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from concurrent.futures import wait
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self
@@ -155,6 +156,9 @@ class Products:
         for (name, array), values in self.arrays.items():
             jobs.append(executor.submit(sink.write, name, array, self.shard, values))
         for table, rows in self.rows.items():
+            if plan.lengths is not None:
+                # batches of one length are not in the order of samples
+                rows.sort(key=operator.itemgetter("sample"))
             jobs.append(executor.submit(tables.write, root, table, self.shard.index, rows))
         for (scan, each), state in self.states.items():
             jobs.append(executor.submit(states.write, root, scan, each, self.shard.index, state))

@@ -100,6 +100,19 @@ def test_maps_are_those_of_each_sample_alone_and_missing_beyond_its_length(made:
 
 
 @pytest.mark.slow
+def test_hierarchies_are_in_the_order_of_samples(made: Path) -> None:
+    opened = open_run(made / "out")
+    components = opened.array("tree", "components")
+    assert components.dims == ("sample", "level", "token")
+    # the last level is the root, which has every token of these
+    is_there = components.values[:, -1] >= 0
+    assert (is_there.sum(1) == components["length"].values).all()
+    samples = opened.table("tree")["sample"].to_pylist()
+    assert samples == sorted(samples)
+    assert set(samples) == set(range(9))
+
+
+@pytest.mark.slow
 def test_summaries_and_scores_do_not_see_what_is_missing(made: Path) -> None:
     opened = open_run(made / "out")
     assert opened.not_finite() == {}

@@ -82,6 +82,7 @@ def texts(n=9, kind=""):
 EXPLAINERS: dict[str, Any] = {
     "occlusion": {"baseline": 3},
     "saliency": {},
+    "tree": {"method": "agglomerative_contextual_decomposition", "score": "occlusion"},
     "shapley": {"method": "shapley_value_sampling", "n_samples": 40, "estimator": "permutation"},
 }
 
