@@ -36,7 +36,7 @@ class Known:
     total: Tensor
     """``(samples, units)``."""
     samples: Tensor | None
-    """Of each row its sample; None where there is one sample, or one for each row."""
+    """Of each row its sample, int64; None where there is one sample."""
     constant: Tensor | None = None
     """What of it depends on no input, ``(units,)`` or ``(samples, units)``; None: zero."""
 
