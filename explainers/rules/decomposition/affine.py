@@ -10,6 +10,7 @@ import torch
 from explainers.operators import Add, Affine, Concat, Pad
 from explainers.rules.decomposition.biases import shared, shared_constant
 from explainers.rules.decomposition.parts import Parts
+from explainers.rules.decomposition.sharing import share
 from explainers.rules.decomposition.table import decomposition
 
 if TYPE_CHECKING:
@@ -24,12 +25,12 @@ def affine(op: Affine, inputs: tuple[Parts, ...], streams: Streams) -> Parts:
     (value,) = inputs
     if streams.is_strict and value.irrelevant is not None:
         return normed(op, value.of_rows, value.irrelevant)
-    relevant = value.of_rows if op.scale is None else value.of_rows * op.scale
     if op.shift is None:
-        return Parts(relevant)
-    whole = streams.total(op.inputs[0])
-    whole = whole if op.scale is None else whole * op.scale
-    return Parts(shared_constant(relevant, whole - relevant, op.shift))
+        return Parts(op.run(value.of_rows))
+    relevant = value.of_rows.clone() if op.scale is None else value.of_rows * op.scale
+    rest = streams.values[op.inputs[0]]
+    rest = rest if op.scale is None else rest * op.scale
+    return Parts(share(streams, op.name, relevant, rest, None, op.shift))
 
 
 def normed(op: Affine, relevant: Tensor, irrelevant: Tensor) -> Parts:
