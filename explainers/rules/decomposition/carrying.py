@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING
 
 import torch
@@ -15,7 +16,7 @@ from explainers.rules.decomposition.streams import Streams
 from explainers.rules.decomposition.table import decomposition
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from torch import Tensor
 
@@ -27,8 +28,8 @@ _OF_SIZES = (
     *("new_zeros", "new_ones", "new_full", "new_empty"),
 )
 
-_FRESH = Add | Convolution | Linear | Pooled
-"""Operators behind which a relevant part shares memory with no other."""
+_MAKING = Add | Convolution | Linear | Pooled
+"""Operators behind which a relevant part is in memory of its own."""
 
 
 def carry(
@@ -69,7 +70,7 @@ def carry(
     operators = network.operators if is_strict else pooled(network)
     streams.enter(operators[0].name, Parts(relevant, irrelevant))
     last = last_uses(operators, network.output_name)
-    fresh = {op.name for op in operators if isinstance(op, _FRESH) and not is_strict}
+    fresh = frozenset[str]() if is_strict else _fresh(operators)
     with torch.no_grad():
         for op in operators:
             streams.is_spare = op.inputs == last[op.name] and fresh.issuperset(op.inputs)
@@ -102,6 +103,14 @@ def check(network: Network) -> None:
 def is_of_sizes(op: Operator) -> bool:
     """Return whether an operator reads nothing of its inputs but their sizes."""
     return isinstance(op, Call) and op.word in _OF_SIZES
+
+
+def _fresh(operators: Sequence[Operator]) -> frozenset[str]:
+    """Return the operators whose relevant part nothing but its one reader can see."""
+    n_readers = Counter(name for op in operators for name in op.inputs)
+    return frozenset(
+        op.name for op in operators if isinstance(op, _MAKING) and n_readers[op.name] == 1
+    )
 
 
 def _next(op: Operator, streams: Streams) -> Parts:
