@@ -110,10 +110,15 @@ def test_pictures_have_fourteen_cells_a_side_unless_it_is_said() -> None:
     assert method.n_features(small_network()) == 64
 
 
-def test_an_input_beside_the_picture_has_features_too() -> None:
+def test_parts_of_several_inputs_and_what_is_left_sum_to_the_output() -> None:
     _, network, inputs = several()
     found = explainers.get(NAME)(network).explain(inputs)
-    assert isinstance(found.relevance, tuple)
+    picture, table, tokens = found.relevance
+    # a pixel is a feature, whose number both of its channels have; so is every value and token
+    assert torch.equal(picture[:, 0], picture[:, 1])
+    parts = picture[:, 0].sum((1, 2)) + table.sum(1) + tokens.sum(1)
+    whole = parts + found.arrays["interaction"]
+    torch.testing.assert_close(whole, network(inputs).amax(1), **TOLERANCE)
 
 
 def test_any_masks_have_scores_of_every_class(tmp_path: Path) -> None:
