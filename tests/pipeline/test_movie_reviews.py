@@ -20,6 +20,8 @@ from pipeline import models, templates, user_code
 from pipeline.config import load
 from pipeline.data import open_source
 from pipeline.entries import build_explainers
+from pipeline.report import pictures
+from pipeline.report.sections import texts
 from pipeline.run import run
 from pipeline.store import open_run
 
@@ -140,6 +142,23 @@ def test_what_was_prepared_can_be_run(folder: Path, tmp_path: Path) -> None:
     for name, maps in opened.maps.items():
         n_known = np.isfinite(maps.values).sum(axis=-1)
         assert n_known.tolist() == [lengths[index] or 0 for index in range(5)], name
+    html = (tmp_path / "out" / "report.html").read_text("utf-8")
+    part = html[html.index('id="texts"') : html.index('id="hierarchies"')]
+    shown = [record for record in opened.manifest if record.length]
+    source = open_source(opened.config.data, opened.config.base)
+    for word in {word for record in shown for word in source.tokens(record) or ()} - {"'", '"'}:
+        assert f">{word.replace('<', '&lt;').replace('>', '&gt;')}</span>" in part
+    # what has words has no strips of colours besides
+    assert 'id="gallery"' not in html
+
+
+def test_a_line_of_words_has_the_colours_of_its_own_scale() -> None:
+    # the map is longer than the text
+    relevance = np.array([0.5, -1.0, np.nan], np.float32)
+    line = texts._line("name", relevance, ("fine", "<odd>"))
+    assert (line.name, line.limit) == ("name", 1.0)
+    assert [word.written for word in line.words] == ["fine", "<odd>"]
+    assert line.words[1].colour == pictures.colour(-1.0, 1.0)
 
 
 def test_training_takes_sentences_of_one_length_together(folder: Path) -> None:

@@ -12,7 +12,7 @@ from explainers.concepts.conditions import CONDITION
 from pipeline import aggregate
 from pipeline.data import read_batch
 from pipeline.inputs import ALONE, is_one_picture, parts_of
-from pipeline.report import naming, page, pictures
+from pipeline.report import naming, page, pictures, words
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Mapping, Sequence
@@ -92,7 +92,10 @@ def render(run: Run) -> str | None:
         return None
     chosen = {key: [values[place] for place in places] for key, values in facts.items()}
     rows = [int(index) for index in chosen["index"]]
-    relevance = _relevance(run, rows)
+    # what has words is shown with them, in a section of its own
+    relevance = _relevance(run, rows, has_words=bool(words.of_samples(run, rows)))
+    if not relevance:
+        return None
     side = _side(len(rows) * (len(relevance) + 1))
     inputs = inputs_of(run, rows)
     maps = {name: _heat_maps(values, side) for name, values in relevance.items()}
@@ -178,26 +181,39 @@ def inputs_of(run: Run, rows: list[int]) -> dict[int, NDArray[np.float32]]:
     return dict(zip(good, shown, strict=True))
 
 
-def _relevance(run: Run, rows: list[int]) -> dict[str, NDArray[np.float32]]:
+def _relevance(
+    run: Run, rows: list[int], *, has_words: bool
+) -> dict[str, Sequence[NDArray[np.float32]]]:
     """Return maps of the chosen rows; of several targets, the first."""
-    found: dict[str, NDArray[np.float32]] = {}
+    found: dict[str, Sequence[NDArray[np.float32]]] = {}
     for name, stored in run.maps.items():
         picked = stored.isel(sample=rows)
         picked = picked.isel(target=0) if "target" in picked.dims else picked
-        found |= _by_condition(name, np.asarray(picked.values, np.float32), picked.dims)
+        is_strip = picked.dims == ("sample", words.TOKEN)
+        if is_strip and has_words:
+            continue
+        values = np.asarray(picked.values, np.float32)
+        if is_strip and "length" in picked.coords:
+            # behind the last token of a sample is nothing
+            sizes = picked.coords["length"].values
+            found[name] = [row[:size] for row, size in zip(values, sizes, strict=True)]
+        else:
+            found |= _by_condition(name, values, picked.dims)
     return found
 
 
 def _by_condition(
     name: str, relevance: NDArray[np.float32], dims: Sequence[Hashable]
-) -> dict[str, NDArray[np.float32]]:
+) -> dict[str, Sequence[NDArray[np.float32]]]:
     """Return the maps of an entry by what they are called: one for each of several conditions."""
     if CONDITION not in dims:
-        return {name: relevance}
+        return {name: list(relevance)}
     conditions = np.moveaxis(relevance, list(dims).index(CONDITION), 0)[:MOST_CONDITIONS]
-    return {f"{name} [{number}]": values for number, values in enumerate(conditions)}
+    return {f"{name} [{number}]": list(values) for number, values in enumerate(conditions)}
 
 
-def _heat_maps(relevance: NDArray[np.float32], side: int) -> list[HeatMap | None]:
-    is_signed = bool(np.nanmin(relevance) < 0) if np.isfinite(relevance).any() else True
+def _heat_maps(relevance: Sequence[NDArray[np.float32]], side: int) -> list[HeatMap | None]:
+    # nothing is compared as true with what is not a number
+    is_known = any(np.isfinite(values).any() for values in relevance)
+    is_signed = not is_known or any((values < 0).any() for values in relevance)
     return [pictures.heat_map(values, side, is_signed=is_signed) for values in relevance]
