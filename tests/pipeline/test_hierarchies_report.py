@@ -18,6 +18,7 @@ from tests.pipeline.hierarchy_run import GROWN, NODES, make_run
 from tests.pipeline.test_report import Checker
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from pipeline.store import Run
@@ -205,10 +206,20 @@ def test_colours_are_signed_and_what_has_no_score_is_grey() -> None:
         assert pictures.colour(value, limit).ground == pictures.NO_VALUE
 
 
-def test_few_levels_are_the_first_the_last_and_some_between() -> None:
-    assert hierarchies._few(range(3)) == [0, 1, 2]
-    few = hierarchies._few(range(20))
-    assert (few[0], few[-1], len(few)) == (0, 19, hierarchies.MOST_PANELS)
+@pytest.mark.parametrize(
+    ("levels", "n_grown", "shown"),
+    [
+        (range(3), 5, [0, 1, 2]),
+        (range(9), 5, [0, 1, 2, 3, 4, 8]),
+        (range(12), 3, [0, 1, 2, 3, 7, 11]),
+        (range(26), 25, [0, 6, 12, 18, 24, 25]),
+        ([7], 5, [7]),
+    ],
+)
+def test_levels_of_growth_are_shown_before_those_of_merging(
+    levels: Sequence[int], n_grown: int, shown: list[int]
+) -> None:
+    assert hierarchies._few(levels, n_grown) == shown
 
 
 def test_misclassified_samples_take_the_places_that_are_left() -> None:

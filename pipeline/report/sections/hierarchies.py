@@ -31,7 +31,7 @@ title = "Hierarchies"
 order = 52
 
 MOST_PANELS = 6
-"""Levels of a picture that are shown: the first, the last, and some between."""
+"""Levels of a picture that are shown: those of growth first, and the root."""
 MOST_CHIPS = 4
 """Areas of a level whose scores are printed, the largest first; all have theirs under the mouse."""
 MOST_CLASSES = 10
@@ -54,7 +54,8 @@ A line is a level, the root on top; below are words by themselves.
 {% endif %}
 Point at an area for its scores of other classes.
 {% if differences %}
-Of {{ differences | join(", ") }} the score of the other class is taken off what is shown.
+What is shown of {{ differences | join(", ") }} is the score of the explained class less that of the
+other.
 {% endif %}
 </p>
 {% if n_wrong %}
@@ -300,7 +301,7 @@ def _joined(words: Sequence[str], side: int) -> tuple[str, ...]:
 
 def _panels(of_all: Hierarchies, tree: Tree, sample: Sample) -> tuple[Panel, ...]:
     grid = _grid(of_all, sample)
-    levels = _few(tree.levels)
+    levels = _few(tree.levels, of_all.n_grown)
     grown = [tree.whole(level) for level in tree.levels if level < of_all.n_grown]
     outlined = outlines.nested(grown or [tree.whole(levels[-1])], grid, tree.limit, sample.anchor)
     shown = (_level(tree, level, grid, sample) for level in levels)
@@ -331,10 +332,17 @@ def _grid(of_all: Hierarchies, sample: Sample) -> Grid:
     return outlines.Grid(rows, columns, height, width, *steps)
 
 
-def _few(levels: Sequence[int]) -> list[int]:
-    """Return at most `MOST_PANELS` levels, evenly chosen, the first and the last among them."""
-    places = np.linspace(0, len(levels) - 1, min(MOST_PANELS, len(levels)))
-    return [levels[round(place)] for place in places.tolist()]
+def _few(levels: Sequence[int], n_grown: int) -> list[int]:
+    """Return at most `MOST_PANELS` levels: those of growth, then of merging, the root at least."""
+    grown = [level for level in levels[:-1] if level < n_grown]
+    first = _evenly(grown, MOST_PANELS - 1)
+    return first + _evenly(levels[len(grown) :], MOST_PANELS - len(first))
+
+
+def _evenly(levels: Sequence[int], n: int) -> list[int]:
+    """Return at most `n` levels, the last and, of two or more, the first among them."""
+    places = len(levels) - 1 - np.linspace(0, len(levels) - 1, min(n, len(levels)))
+    return [levels[round(place)] for place in places[::-1].tolist()]
 
 
 def _describe(node: Node, sample: Sample) -> str:
