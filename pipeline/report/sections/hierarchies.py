@@ -11,7 +11,7 @@ import numpy as np
 from pipeline import aggregate, paths
 from pipeline.errors import XpipeError
 from pipeline.inputs import parts_of
-from pipeline.report import naming, outlines, page, pictures, sentences, trees
+from pipeline.report import naming, outlines, page, pictures, sentences, trees, words
 from pipeline.report.formats import number
 from pipeline.report.sections.gallery import choose, inputs_of, is_wrong
 
@@ -225,7 +225,7 @@ def _samples(
     has_pictures: bool,
 ) -> list[Sample]:
     inputs = inputs_of(run, rows) if has_pictures else {}
-    words = _words(run, rows) if has_words else {}
+    of_samples = _words(run, rows) if has_words else {}
     class_name = naming.class_names(run)
     height, width = run.plan.input_shape[-2:] if has_pictures else (1, 1)
     return [
@@ -235,7 +235,7 @@ def _samples(
             is_wrong=is_wrong(chosen, place),
             picture=pictures.photograph(inputs[place], SIDE) if place in inputs else None,
             size=(height, width),
-            words=words.get(row, ()),
+            words=of_samples.get(row, ()),
             class_name=class_name,
         )
         for place, row in enumerate(rows)
@@ -244,18 +244,16 @@ def _samples(
 
 def _words(run: Run, rows: Sequence[int]) -> dict[int, tuple[str, ...]]:
     """Return what the positions of each sample are called; none of what cannot be read here."""
-    source = naming.source_of(run)
+    found = words.of_samples(run, rows)
+    source = naming.source_of(run) if len(found) < len(rows) else None
     if source is None:
-        return {}
-    records = (run.manifest.slice(row, row + 1)[0] for row in rows)
-    return {row: _named(source, record) for row, record in zip(rows, records, strict=True)}
+        return found
+    records = {row: run.manifest.slice(row, row + 1)[0] for row in rows if row not in found}
+    return found | {row: _positions(source, record) for row, record in records.items()}
 
 
-def _named(source: Source, record: Record) -> tuple[str, ...]:
-    """Return the words of a sample, else its tokens, else the numbers of its positions."""
-    words = source.tokens(record)
-    if words is not None:
-        return words
+def _positions(source: Source, record: Record) -> tuple[str, ...]:
+    """Return the tokens of a sample as numbers, else the numbers of its positions."""
     try:
         parts = parts_of(source.load(record))
     except (XpipeError, OSError, ValueError):
@@ -287,16 +285,16 @@ def _found(of_all: Hierarchies, sample: Sample) -> Found:
     if len(of_all.grid) == 2:
         return Found(of_all.name, bar, panels=_panels(of_all, tree, sample))
     positions = tuple(str(position) for position in range(of_all.size[0]))
-    words = _joined(sample.words or positions, of_all.side)
-    few = words[:MOST_WORDS]
+    every = _joined(sample.words or positions, of_all.side)
+    few = every[:MOST_WORDS]
     describe = functools.partial(_describe, sample=sample)
     lines = tuple(sentences.lines(tree, few, describe))
-    return Found(of_all.name, bar, (), lines, len(few), len(words) - len(few))
+    return Found(of_all.name, bar, (), lines, len(few), len(every) - len(few))
 
 
-def _joined(words: Sequence[str], side: int) -> tuple[str, ...]:
+def _joined(single: Sequence[str], side: int) -> tuple[str, ...]:
     """Return the words of each cell."""
-    return tuple(" ".join(words[k : k + side]) for k in range(0, len(words), side))
+    return tuple(" ".join(single[k : k + side]) for k in range(0, len(single), side))
 
 
 def _panels(of_all: Hierarchies, tree: Tree, sample: Sample) -> tuple[Panel, ...]:
