@@ -10,7 +10,6 @@ import torch
 
 import explainers
 from explainers import Network, Target, explaining
-from explainers.resizing import resized
 from pipeline.complaints import told_of
 from pipeline.errors import PlanError, written_at
 from pipeline.inputs import form_of, in_words, mapped, n_rows
@@ -76,23 +75,6 @@ def read_network(model: nn.Module, example: Inputs, where: str) -> Network:
         raise PlanError(
             f"{where}: the model cannot be explained: {error}",
             fix="the model must give the same output for a sample in any batch",
-        ) from error
-
-
-def resize_network(network: Network, example: Inputs, where: str) -> Network:
-    """Return a network for inputs of another size, of the same module.
-
-    Raises
-    ------
-    PlanError
-        If the model cannot be read so.
-    """
-    try:
-        return resized(network, example)
-    except (ValueError, TypeError, RuntimeError, LookupError) as error:
-        raise PlanError(
-            f"{where}: the model cannot be explained: {error}",
-            fix="let the model take every length that the data has, or cut the data",
         ) from error
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import operator
-import time
 from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -13,17 +12,16 @@ import torch
 
 from explainers import Attribution, Samples, Scan, Trace
 from explainers.inputs.sources import is_one_tensor
-from explainers.resizing import MOST_KEPT
 from pipeline import array_files, fit, models, scorable, sizing, timing, trial
 from pipeline.data import open_source, select_records
 from pipeline.entries import build_explainers, build_metrics, needs_of
 from pipeline.errors import PlanError, written_at
-from pipeline.examples import find_example, find_shortest
+from pipeline.examples import find_example
 from pipeline.inputs import ALONE, form_of, is_one_picture, mapped, to_model
-from pipeline.lengths import Lengths
 from pipeline.manifest import Manifest
 from pipeline.plan import EXPLAIN, Pass, Plan
 from pipeline.shards import cut
+from pipeline.shortest import Shortest, timed, who
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -31,7 +29,6 @@ if TYPE_CHECKING:
 
     from explainers import Explainer, Network, Target
     from pipeline.config import RunConfig
-    from pipeline.data import Source
     from pipeline.inputs import Form, Inputs
     from pipeline.plan import MapSpec
     from pipeline.trial import Trial
@@ -49,18 +46,6 @@ class Planned:
 
 
 @dataclass(frozen=True, eq=False)
-class _Shortest:
-    """The other end of data whose samples differ in length."""
-
-    lengths: Lengths
-    network: Network
-    example: Inputs
-    samples: Samples
-    seconds: float
-    """That reading a network takes: the mean of the longest and the shortest."""
-
-
-@dataclass(frozen=True, eq=False)
 class _Parts:
     """What is known once everything has been found to fit."""
 
@@ -73,7 +58,7 @@ class _Parts:
     samples: Samples
     weights_digest: str
     code_digest: str
-    shortest: _Shortest | None
+    shortest: Shortest | None
     """Of samples that differ in length; `network` and `example` are of the longest then."""
     class_note: str
     """That the network has more outputs than the data has classes, if so."""
@@ -126,14 +111,11 @@ def _fit(config: RunConfig) -> _Parts:
     n_classes = fit.count_classes(model, example, config.where("model"))
     class_note = fit.check_classes(config, source, n_classes)
     fit.check_labels(config, records, n_classes)
-    started = time.perf_counter()
-    network = fit.read_network(model, example, config.where("model"))
-    seconds = time.perf_counter() - started
+    network, seconds = timed(fit.read_network, model, example, config.where("model"))
     targets = fit.check_targets(config, manifest, network)
     fit.check_explainers(config, found, network, manifest, targets)
-    shortest = _shortest(config, source, manifest, network, (example, indices))
+    shortest = Shortest.of(config, source, manifest, network, (example, indices, seconds))
     if shortest is not None:
-        shortest = replace(shortest, seconds=(shortest.seconds + seconds) / 2)
         fit.check_explainers(config, found, shortest.network, manifest, targets)
     files: list[Path] = [*models.code_files(config.model, config.base), *source.code_files()]
     # explainers have found them by now
@@ -145,41 +127,12 @@ def _fit(config: RunConfig) -> _Parts:
         explainers=found,
         targets=targets,
         example=example,
-        samples=_who(manifest, indices),
+        samples=who(manifest, indices),
         shortest=shortest,
         weights_digest=models.weights_digest(model),
         code_digest=models.code_digest(files),
         class_note=class_note,
     )
-
-
-def _who(manifest: Manifest, indices: list[int]) -> Samples:
-    return Samples(torch.tensor(indices), torch.from_numpy(manifest.labels[indices].copy()))
-
-
-def _shortest(
-    config: RunConfig,
-    source: Source,
-    manifest: Manifest,
-    network: Network,
-    longest: tuple[Inputs, list[int]],
-) -> _Shortest | None:
-    """Return the shortest samples with the network of theirs, if samples differ in length."""
-    if not manifest.has_lengths:
-        return None
-    example, indices = find_shortest(source, manifest)
-    first = operator.itemgetter(0)
-    found = [
-        (mapped(first, inputs), int(manifest.lengths[rows[0]]))
-        for inputs, rows in (longest, (example, indices))
-    ]
-    with written_at(config.where("data")):
-        lengths = Lengths.of(manifest.lengths.tolist(), found)
-    fit.count_classes(network.module, example, config.where("model"))
-    started = time.perf_counter()
-    other = fit.resize_network(network, example, config.where("model"))
-    seconds = time.perf_counter() - started
-    return _Shortest(lengths, other, example, _who(manifest, indices), seconds)
 
 
 def _decide(parts: _Parts, *, measure: bool) -> Plan:
@@ -195,9 +148,7 @@ def _decide(parts: _Parts, *, measure: bool) -> Plan:
         shard_size=shard,
         batch_size=batch,
         threads=config.engine.threads,
-        input_shape=form[ALONE].shape if ALONE in form else (),
-        inputs={} if is_one_picture(form) else form,
-        lengths=None if parts.shortest is None else parts.shortest.lengths,
+        **_of_samples(parts, form),
         n_classes=parts.network.n_outputs,
         targets=fit.target_specs(config),
         has_target_dimension=config.has_target_dimension,
@@ -223,6 +174,15 @@ def _decide(parts: _Parts, *, measure: bool) -> Plan:
         seconds=_seconds(parts, batch) if measure else None,
         notes=(*_notes(parts, trials), *_unscored(config, maps, form)),
     )
+
+
+def _of_samples(parts: _Parts, form: Form) -> dict[str, Any]:
+    """Return what a plan says of the samples, given the form of the longest."""
+    return {
+        "input_shape": form[ALONE].shape if ALONE in form else (),
+        "inputs": {} if is_one_picture(form) else form,
+        "lengths": None if parts.shortest is None else parts.shortest.lengths,
+    }
 
 
 def _tried(
@@ -276,11 +236,11 @@ def _seconds(parts: _Parts, batch: int) -> float:
 
 def _batches(parts: _Parts) -> list[tuple[Trace, Samples]]:
     """Return the traces of what is tried: of the longest samples, and of the shortest."""
-    ends: list[_Parts | _Shortest] = [parts] if parts.shortest is None else [parts, parts.shortest]
+    ends: list[_Parts | Shortest] = [parts] if parts.shortest is None else [parts, parts.shortest]
     return [(_trace(each, parts.config.seed), each.samples) for each in ends]
 
 
-def _trace(end: _Parts | _Shortest, seed: int) -> Trace:
+def _trace(end: _Parts | Shortest, seed: int) -> Trace:
     network = end.network
     inputs = to_model(end.example, network.device, network.dtype)
     return Trace(network, inputs, samples=end.samples, seed=seed)
@@ -328,7 +288,7 @@ def _notes_of_scans(trials: Mapping[str, Trial], n_samples: int) -> list[str]:
 def _notes(parts: _Parts, trials: Mapping[str, Trial]) -> tuple[str, ...]:
     notes = _notes_of_scans(trials, len(parts.manifest))
     if parts.shortest is not None:
-        notes.append(_of_lengths(parts.shortest))
+        notes.append(parts.shortest.note)
     if parts.class_note:
         notes.append(parts.class_note)
     if not parts.network.is_program:
@@ -346,16 +306,6 @@ def _notes(parts: _Parts, trials: Mapping[str, Trial]) -> tuple[str, ...]:
         for name in added
     ]
     return tuple(notes)
-
-
-def _of_lengths(shortest: _Shortest) -> str:
-    known = shortest.lengths.known
-    return (
-        f"samples have {len(known)} lengths, from {known[0]} to {known[-1]} tokens: a worker reads "
-        f"the model anew for each that it meets and keeps the last {MOST_KEPT}, which takes it "
-        f"about {len(known) * shortest.seconds:.2g} s for all; batches hold one length, and costs "
-        "are those of the longest"
-    )
 
 
 def _asked_for(explainer: Explainer) -> str:
