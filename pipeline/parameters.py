@@ -20,7 +20,7 @@ from pipeline.complaints import complaints, told_of
 from pipeline.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from pydantic.json_schema import JsonSchemaValue
     from pydantic_core import CoreSchema
@@ -60,7 +60,7 @@ def build(
         checked = _validate(model, values)
     except ValidationError as error:
         names = tuple(model.model_fields)
-        found = complaints(error, values, place, lambda _keys: names)
+        found = complaints(error, values, place, functools.partial(_fields_at, model))
         fix = f"its parameters are: {', '.join(names)}" if names else "it has no parameters"
         raise ConfigError("\n".join(found), fix=fix) from error
     given = {name: getattr(checked, name) for name in checked.model_fields_set} | dict(ready)
@@ -101,6 +101,23 @@ def model_of(cls: type) -> type[BaseModel]:
     )
     model: type[BaseModel] = create_model(cls.__name__, __config__=config, **definitions)
     return model
+
+
+def _fields_at(model: type[BaseModel], keys: tuple[str | int, ...]) -> tuple[str, ...]:
+    """Return the names that can be written below some keys."""
+    if not keys:
+        return tuple(model.model_fields)
+    field = model.model_fields.get(str(keys[0]))
+    kinds = _dataclasses_in(None if field is None else field.annotation)
+    return tuple(dict.fromkeys(each.name for kind in kinds for each in dataclasses.fields(kind)))
+
+
+def _dataclasses_in(annotation: Any) -> Iterator[type]:
+    """Yield the dataclasses that a type is, or has among its alternatives."""
+    if isinstance(annotation, type) and dataclasses.is_dataclass(annotation):
+        yield annotation
+    for inner in typing.get_args(annotation):
+        yield from _dataclasses_in(inner)
 
 
 class _Writable(GenerateJsonSchema):

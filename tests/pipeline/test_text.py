@@ -165,7 +165,7 @@ def test_labels_may_be_indices(base: Path) -> None:
         (
             {"tokenizer": {"vocabulary": "words.txt", "lowercas": True}},
             ConfigError,
-            "data.tokenizer.lowercas",
+            "data.tokenizer.lowercas: .*lowercase",
         ),
         ({"tokenizer": {"file": "a", "name": "b"}}, ConfigError, "expected one of them"),
         ({"tokenizer": {}}, ConfigError, "expected one of them"),

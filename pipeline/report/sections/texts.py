@@ -102,7 +102,7 @@ def render(run: Run) -> str | None:
         TEMPLATE,
         texts=texts,
         first_target=naming.first_of_several(run.plan),
-        has_unknown=any(each.startswith("<") for words in written.values() for each in words),
+        has_unknown=any(_is_unknown(each) for text in written.values() for each in text),
     )
 
 
@@ -115,6 +115,11 @@ def _relevance(run: Run, rows: list[int]) -> dict[str, NDArray[np.float32]]:
         if picked.dims == ("sample", words.TOKEN):
             found[name] = np.asarray(picked.values, np.float32)
     return found
+
+
+def _is_unknown(word: str) -> bool:
+    """Whether a word is written as sources write one that a network does not know."""
+    return len(word) > 2 and word.startswith("<") and word.endswith(">")
 
 
 def _line(name: str, relevance: NDArray[np.float32], written: tuple[str, ...]) -> Line:
