@@ -95,6 +95,7 @@ def test_what_needs_more_than_outputs_is_refused_with_the_reason(method: str) ->
         explainers.explain(network, method, tokens, 1)
 
 
+@pytest.mark.slow
 def test_lengths_beside_tokens_are_additional() -> None:
     model, _, tokens = read()
     inputs = {"tokens": tokens, "lengths": torch.tensor([4, 4])}
@@ -105,6 +106,7 @@ def test_lengths_beside_tokens_are_additional() -> None:
     assert explainers.explain(network, "occlusion", inputs, 1)["lengths"] is None
 
 
+@pytest.mark.slow
 def test_a_network_of_another_length_shares_the_module() -> None:
     model, network, tokens = read()
     longer = torch.cat([tokens, tokens], 1)
@@ -118,6 +120,7 @@ def test_a_network_of_another_length_shares_the_module() -> None:
         resized(network, {"tokens": tokens, "lengths": torch.tensor([4, 4])})
 
 
+@pytest.mark.slow
 def test_no_more_networks_are_kept_than_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     _, _, tokens = read()
     network = Network(read()[0], tokens)
