@@ -162,6 +162,7 @@ RULES: dict[str, Callable[..., Pair]] = {
     "avg_pool2d": each(functional.avg_pool2d),
     "adaptive_avg_pool2d": each(functional.adaptive_avg_pool2d),
     "dropout": each(lambda value, *_, **__: value),
+    "dropout2d": each(lambda value, *_, **__: value),
     "pad": each(functional.pad),
     "flatten": each(torch.flatten),
     "cat": cat,
