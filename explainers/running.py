@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING
 
 import torch
@@ -32,8 +33,7 @@ def run(
         Names of values that are dropped when nothing after them reads them; None for all but the
         output, and then no positions of maxima are kept either.
     """
-    # operators whose value shares memory with no other
-    fresh = {op.name for op in program.operators if isinstance(op, _FRESH)} - values.keys()
+    fresh = _fresh(program) - values.keys()
     for op in program.operators:
         last = program.last_uses[op.name]
         dropped = [name for name in last if unread is None or name in unread]
@@ -68,7 +68,7 @@ def show(
     for op in reversed(program.operators):
         if op.name in needed and op.name not in values:
             needed |= set(op.inputs)
-    fresh = {op.name for op in program.operators if isinstance(op, _FRESH)} - values.keys()
+    fresh = _fresh(program) - values.keys()
     for op in program.operators:
         if op.name not in needed:
             continue
@@ -82,7 +82,14 @@ def show(
             values.pop(name, None)
 
 
-_FRESH = Add | Convolution | Linear
+_MAKING = Add | Convolution | Linear
+
+
+def _fresh(program: Program) -> frozenset[str]:
+    """Return the operators whose value shares memory with no other, views of it included."""
+    n_readers = Counter(name for op in program.operators for name in op.inputs)
+    making = (op.name for op in program.operators if isinstance(op, _MAKING))
+    return frozenset(name for name in making if n_readers[name] == 1)
 
 
 def _compute(op: Operator, values: dict[str, Tensor], *, has_switches: bool, is_free: bool) -> None:

@@ -431,3 +431,26 @@ def test_recurrent_networks_are_programs(recurrence: nn.Module) -> None:
     assert network.is_program, network.reason
     with torch.no_grad():
         assert relative_error(network(tokens), model(tokens)) <= 1e-12
+
+
+class Sliced(nn.Module):
+    """Reads a part of a value, and then its ReLU."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Linear(4, 6)
+        self.outer = nn.Linear(9, 2)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        value = self.inner(inputs)
+        part = value[:, :3]
+        logits: Tensor = self.outer(torch.cat([part, value.relu()], 1))
+        return logits
+
+
+def test_a_relu_leaves_a_value_alone_that_a_view_still_shows() -> None:
+    model = Sliced().eval()
+    network = Network(model, torch.randn(2, 4))
+    assert network.is_program, network.reason
+    inputs = torch.randn(3, 4)
+    torch.testing.assert_close(network(inputs), model(inputs))
