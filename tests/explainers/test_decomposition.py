@@ -174,6 +174,16 @@ def test_samples_may_have_different_numbers_of_masks(strict: bool) -> None:
     assert made.relevant(masks[:0], rows[:0]).shape == (0, 3)
 
 
+def test_a_sample_has_the_same_parts_beside_one_of_much_larger_values() -> None:
+    inputs = pictures()
+    inputs[1] *= 1e13
+    inputs[2] = torch.nan
+    masks = masks_of(3, *inputs.shape[2:])
+    found, _ = explainers.decompose(published_network(), inputs, masks)
+    alone, _ = explainers.decompose(published_network(), inputs[:1], masks)
+    torch.testing.assert_close(found[:1], alone, **TOLERANCE)
+
+
 def test_rows_go_through_the_network_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     inputs, masks = pictures(), masks_of(5, 1, 14, 14)
     whole, _ = explainers.decompose(published_network(), inputs, masks)

@@ -159,6 +159,24 @@ class Streams:
         apart = value.reshape(*value.shape[:axis], outer, -1, inner, *value.shape[axis + 1 :])
         return apart.index_select(axis + 1, self.rows).flatten(axis, axis + 2)
 
+    def largest(self, name: str, value: Tensor) -> Tensor:
+        """Return the largest magnitude of each sample, laid out to broadcast against the values.
+
+        Parameters
+        ----------
+        name
+            Of an operator.
+        value
+            Something laid out as the samples' values of it.
+        """
+        axis, outer, inner = self._place(name, value)
+        apart = value.reshape(*value.shape[:axis], outer, -1, inner, *value.shape[axis + 1 :])
+        others = [one for one in range(apart.ndim) if one != axis + 1]
+        largest = apart.abs().amax(others, keepdim=True)
+        sizes = [1] * apart.ndim
+        sizes[axis : axis + 3] = outer, apart.shape[axis + 1], inner
+        return largest.expand(sizes).flatten(axis, axis + 2)
+
     def is_plain(self, name: str) -> bool:
         """Return whether the rows of a value are its first axis, each in one place or several."""
         axis, outer, _ = self._place(name, self.values[name])
