@@ -184,7 +184,7 @@ class Explanation:
             if found[0].arrays[array].ndim == 1:
                 self._enter_fact(products, f"{name}.{array}", rows, values)
             else:
-                whole = self._whole(name, values, axes.get(array), network)
+                whole = self._whole((name, array), values, axes.get(array), network)
                 products.put_array(name, array, rows, values, whole)
         products.axes |= {(name, array): named for array, named in axes.items()}
         errors = [precision.relative_error(attribution, each, self.network) for each in found]
@@ -197,7 +197,11 @@ class Explanation:
                 place.extend(self._row(products, rows, target, entry) for entry in entries)
 
     def _whole(
-        self, name: str, values: Tensor, named: tuple[str, ...] | None, network: Network
+        self,
+        place: tuple[str, str],
+        values: Tensor,
+        named: tuple[str, ...] | None,
+        network: Network,
     ) -> tuple[int, ...] | None:
         """Return the shape of a row of an array, as it is stored, where samples differ in length.
 
@@ -205,11 +209,14 @@ class Explanation:
         """
         if self._plan.lengths is None:
             return None
+        name, array = place
         shape = tuple(values.shape[1:])
         lead = shape[:1] if self._plan.has_target_dimension else ()
         here = explaining.form(self._attributions[name], network)
         longest = self._plan.lengths.longest
-        return lead + whole_shape(shape[len(lead) :], named, here, self._forms[name], longest)
+        return lead + whole_shape(
+            array, shape[len(lead) :], named, here, self._forms[name], longest
+        )
 
     def _enter_map(
         self,

@@ -97,6 +97,7 @@ def batches(lengths: Sequence[int | None], size: int) -> list[list[int]]:
 
 
 def whole_shape(
+    array: str,
     shape: tuple[int, ...],
     named: tuple[str, ...] | None,
     here: Mapping[str, MapForm],
@@ -107,6 +108,8 @@ def whole_shape(
 
     Parameters
     ----------
+    array
+        Its name; what follows the first point is the input that it belongs to, as for a map.
     shape
         For one sample of this batch.
     named
@@ -119,9 +122,9 @@ def whole_shape(
     if named is not None and len(named) == len(shape):
         sizes = zip(named, shape, strict=True)
         return tuple(length if name == TOKEN else size for name, size in sizes)
-    for part, (_, own) in here.items():
-        if tuple(own) == shape:
-            return tuple(longest[part][1])
+    part = array.partition(".")[2]
+    if part in here and tuple(here[part][1]) == shape:
+        return tuple(longest[part][1])
     return shape
 
 

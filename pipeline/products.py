@@ -150,7 +150,7 @@ class Products:
         self._add_arrays(sink, plan)
         if ("", LENGTH) in self.arrays:
             known = [record.length for record in records]
-            self.arrays["", LENGTH] = np.array([n or -1 for n in known], np.int64)
+            self.arrays["", LENGTH] = np.array([n or 0 for n in known], np.int64)
         columns = self._columns(records, plan)
         jobs = [executor.submit(samples.write, root, pass_name, self.shard.index, columns)]
         for (name, array), values in self.arrays.items():
@@ -285,7 +285,7 @@ def _layout(
     if named is not None and len(named) == len(own):
         return Layout((*lead, *named), shape, str(values.dtype))
     for of_map, spec in plan.maps.items():
-        if split_name(of_map)[0] == name and spec.shape == own:
+        if split_name(of_map) == (name, array.partition(".")[2]) and spec.shape == own:
             return Layout((*lead, *spec.dims), shape, str(values.dtype))
     if own == tuple(plan.input_shape) and len(own) == 3:
         return Layout((*lead, "channel", "height", "width"), shape, str(values.dtype))

@@ -56,7 +56,7 @@ COORDINATES: Mapping[str, Layout] = {
 
 
 LENGTH = "length"
-"""Coordinate of samples that differ in it: tokens; -1 where not known."""
+"""Coordinate of samples that differ in it: tokens; 0 where not known, -1 where not done."""
 
 
 class MapSink:

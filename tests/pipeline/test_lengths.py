@@ -54,9 +54,16 @@ def test_only_what_is_as_long_as_the_sample_changes_with_its_length() -> None:
 
 def test_arrays_are_filled_up_where_an_axis_is_tokens_or_they_have_the_shape_of_a_map() -> None:
     here, longest = {"": (("token",), (4,))}, {"": (("token",), (9,))}
-    assert lengths.whole_shape((4,), None, here, longest, 9) == (9,)
-    assert lengths.whole_shape((2, 4), ("level", "token"), here, longest, 9) == (2, 9)
-    assert lengths.whole_shape((2, 4), None, here, longest, 9) == (2, 4)
+    assert lengths.whole_shape("error", (4,), None, here, longest, 9) == (9,)
+    assert lengths.whole_shape("error", (2, 4), ("level", "token"), here, longest, 9) == (2, 9)
+    assert lengths.whole_shape("error", (2, 4), None, here, longest, 9) == (2, 4)
+
+
+def test_an_array_of_one_input_of_several_is_as_long_as_that_input() -> None:
+    here = {"words": (("token",), (3,)), "extra": (("extra",), (3,))}
+    longest = {"words": (("token",), (5,)), "extra": (("extra",), (3,))}
+    assert lengths.whole_shape("error.words", (3,), None, here, longest, 5) == (5,)
+    assert lengths.whole_shape("error.extra", (3,), None, here, longest, 5) == (3,)
 
 
 def test_what_lies_beyond_is_told_row_by_row() -> None:
