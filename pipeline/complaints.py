@@ -51,6 +51,12 @@ def complaints(
     ]
 
 
+def places(error: ValidationError, values: Any) -> list[Keys]:
+    """Return the paths to the wrong values, each once."""
+    found = [_descend(details, values)[0] for details in error.errors(include_url=False)]
+    return list(dict.fromkeys(found))
+
+
 def told_of(message: str, values: Any) -> Keys:
     """Return the path to the value that a message speaks of, as far as its words tell.
 
@@ -101,6 +107,8 @@ def _sentence(
 ) -> str:
     kinds = {each["type"] for each in details}
     if kinds & {"extra_forbidden", "unexpected_keyword_argument"}:
+        if keys[-1] in known(keys[:-1]):
+            return f"{str(keys[-1])!r} does not go with the fields beside it"
         return f"unknown field {str(keys[-1])!r}{_hint(str(keys[-1]), known(keys[:-1]))}"
     if "missing" in kinds:
         return f"missing, but {str(keys[-1])!r} is required"

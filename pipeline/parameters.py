@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 from pydantic.json_schema import GenerateJsonSchema
 from pydantic_core import PydanticOmit
 
-from pipeline.complaints import complaints, told_of
+from pipeline.complaints import complaints, places, told_of
 from pipeline.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -59,8 +59,15 @@ def build(
     try:
         checked = _validate(model, values)
     except ValidationError as error:
-        names = tuple(model.model_fields)
-        found = complaints(error, values, place, functools.partial(_fields_at, model))
+        found = complaints(error, values, place, functools.partial(_fields_at, model, values))
+        (keys, *others) = places(error, values)
+        # what is wrong inside a parameter is told that parameter's own
+        inner = (
+            ()
+            if others
+            else _fields_at(model, values, keys) or _fields_at(model, values, keys[:-1])
+        )
+        names = inner or tuple(model.model_fields)
         fix = f"its parameters are: {', '.join(names)}" if names else "it has no parameters"
         raise ConfigError("\n".join(found), fix=fix) from error
     given = {name: getattr(checked, name) for name in checked.model_fields_set} | dict(ready)
@@ -103,13 +110,20 @@ def model_of(cls: type) -> type[BaseModel]:
     return model
 
 
-def _fields_at(model: type[BaseModel], keys: tuple[str | int, ...]) -> tuple[str, ...]:
-    """Return the names that can be written below some keys."""
+def _fields_at(
+    model: type[BaseModel], values: Mapping[str, Any], keys: tuple[str | int, ...]
+) -> tuple[str, ...]:
+    """Return the names that can be written below some keys; of several kinds, of the nearest."""
     if not keys:
         return tuple(model.model_fields)
     field = model.model_fields.get(str(keys[0]))
     kinds = _dataclasses_in(None if field is None else field.annotation)
-    return tuple(dict.fromkeys(each.name for kind in kinds for each in dataclasses.fields(kind)))
+    names = [tuple(each.name for each in dataclasses.fields(kind)) for kind in kinds]
+    value = values.get(str(keys[0]))
+    given = set(value) if isinstance(value, collections.abc.Mapping) else set()
+    most = max((len(given.intersection(each)) for each in names), default=0)
+    nearest = (each for each in names if len(given.intersection(each)) == most)
+    return tuple(dict.fromkeys(name for each in nearest for name in each))
 
 
 def _dataclasses_in(annotation: Any) -> Iterator[type]:
