@@ -60,6 +60,7 @@ class _Parts:
     code_digest: str
     shortest: Shortest | None
     """Of samples that differ in length; `network` and `example` are of the longest then."""
+    source_notes: tuple[str, ...]
     class_note: str
     """That the network has more outputs than the data has classes, if so."""
 
@@ -102,6 +103,7 @@ def _fit(config: RunConfig) -> _Parts:
     source = open_source(config.data, config.base, config.where)
     with written_at(config.where("data")):
         records = source.records()
+        source_notes = source.notes()
     manifest = Manifest(select_records(config.data, records, config.seed))
     if not len(manifest):
         raise PlanError(f"{config.where('data')}: there are no samples", fix="see data.source")
@@ -131,6 +133,7 @@ def _fit(config: RunConfig) -> _Parts:
         shortest=shortest,
         weights_digest=models.weights_digest(model),
         code_digest=models.code_digest(files),
+        source_notes=source_notes,
         class_note=class_note,
     )
 
@@ -289,6 +292,7 @@ def _notes(parts: _Parts, trials: Mapping[str, Trial]) -> tuple[str, ...]:
     notes = _notes_of_scans(trials, len(parts.manifest))
     if parts.shortest is not None:
         notes.append(parts.shortest.note)
+    notes += [f"data: {note}" for note in parts.source_notes]
     if parts.class_note:
         notes.append(parts.class_note)
     if not parts.network.is_program:

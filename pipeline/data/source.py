@@ -70,6 +70,13 @@ class Source(ABC):
         """Return what each token of a sample stands for, for people; None where there are none."""
         return None
 
+    def notes(self) -> tuple[str, ...]:
+        """Return what a reader of the plan should know; raise PlanError where no run can mean it.
+
+        Asked after `records`.
+        """
+        return ()
+
     @property
     def class_names(self) -> tuple[str, ...] | None:
         """Names of the classes, by index."""

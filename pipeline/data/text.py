@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import functools
+from collections import Counter
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import torch
 
@@ -20,6 +21,12 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from pipeline.data.tokenizing import Tokens
+
+
+class _Size(NamedTuple):
+    n_tokens: int | None
+    """None of a text that fails."""
+    n_unknown: int
 
 
 @register("text")
@@ -75,23 +82,38 @@ class Text(Source):
             If the table or the tokenizer cannot be read, or a label is no class.
         """
         labels = self._table.get(self.label_column or "")
-        names = self._table.get(self.id_column or "")
-        rows = [row for row in range(self._n_rows) if self._is_taken(row)]
-        if not rows:
-            raise PlanError(
-                f"none of {self._n_rows} rows of {self.path!r} is taken",
-                fix=f"correct data.where, {dict(self.where)!r}" if self.where else "fill the table",
-            )
         return [
             Record(
                 index,
-                f"{row:06d}" if names is None else str(names[row]),
+                name,
                 str(row),
                 label=-1 if labels is None else self._label(labels[row], row),
-                length=self._length(row),
+                length=self._sizes[row].n_tokens,
             )
-            for index, row in enumerate(rows)
+            for index, (row, name) in enumerate(self._names().items())
         ]
+
+    def notes(self) -> tuple[str, ...]:
+        """Return how many tokens the vocabulary lacks, and what the tokenizer says.
+
+        Raises
+        ------
+        PlanError
+            If it lacks all of them: it is another model's.
+        """
+        n_tokens = sum(size.n_tokens or 0 for size in self._sizes.values())
+        n_unknown = sum(size.n_unknown for size in self._sizes.values())
+        said = self.tokenizer.notes()
+        if not n_unknown:
+            return said
+        if n_unknown == n_tokens:
+            raise PlanError(
+                f"all {n_tokens} tokens of the texts are unknown to the vocabulary"
+                + "".join(f"; {each}" for each in said),
+                fix="take the vocabulary that the model was trained with",
+            )
+        share = 100 * n_unknown / n_tokens
+        return (f"{share:.2g} % of the {n_tokens} tokens are unknown to the vocabulary", *said)
 
     def load(self, record: Record) -> Tensor:
         """Return the numbers of one text's tokens, ``(tokens,)``."""
@@ -127,9 +149,34 @@ class Text(Source):
         return len(self._table[self.text_column])
 
     def _is_taken(self, row: int) -> bool:
-        return all(
-            str(self._table[name][row]) == str(wanted) for name, wanted in self.where.items()
-        )
+        pairs = ((self._table[name][row], wanted) for name, wanted in self.where.items())
+        # a column of whole numbers with gaps holds 1.0
+        return all(value == wanted or str(value) == str(wanted) for value, wanted in pairs)
+
+    @functools.cached_property
+    def _sizes(self) -> dict[int, _Size]:
+        """The rows that are taken."""
+        rows = [row for row in range(self._n_rows) if self._is_taken(row)]
+        if not rows:
+            raise PlanError(
+                f"none of {self._n_rows} rows of {self.path!r} is taken",
+                fix=f"correct data.where, {dict(self.where)!r}" if self.where else "fill the table",
+            )
+        return {row: self._size(row) for row in rows}
+
+    def _names(self) -> dict[int, str]:
+        """Return what the rows that are taken are called."""
+        if self.id_column is None:
+            return {row: f"{row:06d}" for row in self._sizes}
+        names = {row: str(self._table[self.id_column][row]) for row in self._sizes}
+        found = Counter(names.values())
+        if len(found) < len(names):
+            (name, n), *_ = found.most_common(1)
+            raise PlanError(
+                f"column {self.id_column!r} of {self.path!r} has {name!r} in {n} rows",
+                fix="name a column that has each value once with data.id_column, or leave it out",
+            )
+        return names
 
     def _tokens(self, row: int) -> Tokens:
         text = self._table[self.text_column][row]
@@ -142,15 +189,16 @@ class Text(Source):
             raise ValueError(f"row {row} has no text that makes a token")
         return found
 
-    def _length(self, row: int) -> int | None:
+    def _size(self, row: int) -> _Size:
         try:
-            return len(self._tokens(row).ids)
+            found = self._tokens(row)
+            return _Size(len(found.ids), found.n_unknown)
         except PlanError:
             # also a ValueError: of the tokenizer, not of this text
             raise
         except (TypeError, ValueError):
             # it gets its status when it is explained
-            return None
+            return _Size(None, 0)
 
     def _label(self, value: Any, row: int) -> int:
         text = "" if value is None or value != value else str(value).strip()

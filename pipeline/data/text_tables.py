@@ -101,7 +101,11 @@ def _of_separated(
     table = arrow.read_csv(
         pa.BufferReader(content),
         parse_options=arrow.ParseOptions(
-            delimiter=delimiter, quote_char=quote, newlines_in_values=bool(quote)
+            delimiter=delimiter,
+            quote_char=quote,
+            newlines_in_values=bool(quote),
+            # a row of one column has no other way to say that it is empty
+            ignore_empty_lines=len(present) > 1,
         ),
         convert_options=arrow.ConvertOptions(
             include_columns=list(names), column_types=dict.fromkeys(names, pa.string())
@@ -135,4 +139,10 @@ def _check(path: str, names: Sequence[str], present: Sequence[str]) -> None:
         raise PlanError(
             f"the table {path!r} has the columns {list(present)!r}, and no {missing[0]!r}",
             fix="name its columns with data.text_column, label_column, id_column and where",
+        )
+    twice = [name for name in names if list(present).count(name) > 1]
+    if twice:
+        raise PlanError(
+            f"the table {path!r} has several columns {twice[0]!r}",
+            fix="give each column a name of its own",
         )

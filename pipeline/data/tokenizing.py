@@ -26,6 +26,8 @@ class Tokens(NamedTuple):
     words: tuple[str, ...]
     """What each of them stands for, for people: the characters as they were written, between ``<``
     and ``>`` where the model sees only that it does not know them."""
+    n_unknown: int
+    """How many of them the model does not know."""
 
 
 class Tokenizer(ABC):
@@ -47,6 +49,10 @@ class Tokenizer(ABC):
     @abstractmethod
     def files(self) -> tuple[Path, ...]:
         """Return the local files that decide what tokens are."""
+
+    def notes(self) -> tuple[str, ...]:
+        """Return what a reader of the plan should know."""
+        return ()
 
     def __getstate__(self) -> dict[str, Any]:
         return {field.name: getattr(self, field.name) for field in fields(self)}  # type: ignore[arg-type]
@@ -80,15 +86,17 @@ class Words(Tokenizer):
         written = self.split(text)[:max_length]
         sought = [word.lower() for word in written] if self.lowercase else written
         ids = tuple(self._ids.get(word, self._unknown) for word in sought)
+        lacks = [key not in self._ids for key in sought]
         shown = [
-            _written(word, word, is_unknown=key not in self._ids)
-            for word, key in zip(written, sought, strict=True)
+            _written(word, word, is_unknown=is_unknown)
+            for word, is_unknown in zip(written, lacks, strict=True)
         ]
-        return Tokens(ids, tuple(shown))
+        return Tokens(ids, tuple(shown), sum(lacks))
 
     def split(self, text: str) -> list[str]:
         """Return the words of a text as they are written; no vocabulary is asked for."""
-        return [match.group() for match in re.finditer(self.pattern, text)]
+        # patterns such as \w* find nothing between all words
+        return [match.group() for match in re.finditer(self.pattern, text) if match.group()]
 
     def rooted(self, base: Path) -> Self:
         """Return it with the vocabulary below `base`."""
@@ -98,16 +106,30 @@ class Words(Tokenizer):
         """Return the vocabulary."""
         return local(self.vocabulary)
 
+    def notes(self) -> tuple[str, ...]:
+        """Return that no word can be some lines of the vocabulary, if so."""
+        sought = (word for word in self._ids if self.lowercase and word != self.unknown)
+        # what is no word anyway, such as <PAD>, is not meant to be found in a text
+        lost = [word for word in sought if word != word.lower() and self.split(word) == [word]]
+        if not lost:
+            return ()
+        return (
+            f"{len(lost)} of {len(self._ids)} lines of the vocabulary are not in lower case, such "
+            f"as {lost[0]!r}, and words are: data.tokenizer.lowercase: false takes them as written",
+        )
+
     @functools.cached_property
     def _ids(self) -> dict[str, int]:
         try:
-            with fsspec.open(self.vocabulary, "r", encoding="utf-8") as file:
-                lines = file.read().splitlines()
+            # tokens may hold other characters at which Python ends lines, such as U+2028
+            with fsspec.open(self.vocabulary, "r", encoding="utf-8-sig", newline="\n") as file:
+                lines = file.read().removesuffix("\n").split("\n")
         except (OSError, UnicodeDecodeError) as error:
             raise PlanError(
                 f"cannot read the vocabulary {self.vocabulary!r}: {error}",
                 fix="correct data.tokenizer.vocabulary; it is relative to the run file",
             ) from error
+        lines = [line.removesuffix("\r") for line in lines]
         ids = {word: number for number, word in enumerate(lines)}
         if len(ids) < len(lines):
             twice = next(word for number, word in enumerate(lines) if ids[word] != number)
@@ -160,7 +182,7 @@ class Pretrained(Tokenizer):
             _written(text[start:stop].strip(), token, is_unknown=token == unknown)
             for token, (start, stop) in zip(encoding.tokens, encoding.offsets, strict=True)
         ]
-        return Tokens(tuple(encoding.ids), tuple(words))
+        return Tokens(tuple(encoding.ids), tuple(words), encoding.tokens.count(unknown))
 
     def rooted(self, base: Path) -> Self:
         """Return it with its file below `base`."""
@@ -177,9 +199,19 @@ class Pretrained(Tokenizer):
             # batches hold one length
             made.no_padding()
             if max_length is not None:
+                self._check(made, max_length)
                 made.enable_truncation(max_length)
             self._made[max_length] = made
         return self._made[max_length]
+
+    def _check(self, made: Any, max_length: int) -> None:
+        n_special = made.num_special_tokens_to_add(False) if self.special_tokens else 0
+        if max_length <= n_special:
+            raise PlanError(
+                f"got max_length {max_length}, expected more than the {n_special} special tokens "
+                "that are put around a text",
+                fix="raise data.max_length, or say data.tokenizer.special_tokens: false",
+            )
 
     @functools.cached_property
     def _made(self) -> dict[int | None, Any]:
@@ -195,7 +227,7 @@ class Pretrained(Tokenizer):
                 fix="pip install 'xpipe-xai[text]', or name a vocabulary of words",
             ) from error
         try:
-            if self.file is None:
+            if self.name is not None:
                 return Pieces.from_pretrained(self.name, revision=self.revision)
             with fsspec.open(self.file, "rb") as file:
                 return Pieces.from_buffer(file.read())

@@ -167,7 +167,14 @@ def test_labels_may_be_indices(base: Path) -> None:
             ConfigError,
             "data.tokenizer.lowercas: .*lowercase",
         ),
+        (
+            {"tokenizer": {"file": "a", "vocabulary": "words.txt"}},
+            ConfigError,
+            "'file' does not go with the fields beside it",
+        ),
         ({"tokenizer": {"file": "a", "name": "b"}}, ConfigError, "expected one of them"),
+        ({"path": "columns.tsv"}, PlanError, "several columns 'text'"),
+        ({"id_column": "split"}, PlanError, "column 'split' of .* has 'test' in 3 rows"),
         ({"tokenizer": {}}, ConfigError, "expected one of them"),
         ({"tokenizer": "words.txt"}, ConfigError, "data.tokenizer"),
         ({"max_length": 0}, ConfigError, "expected at least 1"),
@@ -182,9 +189,57 @@ def test_what_cannot_be_meant_is_refused(
     (base / "list.jsonl").write_text("[1]\n")
     (base / "broken.csv").write_text("text,id\na,1\nb\n")
     (base / "broken.parquet").write_text("PAR")
+    (base / "columns.tsv").write_text("text\ttext\na\tb\n")
     (base / "twice.txt").write_text("<unk>\na\na\n")
     with pytest.raises(error, match=said):
         opened(base, **given).records()
+
+
+def test_a_mistake_in_a_parameter_is_told_its_own_fields(base: Path) -> None:
+    for tokenizer in (
+        {"vocabulary": "words.txt", "lowercas": True},
+        {"vocabulary": "words.txt", "pattern": "("},
+    ):
+        with pytest.raises(ConfigError) as caught:
+            opened(base, tokenizer=tokenizer)
+        assert caught.value.fix == ("its parameters are: vocabulary, lowercase, unknown, pattern")
+
+
+def test_lines_of_the_vocabulary_end_with_line_feeds_alone(base: Path) -> None:
+    content = "\ufeff<unk>\r\na\u2028b\r\n\u2028\r\nfilm\r\n"
+    (base / "odd.txt").write_bytes(content.encode())
+    assert Words(str(base / "odd.txt"))("A film").ids == (0, 3)
+
+
+def test_patterns_that_match_nothing_find_words_alone(base: Path) -> None:
+    assert Words(str(base / "words.txt"), pattern=r"\w*")("a great film").ids == (1, 3, 2)
+
+
+def test_rows_of_one_column_may_be_empty(base: Path) -> None:
+    for kind in ("tsv", "csv"):
+        (base / f"one.{kind}").write_text("text\na film\n\ngreat\n")
+        source = opened(base, path=f"one.{kind}")
+        assert [record.length for record in source.records()] == [2, None, 1]
+
+
+def test_rows_are_chosen_by_numbers_of_any_type(base: Path) -> None:
+    table = pa.table({"text": ["a", "film", "great"], "y": pa.array([1.0, 0.0, None])})
+    pq.write_table(table, base / "numbers.parquet")
+    records = opened(base, path="numbers.parquet", where={"y": 1}).records()
+    assert [record.source for record in records] == ["0"]
+
+
+def test_tokens_that_the_vocabulary_lacks_are_told(base: Path) -> None:
+    source = opened(base)
+    source.records()
+    assert source.notes() == ("25 % of the 12 tokens are unknown to the vocabulary",)
+    (base / "cased.txt").write_text("<unk>\nA\nGREAT\n<PAD>\nfilm\nis\nit's\n")
+    cased = opened(base, tokenizer={"vocabulary": "cased.txt"})
+    _, lines = cased.notes()
+    assert "2 of 7 lines of the vocabulary are not in lower case, such as 'A'" in lines
+    (base / "other.txt").write_text("<unk>\nelsewhere\n")
+    with pytest.raises(PlanError, match="all 12 tokens of the texts are unknown"):
+        opened(base, tokenizer={"vocabulary": "other.txt"}).notes()
 
 
 def test_what_was_read_stays_behind_when_pickled(base: Path) -> None:
@@ -249,6 +304,13 @@ def test_a_length_does_not_outlast_the_text_it_was_given_for(
 ) -> None:
     cut = Pretrained(file=str(base / pieces["file"]))
     assert [len(cut("a great film", n).ids) for n in (None, 3, None)] == [5, 3, 5]
+
+
+def test_a_length_without_room_for_a_word_is_refused(base: Path, pieces: dict[str, Any]) -> None:
+    with pytest.raises(PlanError, match="more than the 2 special tokens"):
+        opened(base, tokenizer=pieces, max_length=2).records()
+    bare = opened(base, tokenizer=pieces | {"special_tokens": False}, max_length=1)
+    assert [record.length for record in bare.records()] == [1, 1, 1, None]
 
 
 def test_what_is_no_tokenizer_is_refused(base: Path) -> None:
