@@ -41,12 +41,15 @@ class Cost:
     """Backward passes (of any rule table) to the input."""
     steps: int = 0
     """Optimiser steps."""
+    shared: float = 0.0
+    """Of the forward passes, how many are made once for all targets of a sample."""
 
     def __add__(self, other: Cost) -> Cost:
         return Cost(
             self.forward + other.forward,
             self.backward + other.backward,
             self.steps + other.steps,
+            self.shared + other.shared,
         )
 
 

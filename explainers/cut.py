@@ -312,6 +312,15 @@ def ended(parent: Network, layer: str) -> Cut:
     return cut
 
 
+def ends_inside(network: Network) -> bool:
+    """Return whether a network's output is the value of a layer of the whole."""
+    while isinstance(network, Cut):
+        if network.end is not None:
+            return True
+        network = network.parent
+    return False
+
+
 def unit_shape(network: Network, layer: str) -> tuple[int, ...]:
     """Return the shape of a layer's value for one sample."""
     program = network._program

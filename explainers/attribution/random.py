@@ -49,6 +49,11 @@ class Random(Attribution):
         if self.relative_stdev is not None:
             numeric.check_finite("relative_stdev", self.relative_stdev)
 
+    @property
+    def only_replaces(self) -> bool:
+        """Whether the numbers know nothing of the input, which may then be of any kind."""
+        return self.relative_stdev is None and not self.is_added
+
     def relevance(self, trace: Trace, target: Target) -> Tensor:
         """Return the numbers, shaped as the inputs."""
         inputs = trace.inputs

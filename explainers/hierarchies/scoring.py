@@ -86,6 +86,28 @@ def driving(scores: Tensor, drive: Tensor, rows: Tensor) -> Tensor:
     return (scores * drive[rows]).sum(1)
 
 
+MOST_VALUES = 2**24
+"""Outputs of unions that are held at once where one number of each union is wanted."""
+
+
+@dataclass(frozen=True, eq=False)
+class Driven:
+    """One score of each union, of a target among very many outputs: a unit of a layer."""
+
+    scorer: Scorer
+    weights: Tensor
+    """Of the outputs, ``(batch, outputs)``."""
+
+    def __call__(self, members: Tensor, rows: Tensor) -> Tensor:
+        """Return the target's score, ``(unions, 1)``."""
+        limit = max(1, MOST_VALUES // self.weights.shape[1])
+        found = [
+            driving(self.scorer(members[some], rows[some]), self.weights, rows[some])
+            for some in chunks.pieces(len(rows), limit)
+        ]
+        return torch.cat([self.weights.new_empty(0), *found])[:, None]
+
+
 @dataclass(frozen=True, eq=False)
 class Places:
     """Where the values of cells lie in samples."""

@@ -10,7 +10,7 @@ import torch
 
 from explainers import backgrounds, baselines, reference
 from explainers.base import Attribution, Cost, Explained
-from explainers.cut import Cut
+from explainers.cut import Cut, ends_inside
 from explainers.features import FeatureSpec, check, resolve
 from explainers.perturbing.fills import ASKED, Drawn, Fixed
 from explainers.perturbing.game import Space, games
@@ -142,7 +142,7 @@ class Perturbation(Attribution):
             raise ValueError(f"got output={self.output!r}, expected 'logit' or 'probability'")
         if self.output == "logit":
             return
-        if _ends_inside(network):
+        if ends_inside(network):
             raise ValueError(
                 f"{self.name} got output='probability' and a target in a layer, whose units are "
                 "no logits of classes; take output='logit', which means the unit itself"
@@ -217,12 +217,3 @@ def _beside(game: Game, estimate: Estimate) -> Iterator[tuple[str, Tensor]]:
         yield "standard_error", game.partition.map(estimate.standard_error)
     if estimate.residual is not None:
         yield "residual", estimate.residual
-
-
-def _ends_inside(network: Network) -> bool:
-    """Return whether a network's output is the value of a layer of the whole."""
-    while isinstance(network, Cut):
-        if network.end is not None:
-            return True
-        network = network.parent
-    return False

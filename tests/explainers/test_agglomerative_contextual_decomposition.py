@@ -16,10 +16,12 @@ from explainers.attribution.agglomerative_contextual_decomposition import (
     AgglomerativeContextualDecomposition as Agglomerative,
 )
 from explainers.bound import Bound
-from explainers.decomposition import Decomposition
+from explainers.decomposition import STRICT_PASSES, Decomposition
+from explainers.hierarchies import scoring
 from explainers.trace import Trace
 from tests.explainers.slow_agglomeration import agglomerate
 from tests.explainers.test_hierarchies import check_tree
+from tests.explainers.test_hierarchies_of_sequences import slow_growth
 from tests.explainers.twins import seeded
 
 if TYPE_CHECKING:
@@ -99,7 +101,14 @@ def test_trees_are_those_of_the_published_algorithm(score: str) -> None:
     targets = [2, 0, 1]
     # cells of two pixels, the last ones of one
     found = explained(
-        network, inputs, targets, score=score, sweep=2, percentile=85.0, n_iterations=2, strict=True
+        network,
+        inputs,
+        targets,
+        score=score,
+        sweep=2,
+        percentile=85.0,
+        n_iterations=2,
+        strict=score == "cd",
     )
     shape = (4, 4)
     assert found.arrays["components"].shape == (3, 3, *shape)
@@ -137,7 +146,7 @@ def test_trees_of_real_digits_are_those_of_the_published_algorithm(score: str) -
         sweep=2,
         percentile=97.0,
         n_iterations=n_rounds,
-        strict=True,
+        strict=score == "cd",
     )
     targets = network(inputs).argmax(1)
     for row in range(len(inputs)):
@@ -232,7 +241,10 @@ def test_series_are_cut_along_their_positions() -> None:
     inputs = torch.randn(2, 3, 8, generator=torch.Generator().manual_seed(0)).double()
     conv = nn.Sequential(nn.Conv1d(3, 2, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(16, 3))
     found = explained(Network(seeded(conv), inputs), inputs, 0, sweep=3, n_iterations=4)
-    assert found.arrays["components"].shape == (2, 5, 3)
+    # of each position, whatever the size of a cell: as long as the map
+    components = found.arrays["components"]
+    assert components.shape == (2, 5, 8)
+    assert torch.equal(components, components[..., [0, 0, 0, 3, 3, 3, 6, 6]])
     assert torch.equal(found.relevance[:, :1, :1].expand(-1, 3, 3), found.relevance[..., :3])
     vectors = nn.Sequential(nn.Flatten(), nn.Linear(24, 3))
     found = explained(Network(seeded(vectors), inputs), inputs, 0, n_iterations=4)
@@ -247,12 +259,96 @@ def test_series_are_cut_along_their_positions() -> None:
         ({"percentile": 101.0}, "got percentile=101.0, expected 0 to 100"),
         ({"classes": "some"}, "expected 'all', 'target' or a list of classes"),
         ({"classes": (3,)}, "got class 3 of 3"),
+        ({"classes": ()}, r"got classes=\[\], expected one class or more"),
+        ({"sweep": SIZE}, "got sweep=7 for pictures of 7 x 7, which would be one cell"),
+        ({"baseline": 7.0}, "got baseline=7.0 for score='cd', which replaces nothing"),
+        ({"score": "build_up", "strict": True}, "got strict=True for score='build_up'"),
         ({"subtract": True}, "got subtract=True for 3 outputs, expected 2"),
     ],
 )
 def test_what_does_not_fit_is_refused(parameters: dict[str, Any], said: str) -> None:
     with pytest.raises(ValueError, match=said):
         Agglomerative(**parameters).check(small()[0])
+
+
+def test_sequences_grow_by_the_published_scores_of_sequences() -> None:
+    inputs = torch.randn(2, 5, 2, generator=torch.Generator().manual_seed(3)).double()
+    layers = (nn.Flatten(), nn.Linear(10, 4), nn.ReLU(), nn.Linear(4, 2))
+    model = seeded(nn.Sequential(*layers))
+    network = Network(model, inputs)
+    n_rounds = 3
+    for score in ("build_up", "occlusion", "break_down"):
+        found = explained(network, inputs, 0, score=score, percentile=80.0, n_iterations=n_rounds)
+        for row in range(2):
+            slow = functools.partial(slow_of_sequence, model, inputs[row], score)
+            levels = slow_growth(slow, 5, 0, 80.0, n_rounds, subtract=True, absolute=True)
+            own = {tuple(node["members"]): node["scores"] for node in nodes_of(found, row)}
+            for level, known in enumerate(levels):
+                shown = found.arrays["components"][row, level]
+                assert (shown >= 0).nonzero()[:, 0].tolist() == sorted(sum(known, ()))
+                for members, scores in known.items():
+                    # float64, batches of other sizes
+                    np.testing.assert_allclose(own[members], scores, atol=1e-12)
+
+
+def slow_of_sequence(model: nn.Module, own: Tensor, score: str, cells: Any) -> Any:
+    """Return the score of positions as the published program for sequences has it."""
+    there = torch.from_numpy(cells)[:, None]
+    with torch.no_grad():
+        alone, without, full = model(torch.stack([own * there, own * (1 - there), own]))
+    # what the output loses goes by both names there
+    return (alone if score == "build_up" else full - without).numpy()
+
+
+def test_of_a_unit_of_a_layer_one_score_is_kept() -> None:
+    network, inputs = small()
+    target = {"layer": "1", "unit": (2, 3, 3)}
+    found = explained(network, inputs, target, sweep=2, n_iterations=2)
+    assert {len(node["scores"]) for node in found.tables[""]} == {1}
+    told = explained(network, inputs, target, sweep=2, n_iterations=2, classes="target")
+    assert found.tables == told.tables
+    # a cell that the unit does not see
+    assert (found.relevance[..., 6, 6] == 0).all()
+    assert found.relevance.any()
+    with pytest.raises(ValueError, match="a unit of a layer, which has no other classes"):
+        explained(network, inputs, target, sweep=2, classes=(0,))
+
+
+def test_outputs_of_unions_are_held_in_pieces_where_one_number_is_wanted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked = []
+
+    def scorer(members: Tensor, rows: Tensor) -> Tensor:
+        asked.append(len(rows))
+        return members.double()
+
+    monkeypatch.setattr(scoring, "MOST_VALUES", 10)
+    weights = torch.tensor([[1.0, 0, 0, 0], [0, 0, 1, 0]]).double()
+    members, rows = torch.eye(4).bool().repeat(2, 1), torch.arange(2).repeat_interleave(4)
+    found = scoring.Driven(scorer, weights)(members, rows)
+    assert found.tolist() == [[1], [0], [0], [0], [0], [0], [1], [0]]
+    assert max(asked) == 2
+    assert scoring.Driven(scorer, weights)(members[:0], rows[:0]).shape == (0, 1)
+
+
+def test_costs_tell_what_targets_share_and_what_two_parts_cost() -> None:
+    network, _ = small()
+    one, both = Agglomerative().cost_on(network), Agglomerative(strict=True).cost_on(network)
+    assert one.shared == 1 + SIZE * SIZE < one.forward
+    assert both.forward - 1 == STRICT_PASSES * (one.forward - 1)
+    assert both.shared - 1 == STRICT_PASSES * (one.shared - 1)
+
+
+def test_notes_say_what_neighbours_are_and_what_is_not_looked_at() -> None:
+    network, inputs = small()
+    method = Agglomerative(score="break_down", output_bias=False)
+    assert any("whatever output_bias says" in note for note in method.notes(network))
+    values = inputs.flatten(1)
+    columns = Network(seeded(nn.Linear(values.shape[1], 3)), values)
+    assert any("numbers of values" in note for note in method.notes(columns))
+    assert not any("numbers of values" in note for note in method.notes(network))
+    assert "text" in Agglomerative.tasks
 
 
 @pytest.mark.slow
@@ -273,4 +369,12 @@ def test_defaults_are_those_of_the_paper() -> None:
     assert (digits.size, method._percentile(digits), method._rounds(digits)) == (1, 99.0, 5)
     assert method.cost_on(network).forward > SIZE * SIZE
     assert method.axes(("channel", "height", "width")) == {"components": ("level", "row", "column")}
-    assert method.axes(("token",)) == {"components": ("level", "token")}
+    # positions bear the name that they have in the map, so that they are as long
+    for dims, along in (
+        (("token",), "token"),
+        (("feature_0",), "feature_0"),
+        (("token", "feature_1"), "token"),
+        (("feature_0", "token"), "token"),
+        (("feature_0", "feature_1"), "position"),
+    ):
+        assert Agglomerative(sweep=2).axes(dims) == {"components": ("level", along)}
