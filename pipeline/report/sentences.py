@@ -17,12 +17,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Cell:
-    """Neighbouring words of one node; of none, and empty, where nothing was found yet."""
+    """Neighbouring words of one node, or a word that is in none."""
 
     span: int
     words: str
     value: float | None
+    """None where it stands elsewhere: at the first of the node's words."""
     colour: Colour | None
+    """None of a word that is in no node."""
     title: str
 
 
@@ -46,39 +48,37 @@ def lines(tree: Tree, words: Sequence[str], describe: Callable[[Node], str]) -> 
     describe
         What a node says to who points at it.
     """
-    levels = [_cells(tree.whole(level), tree, words, describe) for level in tree.levels]
-    names = [*(f"level {level}" for level in tree.levels[:-1]), "root"]
-    found = [Line("words", _alone(tree, words, describe)), *map(Line, names, levels)]
+    leaves = [node for node in tree.nodes if len(node.members) == 1]
+    levels = [leaves, *map(tree.whole, tree.levels)]
+    names = ["words", *(f"level {level}" for level in tree.levels[:-1]), "root"]
+    found = [
+        Line(name, _cells(nodes, tree, words, describe))
+        for name, nodes in zip(names, levels, strict=True)
+    ]
     changed = [found[0], *(b for a, b in pairwise(found) if a.cells != b.cells)]
     return changed[::-1]
-
-
-def _alone(tree: Tree, words: Sequence[str], describe: Callable[[Node], str]) -> tuple[Cell, ...]:
-    """Return every word with its own score where it is in the tree."""
-    of_cell = {node.members[0]: node for node in reversed(tree.nodes) if len(node.members) == 1}
-    return tuple(
-        _cell(tree, [word], of_cell[position], describe)
-        if position in of_cell
-        else Cell(1, word, None, None, "")
-        for position, word in enumerate(words)
-    )
 
 
 def _cells(
     nodes: Sequence[Node], tree: Tree, words: Sequence[str], describe: Callable[[Node], str]
 ) -> tuple[Cell, ...]:
     owner = {position: node for node in nodes for position in node.members}
-    numbers = {position: node.number for position, node in owner.items()}
-    runs = groupby(range(len(words)), key=numbers.get)
+    # a word of no node is a cell of its own, so that words stay above each other
+    key = {position: (True, node.number) for position, node in owner.items()}
+    runs = groupby(range(len(words)), key=lambda position: key.get(position, (False, position)))
     spans = [list(positions) for _, positions in runs]
-    return tuple(
-        _cell(tree, [words[each] for each in span], owner[span[0]], describe)
-        if span[0] in owner
-        else Cell(len(span), "", None, None, "")
-        for span in spans
-    )
+    return tuple(_cell(tree, span, words, owner.get(span[0]), describe) for span in spans)
 
 
-def _cell(tree: Tree, words: Sequence[str], node: Node, describe: Callable[[Node], str]) -> Cell:
-    shade = pictures.colour(node.value, tree.limit)
-    return Cell(len(words), " ".join(words), node.value, shade, describe(node))
+def _cell(
+    tree: Tree,
+    span: Sequence[int],
+    words: Sequence[str],
+    node: Node | None,
+    describe: Callable[[Node], str],
+) -> Cell:
+    written = " ".join(words[position] for position in span)
+    if node is None:
+        return Cell(len(span), written, None, None, "")
+    value = node.value if span[0] == min(node.members) else None
+    return Cell(len(span), written, value, pictures.colour(node.value, tree.limit), describe(node))

@@ -43,7 +43,7 @@ bar below it gives; colours saturate at the {{ saturation }}th percentile of its
 {% if not has_inputs %}The data cannot be read here, so inputs are missing.{% endif %}</p>
 <div class="gallery{{ " many" if is_many }}">
 {% for sample in samples %}
-<div class="sample">
+<div class="sample {{ "wrong" if sample.is_wrong else "right" }}">
   <figure>
     <figcaption><b>{{ sample.sample_id }}</b></figcaption>
     {% if sample.picture %}
@@ -130,9 +130,12 @@ def _layer(run: Run, shown: str) -> str:
 def choose(facts: Mapping[str, list[Any]], n: int) -> list[int]:
     """Return which rows to show: classes in turn, a quarter of them misclassified if there are.
 
-    More than a quarter only where there are not enough others.
+    More than a quarter only where there are not enough others. Where all are shown, they are in
+    the order of the data, in which neighbours may belong together.
     """
     good = [k for k, status in enumerate(facts["status"]) if not status]
+    if len(good) <= n:
+        return good
     wrong = [k for k in good if is_wrong(facts, k)]
     right = [k for k in good if not is_wrong(facts, k)]
     n_wrong = min(len(wrong), max(math.ceil(MISCLASSIFIED_SHARE * n), n - len(right)))

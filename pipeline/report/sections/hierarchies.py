@@ -50,7 +50,9 @@ Beside the sample are the outlines of all levels, then what is whole at each of 
 scores of the {{ most_chips }} largest areas.
 {% endif %}
 {% if has_words %}
-A line is a level, the root on top; below are words by themselves.
+A line is a level, the root on top; below are words by themselves. The score of a group of words
+stands below the first of them. Grey words are in no group at that level; those that are grey in the
+root were never selected.
 {% endif %}
 Point at an area for its scores of other classes.
 {% if differences %}
@@ -58,10 +60,6 @@ What is shown of {{ differences | join(", ") }} is the score of the explained cl
 other.
 {% endif %}
 </p>
-{% if n_wrong %}
-<input type="checkbox" class="only-wrong" id="only-wrong"/>
-<label for="only-wrong">only misclassified samples ({{ n_wrong }} of {{ samples | length }})</label>
-{% endif %}
 <div class="hierarchies">
 {% for sample in samples %}
 <article class="{{ "wrong" if sample.is_wrong else "right" }}">
@@ -95,8 +93,8 @@ is <b>{{ sample.label }}</b></span>{% else %}predicted <b>{{ sample.prediction }
 {% for cell in line.cells %}
 {% if cell.colour %}<td colspan="{{ cell.span }}" title="{{ cell.title }}" style="background:
 {{- cell.colour.ground }};color:{{ cell.colour.ink }}">{{ cell.words }}
-<small>{{ cell.value | number(2) }}</small></td>
-{% else %}<td colspan="{{ cell.span }}" class="blank">{{ cell.words }}</td>{% endif %}
+{% if cell.value is not none %}<small>{{ cell.value | number(2) }}</small>{% endif %}</td>
+{% else %}<td class="blank">{{ cell.words }}</td>{% endif %}
 {% endfor %}</tr>
 {% endfor %}
 </tbody></table></div>
@@ -111,7 +109,7 @@ are not shown.</p>{% endif %}
 {% endfor %}
 </div>
 <p class="note">Every hierarchy has its own scale, which the bar below it gives.
-{% if n_wrong and has_pictures %}Of misclassified samples a second number is the score of the true
+{% if has_wrong and has_pictures %}Of misclassified samples a second number is the score of the true
 class.{% endif %} Grey is what has no score of the explained class. The run's
 folder <code>{{ folder }}</code> has every node with its cells and scores.</p>
 """
@@ -206,7 +204,7 @@ def render(run: Run) -> str | None:
     return page.fragment(
         TEMPLATE,
         samples=shown,
-        n_wrong=sum(sample.is_wrong for sample in samples),
+        has_wrong=any(sample.is_wrong for sample in samples),
         has_words=has_words,
         has_pictures=has_pictures,
         differences=[each.name for each in found if each.is_difference],

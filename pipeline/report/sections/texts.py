@@ -29,7 +29,7 @@ line has its own scale: colours are fullest at the number behind its name.
 for the same one.{% endif %}</p>
 <div class="hierarchies">
 {% for text in texts %}
-<article>
+<article class="{{ "wrong" if text.is_wrong else "right" }}">
 <p class="who"><b>{{ text.sample_id }}</b>
 {% if text.is_wrong %}<span class="warn">predicted <b>{{ text.prediction }}</b>,
 is <b>{{ text.label }}</b></span>{% else %}predicted <b>{{ text.prediction }}</b>{% endif %}</p>
