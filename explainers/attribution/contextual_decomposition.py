@@ -15,7 +15,7 @@ from torch import Tensor
 from explainers.base import Attribution, Cost, Explained
 from explainers.catalogue import register
 from explainers.cut import Cut
-from explainers.decomposition import Decomposition
+from explainers.decomposition import STRICT_PASSES, Decomposition
 from explainers.features import FeatureSpec, check, resolve
 from explainers.features.subject import network_of, subjects
 from explainers.inputs.masks import fitted, of_trace, transformed
@@ -23,9 +23,10 @@ from explainers.rules.decomposition import carrying
 from explainers.sampling.chunks import pieces
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from explainers.features import Partition
+    from explainers.features.subject import Subject
     from explainers.network import Network
     from explainers.targets import Target
     from explainers.trace import Trace
@@ -37,6 +38,10 @@ _PER_SIDE = 14
 
 _MASK_VALUES = 2**26
 """Of the masks of features that are laid out at once: 64 MB."""
+
+_KEPT_VALUES = 2**25
+"""Of the parts of outputs that are kept for a batch's other targets: 128 MB. Only where the target
+is in a layer are there more."""
 
 
 @register("contextual_decomposition")
@@ -68,7 +73,7 @@ class ContextualDecomposition(Attribution):
     of `features` all the same."""
     strict: bool = False
     """Whether both parts are carried, each by itself, as in the published code, in place of the
-    relevant one beside the value of the sample. It takes several times as long; where a max-pool
+    relevant one beside the value of the sample. It takes about five times as long; where a max-pool
     has equal values, rounding then decides between them."""
     output_bias: bool = True
     """Whether parts have their share of the last layer's bias; the published code for texts leaves
@@ -83,16 +88,18 @@ class ContextualDecomposition(Attribution):
         return Cost(forward=math.nan)
 
     def cost_on(self, network: Network) -> Cost:
-        """Return a forward pass for each feature, or two, and that of the sample."""
-        n_features = self.n_features(network)
-        return self.cost if n_features is None else Cost(forward=self._n_passes(n_features))
-
-    def _n_passes(self, n_masks: int) -> float:
-        return 1 + n_masks * (2 if self.strict else 1)
+        """Return a forward pass for each feature and mask, several if strict, and the sample's."""
+        n_features, n_masks = self.n_features(network), self._n_masks(network)
+        if n_features is None or n_masks is None:
+            return self.cost
+        each = STRICT_PASSES if self.strict else 1
+        passes = 1 + (n_features + n_masks) * each
+        return Cost(forward=passes, shared=passes)
 
     def check(self, network: Network) -> None:
-        """Refuse features that do not fit, and networks with operators that have no rule."""
+        """Refuse features and masks that do not fit, and networks with operators without a rule."""
         self.n_features(network)
+        self._n_masks(network)
         carrying.check(network)
 
     def notes(self, network: Network) -> tuple[str, ...]:
@@ -120,20 +127,32 @@ class ContextualDecomposition(Attribution):
 
     def relevance(self, trace: Trace, target: Target) -> Explained:
         """Return the map, ``interaction`` and, where masks are given, ``mask_scores``."""
-        decomposition = Decomposition(trace, strict=self.strict, output_bias=self.output_bias)
-        spec = self._spec(trace.network)
-        partition = resolve(spec, trace, layer=self.source_layer)
-        scores = _of_features(decomposition, partition, trace.cotangent(target))
+        weights = trace.cotangent(target)
+        # self is kept, so that its address is no other method's while the batch is
+        key = ("parts", id(self), trace.namespace)
+        ground = trace.once(key, lambda: (self._prepared(trace), self))[0]
+        scores = weights.new_zeros(len(weights), max(ground.partition.counts))
+        for rows, features, relevant in ground.parts():
+            scores[rows, features] = (relevant * weights[rows]).sum(1)
         arrays = {"interaction": trace.selected(target) - scores.sum(1)}
-        if self.masks is not None:
-            arrays["mask_scores"] = self._of_masks(decomposition, trace)
-        return Explained(partition.map(scores), arrays)
+        if ground.of_masks is not None:
+            arrays["mask_scores"] = ground.of_masks
+        return Explained(ground.partition.map(scores), arrays)
+
+    def _prepared(self, trace: Trace) -> _Ground:
+        decomposition = Decomposition(trace, strict=self.strict, output_bias=self.output_bias)
+        partition = resolve(self._spec(trace.network), trace, layer=self.source_layer)
+        make = functools.partial(_of_features, decomposition, partition, trace.n_rows)
+        n_values = trace.n_rows * max(partition.counts) * trace.network.n_outputs
+        kept = list(make()) if n_values <= _KEPT_VALUES else None
+        of_masks = None if self.masks is None else self._of_masks(decomposition, trace)
+        return _Ground(partition, make if kept is None else lambda: kept, of_masks)
 
     def _spec(self, network: Network) -> FeatureSpec:
         """Return what features are asked for, with the default that is affordable in its place."""
         if self.features is not None:
             return self.features
-        found = subjects(network_of(network, self.source_layer), self.source_layer)
+        found = self._subjects(network)
         grids: dict[str, FeatureSpec] = {
             one.name: {"grid": [min(_PER_SIDE, size) for size in one.shape[1:]]}
             for one in found
@@ -141,16 +160,34 @@ class ContextualDecomposition(Attribution):
         }
         return next(iter(grids.values())) if len(grids) == len(found) == 1 else grids or None
 
+    def _subjects(self, network: Network) -> tuple[Subject, ...]:
+        return subjects(network_of(network, self.source_layer), self.source_layer)
+
+    def _n_masks(self, network: Network) -> int | None:
+        """Return how many masks there are; None where the inputs have to be asked."""
+        if self.masks is None:
+            return 0
+        found = self._subjects(network)
+        given = {} if callable(self.masks) else _given(self.masks, is_single=len(found) == 1)
+        one = found[0]
+        mask = given.get(one.name) if isinstance(given, Mapping) else given
+        if not isinstance(mask, Tensor) or mask.ndim == 0:
+            return None
+        return fitted(mask, one.shape, len(mask), one.name).shape[1]
+
     def _of_masks(self, decomposition: Decomposition, trace: Trace) -> Tensor:
         """Return the relevant parts of all outputs, ``(batch, mask, class)``."""
+        is_single = len(self._subjects(trace.network)) == 1
         if callable(self.masks):
             found = transformed(self.masks, trace.inputs)
         elif self.source_layer is not None:
             shape = tuple(trace.inputs.shape[1:])
-            found = fitted(_given(self.masks), shape, trace.n_rows, self.source_layer)
+            found = fitted(
+                _given(self.masks, is_single=is_single), shape, trace.n_rows, self.source_layer
+            )
         else:
             whole = trace if trace.parent is None or not _is_begun(trace) else trace.parent
-            found = of_trace(_given(self.masks), whole, trace)
+            found = of_trace(_given(self.masks, is_single=is_single), whole, trace)
         found = found.to(trace.inputs.device)
         split = decomposition.of_parts if callable(self.masks) else decomposition.relevant
         n_masks, each = found.shape[1], found[0, 0].numel()
@@ -162,8 +199,21 @@ class ContextualDecomposition(Attribution):
         return torch.cat(scores).view(trace.n_rows, n_masks, -1)
 
 
-def _of_features(decomposition: Decomposition, partition: Partition, weights: Tensor) -> Tensor:
-    """Return the relevant part of what is explained, ``(batch, features)``; 0 beyond a row's own.
+@dataclass(frozen=True, eq=False)
+class _Ground:
+    """What the targets of a batch share."""
+
+    partition: Partition
+    parts: Callable[[], Iterable[tuple[Tensor, Tensor, Tensor]]]
+    """Returns what `_of_features` yields."""
+    of_masks: Tensor | None
+    """Relevant parts of all outputs, ``(batch, mask, class)``."""
+
+
+def _of_features(
+    decomposition: Decomposition, partition: Partition, n_rows: int
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Yield rows, their features and the relevant parts of all outputs, ``(pairs, classes)``.
 
     Parameters
     ----------
@@ -171,21 +221,19 @@ def _of_features(decomposition: Decomposition, partition: Partition, weights: Te
         Of the batch.
     partition
         Its features.
-    weights
-        Of the outputs in what is explained, ``(batch, classes)``.
+    n_rows
+        Of the batch.
     """
     cells, n_most = partition.cells, max(partition.counts)
-    counts = torch.tensor(partition.counts).expand(len(weights))
+    counts = torch.tensor(partition.counts).expand(n_rows)
     numbers = torch.arange(n_most) < counts[:, None]
     row, feature = numbers.nonzero().to(cells.device).unbind(1)
-    scores = weights.new_zeros(len(weights), n_most)
     each = max(1, cells[0].numel())
     for piece in pieces(len(row), max(1, _MASK_VALUES // each)):
         rows, features = row[piece], feature[piece]
         own = cells if partition.is_shared else cells[rows]
         masks = own == features.view(-1, *[1] * (cells.ndim - 1))
-        scores[rows, features] = (decomposition.relevant(masks, rows) * weights[rows]).sum(1)
-    return scores
+        yield rows, features, decomposition.relevant(masks, rows)
 
 
 def _is_begun(trace: Trace) -> bool:
@@ -193,10 +241,13 @@ def _is_begun(trace: Trace) -> bool:
     return isinstance(trace.network, Cut) and bool(trace.network.points)
 
 
-def _given(masks: Masks) -> Any:
-    """Return masks as `explainers.decompose` takes them."""
-    if not isinstance(masks, Mapping) or set(masks) != {"file"}:
+def _given(masks: Masks, *, is_single: bool) -> Any:
+    """Return masks as `explainers.decompose` takes them; of one input or of several."""
+    if not isinstance(masks, Mapping) or not isinstance(masks.get("file"), str | Path):
         return masks
+    if set(masks) != {"file"}:
+        others = ", ".join(sorted(repr(key) for key in masks if key != "file"))
+        raise ValueError(f"got masks with file and {others}, expected {{file: x.safetensors}}")
     path = Path(masks["file"])
     if path.suffix != ".safetensors" or not path.is_file():
         raise ValueError(
@@ -205,7 +256,14 @@ def _given(masks: Masks) -> Any:
         )
     facts = path.stat()
     loaded = dict(_loaded(str(path.resolve()), facts.st_mtime_ns, facts.st_size))
-    return loaded["masks"] if set(loaded) == {"masks"} else loaded
+    if set(loaded) == {"masks"}:
+        return loaded["masks"]
+    if is_single:
+        names = ", ".join(map(repr, sorted(loaded))) or "none"
+        raise ValueError(
+            f"got masks from {str(path)!r} with the tensors {names}, expected one, called 'masks'"
+        )
+    return loaded
 
 
 @functools.lru_cache(maxsize=2)

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 import explainers
-from explainers import Network, explaining
+from explainers import Network, Target, Trace, explaining
 from explainers.attribution import contextual_decomposition as module
 from explainers.attribution.contextual_decomposition import ContextualDecomposition
 from tests.explainers.games import several
@@ -102,7 +102,12 @@ def test_pictures_have_fourteen_cells_a_side_unless_it_is_said() -> None:
     method = ContextualDecomposition()
     assert method.n_features(network) == 14 * 14
     assert method.cost_on(network).forward == 1 + 14 * 14
-    assert ContextualDecomposition(strict=True).cost_on(network).forward == 1 + 2 * 14 * 14
+    assert ContextualDecomposition(strict=True).cost_on(network).forward == 1 + 5 * 14 * 14
+    assert method.cost_on(network).shared == 1 + 14 * 14
+    masked = ContextualDecomposition(masks=torch.ones(50, 28, 1), features={"grid": 2})
+    assert masked.cost_on(network).forward == 1 + 4 + 50
+    of_samples = ContextualDecomposition(masks=torch.ones(3, 50, 1, 28, 20), features={"grid": 2})
+    assert of_samples.cost_on(network).forward == 1 + 4 + 50
     (note,) = method.notes(network)
     assert "196 features" in note
     assert ContextualDecomposition("pixels").n_features(network) == 560
@@ -131,10 +136,48 @@ def test_any_masks_have_scores_of_every_class(tmp_path: Path) -> None:
         if masks is of_inputs:
             expected, _ = explainers.decompose(model, inputs, of_inputs)
         torch.testing.assert_close(found, expected, **TOLERANCE)
+    save_file({"cells": soft, "others": 1 - soft}, tmp_path / "cells.safetensors")
+    path = {"file": str(tmp_path / "cells.safetensors")}
+    for fit in (explained, lambda inputs, masks: refused(masks)):
+        with pytest.raises(ValueError, match=r"the tensors 'cells', 'others', .* called 'masks'"):
+            fit(inputs, masks=path)
+    with pytest.raises(ValueError, match="got masks with file and 'x', expected"):
+        refused({**path, "x": 1})
     with pytest.raises(ValueError, match=r"got masks of shape \(3, 8, 7\)"):
         explained(inputs, masks=soft[..., 1:])
     with pytest.raises(ValueError, match=r"got masks from 'nowhere.npy'"):
         explained(inputs, masks={"file": "nowhere.npy"})
+
+
+def refused(masks: Any) -> None:
+    """Check masks before there is a sample."""
+    explaining.check(ContextualDecomposition(masks=masks), small_network())
+
+
+@pytest.mark.parametrize("n_kept", [0, 2**25])
+def test_targets_share_what_each_part_does_to_every_output(
+    n_kept: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network, inputs = small_network(), small()[1]
+    masked: list[int] = []
+    whole = module.Decomposition.relevant
+
+    def counted(self: Any, masks: Tensor, rows: Tensor) -> Tensor:
+        masked.append(len(rows))
+        return whole(self, masks, rows)
+
+    masks = torch.ones(3, 8, 8)
+    expected = [explained(inputs, each, features={"grid": 2}).relevance for each in (0, 2)]
+    monkeypatch.setattr(module.Decomposition, "relevant", counted)
+    monkeypatch.setattr(module, "_KEPT_VALUES", n_kept)
+    method = ContextualDecomposition({"grid": 2}, masks)
+    trace = Trace(network, inputs)
+    found = [method.relevance(trace, Target.parse(each)) for each in (0, 2)]
+    for each, of_target in zip(found, expected, strict=True):
+        torch.testing.assert_close(each.relevance, of_target, **TOLERANCE)
+    of_features, of_masks = 4 * 4, 4 * 3
+    # where they are too many to be kept, each target asks anew
+    assert sum(masked) == of_features * (1 if n_kept else 2) + of_masks
 
 
 def of_inputs(inputs: Tensor) -> Tensor:
