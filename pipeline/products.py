@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 from concurrent.futures import wait
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self
@@ -156,9 +155,9 @@ class Products:
         for (name, array), values in self.arrays.items():
             jobs.append(executor.submit(sink.write, name, array, self.shard, values))
         for table, rows in self.rows.items():
-            if plan.lengths is not None:
-                # batches of one length are not in the order of samples
-                rows.sort(key=operator.itemgetter("sample"))
+            # a batch gives all rows of one target, and is not of samples in order where they differ
+            # in length; what is stored does not depend on the size of batches
+            rows.sort(key=lambda row: (row["sample"], row.get("target", 0)))
             jobs.append(executor.submit(tables.write, root, table, self.shard.index, rows))
         for (scan, each), state in self.states.items():
             jobs.append(executor.submit(states.write, root, scan, each, self.shard.index, state))

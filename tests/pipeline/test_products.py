@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from itertools import product
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 import torch
 
 from pipeline.products import Products
+from pipeline.sinks import tables
 from pipeline.sinks.maps import Layout, MapSink
 from tests.pipeline import stored
 
@@ -36,3 +38,23 @@ def test_maps_that_are_not_finite_are_counted(tmp_path: Path, dtype: str) -> Non
         products.write(str(tmp_path), "explain", sink, plan, records, executor)
     assert products.not_finite == {"lrp": 2}
     assert np.isnan(products.arrays["lrp", "relevance"][0]).all()
+
+
+@pytest.mark.parametrize("batch", [2, 4])
+def test_rows_of_a_table_are_in_the_order_of_samples_and_targets(
+    tmp_path: Path, batch: int
+) -> None:
+    plan = stored.make_plan(targets=("predicted", "label"))
+    shard = plan.shards[1]
+    products = Products.empty(shard, plan, (), is_first=False)
+    # as they come: batch by batch, of each all rows of one target before those of the other
+    for start in range(shard.start, shard.stop, batch):
+        for target, sample, node in product(range(2), range(start, start + batch), range(3)):
+            row = {"sample": sample, "target": target, "node": node}
+            products.rows.setdefault("acd", []).append(row)
+    records = stored.make_manifest().slice(shard.start, shard.stop)
+    with ThreadPoolExecutor(1) as executor:
+        products.write(str(tmp_path), "explain", MapSink(tmp_path), plan, records, executor)
+    found = tables.read(tmp_path, "acd", [shard.index]).to_pylist()
+    every = product(range(shard.start, shard.stop), range(2), range(3))
+    assert [tuple(row.values()) for row in found] == list(every)
