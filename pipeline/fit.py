@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from explainers import Explainer
     from pipeline.config import RunConfig
     from pipeline.data import Record, Source
-    from pipeline.inputs import Inputs
+    from pipeline.inputs import Form, Inputs
     from pipeline.manifest import Manifest
     from pipeline.metrics import Metric
 
@@ -38,15 +38,14 @@ def count_classes(model: nn.Module, example: Inputs, where: str) -> int:
     """
     n_samples = n_rows(example)
     try:
-        with torch.no_grad():
-            output = model(**example) if isinstance(example, dict) else model(example)
+        output = output_of(model, example)
     except Exception as error:
         # the model is anybody's code
-        given = in_words(form_of(mapped(operator.itemgetter(0), example)))
+        form = form_of(mapped(operator.itemgetter(0), example))
         raise PlanError(
-            f"{where}: the model does not take inputs of shape {given}: "
+            f"{where}: the model does not take inputs of shape {in_words(form)}: "
             f"{type(error).__name__}: {error}",
-            fix="make the data fit the model, for example by data.resize and data.crop",
+            fix=_how_to_fit(form),
         ) from error
     # models of Hugging Face return their logits in a mapping
     output = getattr(output, "logits", output)
@@ -59,6 +58,21 @@ def count_classes(model: nn.Module, example: Inputs, where: str) -> int:
             fix="wrap the model so that it returns one row of logits per sample",
         )
     return int(output.shape[1])
+
+
+def output_of(model: nn.Module, batch: Inputs) -> Any:
+    """Return whatever a model gives for a batch."""
+    with torch.no_grad():
+        return model(**batch) if isinstance(batch, dict) else model(batch)
+
+
+def _how_to_fit(form: Form) -> str:
+    if any(part.dtype == "int64" for part in form.values()):
+        return (
+            "take the vocabulary or tokenizer that the model was trained with, and as many tokens "
+            "as it takes: each number must be a row of its embedding"
+        )
+    return "make the data fit the model, for example by data.resize and data.crop"
 
 
 def read_network(model: nn.Module, example: Inputs, where: str) -> Network:

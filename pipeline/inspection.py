@@ -37,8 +37,8 @@ def layers(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
     config = load(path, overrides)
     source = open_source(config.data, config.base, config.where)
     manifest = Manifest(select_records(config.data, source.records(), config.seed))
-    example, _ = find_example(source, manifest)
     model = load_model(config.model, config.base, config.where)
+    example, _ = find_example(source, manifest, model)
     network = fit.read_network(model, example, config.where("model"))
     rows = list(_layers(network, example)) if network.is_program else []
     return {

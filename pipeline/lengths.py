@@ -11,7 +11,7 @@ from pipeline.errors import PlanError
 from pipeline.inputs import form_of, in_words
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -21,13 +21,16 @@ if TYPE_CHECKING:
 TOKEN = "token"
 """Name of the dimension whose size is the length; what is stored is filled up along it."""
 
+GROWING = f"{TOKEN}_"
+"""What names of other dimensions begin with whose size depends on the length."""
+
 
 @dataclass(frozen=True)
 class Lengths:
     """Of a data set whose samples differ in length."""
 
     known: tuple[int, ...]
-    """Those that samples have, ascending."""
+    """Those that samples have, ascending, from the shortest to the longest that is explained."""
     inputs: tuple[str, ...]
     """Inputs whose one axis is as long, by name."""
 
@@ -40,7 +43,8 @@ class Lengths:
         lengths
             Of all samples; 0 where it is not known.
         examples
-            A sample of the longest that can be read, and one of the shortest, with their lengths.
+            A sample of the longest that can be read and that the model takes, and one of the
+            shortest, with their lengths.
 
         Raises
         ------
@@ -53,8 +57,9 @@ class Lengths:
             for name, part in forms[0].items()
             if part.dtype != "float32" and part.shape == (examples[0][1],)
         ]
-        longest = examples[0][1]
-        found = cls(tuple(sorted({n for n in lengths if 0 < n <= longest})), tuple(names))
+        longest, shortest = examples[0][1], examples[-1][1]
+        known = {n for n in lengths if 0 < shortest <= n <= longest}
+        found = cls(tuple(sorted(known)), tuple(names))
         for form, (_, length) in zip(forms, examples, strict=True):
             wanted = found.form(forms[0], length)
             if not names or form != wanted:
@@ -70,6 +75,12 @@ class Lengths:
     def longest(self) -> int:
         """The size that is stored."""
         return self.known[-1]
+
+    def misfit(self, length: int) -> str:
+        """Return why a sample of a length is not explained; empty if it is."""
+        if self.known[0] <= length <= self.longest:
+            return ""
+        return f"{length} tokens; the model takes from {self.known[0]} to {self.longest} of them"
 
     def form(self, longest: Form, length: int | None) -> dict[str, Part]:
         """Return the form of a sample, given that of the longest; no sample is longer than that."""
@@ -96,6 +107,29 @@ def batches(lengths: Sequence[int | None], size: int) -> list[list[int]]:
     return found
 
 
+def axes(
+    longest: MapForm, shortest: tuple[int, ...], ends: Collection[tuple[int, int]]
+) -> tuple[str, ...]:
+    """Return what the dimensions of maps are called: those that depend on the length, by that.
+
+    Parameters
+    ----------
+    longest
+        Form of the maps of the longest samples.
+    shortest
+        Sizes of those of the shortest.
+    ends
+        Lengths of both, of each input that differs in length.
+    """
+    dims, sizes = longest
+    differing = [axis for axis, size in enumerate(sizes) if size != shortest[axis]]
+    if len(differing) == 1 and (sizes[differing[0]], shortest[differing[0]]) in ends:
+        return tuple(TOKEN if axis in differing else name for axis, name in enumerate(dims))
+    return tuple(
+        f"{GROWING}{axis}" if axis in differing else name for axis, name in enumerate(dims)
+    )
+
+
 def whole_shape(
     array: str,
     shape: tuple[int, ...],
@@ -120,8 +154,13 @@ def whole_shape(
         Of the longest sample.
     """
     if named is not None and len(named) == len(shape):
-        sizes = zip(named, shape, strict=True)
-        return tuple(length if name == TOKEN else size for name, size in sizes)
+        known = {
+            name: size
+            for form in longest.values()
+            for name, size in zip(*form, strict=True)
+            if name.startswith(GROWING)
+        } | {TOKEN: length}
+        return tuple(known.get(name, size) for name, size in zip(named, shape, strict=True))
     part = array.partition(".")[2]
     if part in here and tuple(here[part][1]) == shape:
         return tuple(longest[part][1])
@@ -135,7 +174,13 @@ def without_filling(
 
     `dims` are the names of the axes, the batch's excepted.
     """
-    kept = tuple(slice(length if name == TOKEN else None) for name in dims)
+    kept = [slice(length if name == TOKEN else None) for name in dims]
+    for axis, name in enumerate(dims, 1):
+        if name.startswith(GROWING):
+            # nobody says how far a layer of such samples goes
+            others = tuple(other for other in range(values.ndim) if other != axis)
+            there = np.flatnonzero(~np.isnan(values).all(axis=others))
+            kept[axis - 1] = slice(there[-1] + 1 if len(there) else None)
     return values[(slice(None), *kept)]
 
 

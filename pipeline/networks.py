@@ -7,6 +7,7 @@ from weakref import WeakValueDictionary
 
 import torch
 
+from explainers.inputs.sources import sources
 from pipeline import fit
 from pipeline.errors import PlanError
 from pipeline.examples import find_example
@@ -53,9 +54,18 @@ def network_of(config: RunConfig, plan: Plan, source: Source, manifest: Manifest
                 f"expected {plan.weights_digest[:12]} as in the plan",
                 fix="undo the change of the weights, or run again in another folder",
             )
-        example, _ = find_example(source, manifest)
+        example, _ = find_example(source, manifest, model)
         network = fit.read_network(model, example, config.where("model"))
         if is_on_gpu:
             network = network.to(device="cuda")
         _in_use[key] = network
     return network
+
+
+def vocabularies(network: Network) -> dict[str, int]:
+    """Return how many tokens a network knows, by input that is tokens."""
+    return {
+        source.part: min(len(lookup.embedding.weight) for lookup in source.lookups)
+        for source in sources(network)
+        if source.lookups
+    }

@@ -109,7 +109,7 @@ def _fit(config: RunConfig) -> _Parts:
         raise PlanError(f"{config.where('data')}: there are no samples", fix="see data.source")
     fit.check_metrics(config, metrics, manifest)
     model = models.load_model(config.model, config.base, config.where)
-    example, indices = find_example(source, manifest)
+    example, indices = find_example(source, manifest, model)
     n_classes = fit.count_classes(model, example, config.where("model"))
     class_note = fit.check_classes(config, source, n_classes)
     fit.check_labels(config, records, n_classes)
@@ -291,7 +291,7 @@ def _notes_of_scans(trials: Mapping[str, Trial], n_samples: int) -> list[str]:
 def _notes(parts: _Parts, trials: Mapping[str, Trial]) -> tuple[str, ...]:
     notes = _notes_of_scans(trials, len(parts.manifest))
     if parts.shortest is not None:
-        notes.append(parts.shortest.note)
+        notes += parts.shortest.notes
     notes += [f"data: {note}" for note in parts.source_notes]
     if parts.class_note:
         notes.append(parts.class_note)

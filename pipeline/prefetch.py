@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import torch
@@ -14,7 +14,7 @@ from pipeline.inputs import mapped
 from pipeline.lengths import batches
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Sequence
+    from collections.abc import Generator, Mapping, Sequence
     from concurrent.futures import Executor, Future
 
     from pipeline.data import Record, Source
@@ -61,6 +61,8 @@ class Reader:
         Whether batches go to page-locked memory, from which copies to a GPU are asynchronous.
     lengths
         Of samples that differ in it; `form` is then that of the longest.
+    vocabularies
+        How many tokens the model knows, by input.
     """
 
     source: Source
@@ -69,6 +71,7 @@ class Reader:
     executor: Executor
     is_pinned: bool
     lengths: Lengths | None = None
+    vocabularies: Mapping[str, int] = field(default_factory=dict)
 
     def batches(
         self, shard: Shard, batch_size: int, wanted: Sequence[int] | None = None
@@ -94,10 +97,14 @@ class Reader:
                 future.cancel()
 
     def _read(self, records: Sequence[Record], rows: Sequence[int]) -> Batch:
-        form = self.form
+        form, length, misfit = self.form, records[0].length, ""
         if self.lengths is not None:
-            form = self.lengths.form(form, records[0].length)
-        inputs, good, failures = read_batch(self.source, records, form)
+            form = self.lengths.form(form, length)
+            misfit = self.lengths.misfit(length) if length else ""
+        readable = [] if misfit else records
+        inputs, good, failures = read_batch(self.source, readable, form, self.vocabularies)
+        if misfit:
+            failures = dict.fromkeys(range(len(records)), misfit)
         return Batch(
             inputs=mapped(Tensor.pin_memory, inputs) if self.is_pinned else inputs,
             rows=[rows[position] for position in good],

@@ -41,6 +41,8 @@ class Shortest:
     samples: Samples
     seconds: float
     """That reading a network takes: the mean of the longest and the shortest."""
+    n_outside: int
+    """Samples that are shorter or longer than what the model takes."""
 
     @classmethod
     def of(
@@ -69,7 +71,7 @@ class Shortest:
         """
         if not manifest.has_lengths:
             return None
-        example, indices = find_shortest(source, manifest)
+        example, indices = find_shortest(source, manifest, network.module)
         found = [
             (mapped(operator.itemgetter(0), inputs), int(manifest.lengths[rows[0]]))
             for inputs, rows in (longest[:2], (example, indices))
@@ -79,18 +81,24 @@ class Shortest:
         fit.count_classes(network.module, example, config.where("model"))
         other, seconds = timed(_read, network, example, config.where("model"))
         mean = (longest[2] + seconds) / 2
-        return cls(lengths, other, example, who(manifest, indices), mean)
+        n_outside = sum(bool(n and lengths.misfit(n)) for n in manifest.lengths.tolist())
+        return cls(lengths, other, example, who(manifest, indices), mean, n_outside)
 
     @property
-    def note(self) -> str:
+    def notes(self) -> tuple[str, ...]:
         """What a reader of the plan should know."""
         known = self.lengths.known
-        return (
+        outside = (
+            f"{self.n_outside} samples do not have {known[0]} to {known[-1]} tokens, which is what "
+            "the model takes: they fail, each by itself"
+        )
+        reading = (
             f"samples have {len(known)} lengths, from {known[0]} to {known[-1]} tokens: a worker "
             f"reads the model anew for each that it meets and keeps the last {MOST_KEPT}, which "
             f"takes it about {len(known) * self.seconds:.2g} s for all; batches hold one length, "
             "and costs are those of the longest"
         )
+        return (*[reading][: len(known) - 1], *[outside][: self.n_outside])
 
 
 def who(manifest: Manifest, indices: list[int]) -> Samples:

@@ -19,7 +19,7 @@ from pipeline.data import open_source
 from pipeline.explanation import Explanation
 from pipeline.ledger import Entry, Ledger
 from pipeline.manifest import Manifest
-from pipeline.networks import network_of
+from pipeline.networks import network_of, vocabularies
 from pipeline.paths import MANIFEST, Folder
 from pipeline.plan import EXPLAIN
 from pipeline.prefetch import Reader
@@ -97,6 +97,7 @@ class ExplainWorker:
             self._readers,
             is_pinned=self._explanation.network.device.type == "cuda",
             lengths=task.plan.lengths,
+            vocabularies=vocabularies(network),
         )
         self._writer = Writer()
         self._objects = ThreadPoolExecutor(OBJECTS_AT_ONCE, thread_name_prefix="objects")

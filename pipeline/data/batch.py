@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from pipeline.inputs import ALONE, Part, empty, form_of, in_words, joined, stacked
+from pipeline.inputs import ALONE, Part, empty, form_of, in_words, joined, parts_of, stacked
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from pipeline.data.source import Record, Source
     from pipeline.inputs import Form, Inputs
@@ -21,7 +21,10 @@ logger = logging.getLogger(__name__)
 
 
 def read_batch(
-    source: Source, records: Sequence[Record], expected: Form | tuple[int, ...]
+    source: Source,
+    records: Sequence[Record],
+    expected: Form | tuple[int, ...],
+    vocabularies: Mapping[str, int] | None = None,
 ) -> tuple[Inputs, list[int], dict[int, str]]:
     """Read samples.
 
@@ -33,6 +36,8 @@ def read_batch(
         Which ones.
     expected
         Form of a sample; or the shape, of one tensor of numbers.
+    vocabularies
+        How many tokens the model knows, by input.
 
     Returns
     -------
@@ -41,7 +46,8 @@ def read_batch(
     positions
         Their positions in `records`.
     failures
-        Position to reason, for the others: unreadable, of another shape, NaN or infinite.
+        Position to reason, for the others: unreadable, of another shape, NaN or infinite, or
+        with tokens that the model does not know.
     """
     form = {ALONE: Part(expected, "float32")} if isinstance(expected, tuple) else dict(expected)
     positions: list[int] = []
@@ -52,6 +58,8 @@ def read_batch(
             failures[position] = sample
         elif form_of(sample) != form:
             failures[position] = _misfit(form_of(sample), form)
+        elif unknown := _unknown(sample, vocabularies or {}):
+            failures[position] = unknown
         else:
             positions.append(position)
             good.append(sample)
@@ -117,6 +125,19 @@ def _load_all(source: Source, records: Sequence[Record]) -> list[Inputs | str]:
         return [read_one(source, record) for record in records]
     with ThreadPoolExecutor(n_threads) as pool:
         return list(pool.map(read_one, [source] * len(records), records))
+
+
+def _unknown(sample: Inputs, vocabularies: Mapping[str, int]) -> str:
+    """Return which token of a sample the model does not know; empty if it knows all."""
+    parts = parts_of(sample)
+    for name, n_known in vocabularies.items():
+        outside = parts[name][(parts[name] < 0) | (parts[name] >= n_known)]
+        if len(outside):
+            return (
+                f"{f'{name}: ' if name else ''}got the token {int(outside[0])}, but the model's "
+                f"embedding has rows 0 to {n_known - 1}; take the vocabulary of the model"
+            )
+    return ""
 
 
 def _misfit(found: Form, expected: Form) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,12 +12,15 @@ import pytest
 import torch
 
 from pipeline import lengths, user_code
+from pipeline.data import Record, read_batch
 from pipeline.errors import PlanError
 from pipeline.evaluate import evaluate
+from pipeline.examples import find_example, find_shortest
 from pipeline.inputs import Part
 from pipeline.inspection import contents, layers
 from pipeline.ledger import Ledger
 from pipeline.lengths import Lengths
+from pipeline.manifest import Manifest
 from pipeline.plan import EXPLAIN, Plan
 from pipeline.planner import make_plan
 from pipeline.run import resume, run
@@ -64,6 +69,40 @@ def test_an_array_of_one_input_of_several_is_as_long_as_that_input() -> None:
     longest = {"words": (("token",), (5,)), "extra": (("extra",), (3,))}
     assert lengths.whole_shape("error.words", (3,), None, here, longest, 5) == (5,)
     assert lengths.whole_shape("error.extra", (3,), None, here, longest, 5) == (3,)
+
+
+def test_texts_that_are_shorter_or_longer_than_the_model_takes_are_told() -> None:
+    samples = [(torch.zeros(n, dtype=torch.int64), n) for n in (7, 3)]
+    found = Lengths.of([3, 0, 2, 7, 8], samples)
+    assert found.known == (3, 7)
+    assert [found.misfit(n) for n in (3, 5, 7)] == ["", "", ""]
+    assert found.misfit(2) == "2 tokens; the model takes from 3 to 7 of them"
+    assert found.misfit(8)
+
+
+def test_a_token_that_the_model_does_not_know_is_its_sample_s_failure() -> None:
+    source = SimpleNamespace(decode_threads=1, load=lambda record: torch.tensor([0, record]))
+    form = {"": Part((2,), "int64")}
+    _, good, failures = read_batch(source, [3, 9, -1, 8], form, {"": 9})  # type: ignore
+    assert good == [0, 3]
+    assert "got the token 9, but the model's embedding has rows 0 to 8" in failures[1]
+    assert "got the token -1" in failures[2]
+
+
+def test_samples_that_are_tried_are_those_that_the_model_takes(tmp_path: Path) -> None:
+    # of the longest the third and the fifth are unknown to it; two tokens are too few
+    texts = [[1, 2], [1, 2, 3], [9, 1, 1, 1], [1, 2, 3, 4], [5, 5, 5, 9], [1, 2, 2, 2]]
+    records = [Record(row, str(row), str(row), length=len(text)) for row, text in enumerate(texts)]
+    source = SimpleNamespace(load=lambda record: torch.tensor(texts[record.index]))
+
+    def model(tokens: torch.Tensor) -> torch.Tensor:
+        return torch.ones(9, 1)[tokens].unfold(1, 3, 1).sum((1, 3))
+
+    given: Any = (source, Manifest(records), model)
+    assert find_example(*given)[1] == [3, 5]
+    assert find_shortest(*given)[1] == [1, 1]
+    without = Manifest([replace(record, length=None) for record in records])
+    assert find_example(given[0], without, model)[1] == [3, 5]  # type: ignore
 
 
 def test_what_lies_beyond_is_told_row_by_row() -> None:
@@ -184,10 +223,26 @@ def test_a_sample_that_is_not_as_long_as_it_says_fails_alone(tmp_path: Path) -> 
 
 
 @pytest.mark.slow
+def test_texts_that_the_model_cannot_take_fail_alone(tmp_path: Path) -> None:
+    data = {"params": {"kind": "unknown"}}
+    entries = {"occlusion": {"baseline": 3}}
+    model = {"name": "tiny_text.py:pairs"}
+    config = text_config(tmp_path, explainers=entries, data=data, model=model)
+    notes = make_plan(config).plan.notes
+    assert any(note.startswith("3 samples do not have 4 to 5 tokens") for note in notes)
+    assert run(config).exit_code == 5
+    failures = dict(open_run(tmp_path / "out").failures())
+    # three of two tokens, and one of tokens that the model does not know
+    assert list(failures) == ["000001", "000003", "000006", "000008"]
+    assert "2 tokens; the model takes from 4 to 5" in failures["000001"]
+    assert "got the token" in failures["000003"]
+
+
+@pytest.mark.slow
 def test_masks_beside_tokens_are_as_long(tmp_path: Path) -> None:
     data = {"params": {"n": 5, "kind": "dict"}}
-    targets = {"target": ["predicted", 1]}
-    config = text_config(tmp_path, explainers={"occlusion": {}}, data=data, **targets)
+    entries: dict[str, Any] = {"occlusion": {}}
+    config = text_config(tmp_path, explainers=entries, data=data, target=["predicted", 1])
     assert run(config).exit_code == 0
     opened = open_run(tmp_path / "out")
     assert opened.maps["occlusion.tokens"].dims == ("sample", "target", "token")

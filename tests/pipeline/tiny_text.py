@@ -36,6 +36,13 @@ class Bag(nn.Module):
         return self.fc(both.sum(1))
 
 
+class Pairs(Bag):
+    """Takes three tokens or more."""
+
+    def forward(self, tokens):
+        return super().forward(tokens.unfold(1, 3, 1)[..., 0])
+
+
 class Packing(Bag):
     def __init__(self):
         super().__init__()
@@ -49,6 +56,10 @@ class Packing(Bag):
 
 def model():
     return Bag().eval()
+
+
+def pairs():
+    return Pairs().eval()
 
 
 def packing():
@@ -70,6 +81,8 @@ class Texts:
         tokens = self.tokens[index]
         if self.kind == "bad" and index == 2:
             tokens = tokens[:-1]
+        if self.kind == "unknown" and index in (1, 3):
+            tokens = tokens + 12
         if self.kind == "dict":
             return {"tokens": tokens, "mask": torch.arange(len(tokens)) > 0}, self.targets[index]
         return tokens, self.targets[index]
