@@ -42,8 +42,9 @@ SIDE = 224
 """Longest side of a picture in pixels."""
 
 TEMPLATE = """
-<p>Cells that score highest by themselves come first; they grow by the neighbours that add most, and
-areas are joined until one is left. The colour of an area is the score of all that it holds: red
+<p>{{ "Cells" if has_pictures else "Words" }} that score highest by themselves come first; they grow
+by the neighbours that add most, and {{ what }} are joined until one is left. The colour of one of
+the {{ what }} is the score of all that it holds: red
 speaks for {{ first_target or "the explained class" }}, blue against it.
 {% if has_pictures %}
 Beside the sample are the outlines of all levels, then what is whole at each of them, with the
@@ -54,7 +55,7 @@ A line is a level, the root on top; below are words by themselves. The score of 
 stands below the first of them. Grey words are in no group at that level; those that are grey in the
 root were never selected.
 {% endif %}
-Point at an area for its scores of other classes.
+Point at one of the {{ what }} for its scores of all classes.
 {% if differences %}
 What is shown of {{ differences | join(", ") }} is the score of the explained class less that of the
 other.
@@ -209,6 +210,7 @@ def render(run: Run) -> str | None:
         has_pictures=has_pictures,
         differences=[each.name for each in found if each.is_difference],
         first_target=naming.first_of_several(run.plan),
+        what="areas" if has_pictures else "groups",
         most_chips=MOST_CHIPS,
         folder=paths.TABLES,
     )
