@@ -55,7 +55,7 @@ A line is a level, the root on top; below are words by themselves. The score of 
 stands below the first of them. Grey words are in no group at that level; those that are grey in the
 root were never selected.
 {% endif %}
-Point at one of the {{ what }} for its scores of all classes.
+Point at one of the {{ what }} for its scores.
 {% if differences %}
 What is shown of {{ differences | join(", ") }} is the score of the explained class less that of the
 other.
