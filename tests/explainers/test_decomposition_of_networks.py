@@ -196,6 +196,46 @@ def test_parts_sum_to_the_value_at_every_node_in_single_precision(
     assert odd_nodes(single, inputs.float(), masks, 1e-5, monkeypatch) == {}
 
 
+def streams_apart(
+    trace: Trace,
+    relevant: Tensor,
+    irrelevant: Tensor,
+    tolerance: float,
+    monkeypatch: pytest.MonkeyPatch,
+) -> dict[str, float]:
+    """Nodes where one stream, given two's relevant parts of the inputs, finds others, by norm.
+
+    Each rule by itself. Shares of constants that are larger than the values, as with random
+    weights, let any rounding grow ten times in a block: at the output of an EfficientNet-B0 the
+    relevant part of two streams changes by 10 % if the input does by 2e-16, of an EfficientNetV2-S
+    by 36 %, and one stream is 16 % and 31 % off.
+    """
+    found: dict[str, float] = {}
+    known: dict[str, Tensor | None] = {}
+    enter = Streams.enter
+
+    def kept(streams: Streams, name: str, parts: Parts) -> None:
+        known[name] = None if parts.relevant is None else parts.relevant.clone()
+        enter(streams, name, parts)
+
+    def compared(streams: Streams, name: str, parts: Parts) -> None:
+        expected = known[name]
+        if expected is not None and parts.relevant is not None:
+            apart = (parts.relevant - expected).norm() / expected.norm().clamp(min=1e-30)
+            found[name] = float(apart)
+            parts = Parts(expected)
+        enter(streams, name, parts)
+
+    rows = torch.arange(len(relevant))
+    monkeypatch.setattr(Streams, "enter", kept)
+    carry(trace.network, trace.values, relevant, rows, irrelevant=irrelevant)
+    monkeypatch.setattr(Streams, "enter", compared)
+    carry(trace.network, trace.values, relevant.clone(), rows)
+    monkeypatch.undo()
+    assert len(found) > 1
+    return {name: apart for name, apart in found.items() if not apart <= tolerance}
+
+
 REFUSED = {"small_swin_v2": "linalg_vector_norm", "swin_v2_t": "linalg_vector_norm"}
 """Queries and keys are divided by their lengths, which a part of them may not have."""
 
@@ -220,13 +260,11 @@ def test_families_are_carried_or_refused_clearly(
     assert odd_nodes(network, inputs, shares, 1e-9, monkeypatch) == {}
     rows = torch.tensor([0, 1])
     relevant, irrelevant = inputs * shares, inputs * (1 - shares)
-    one = carry(network, trace.values, relevant, rows)
+    # a step of one rule shares rounding of small values, of doubles
+    assert streams_apart(trace, relevant, irrelevant, 1e-10, monkeypatch) == {}
     two = carry(network, trace.values, relevant, rows, irrelevant=irrelevant)
     other = carry(network, trace.values, irrelevant, rows, irrelevant=relevant)
     largest = trace.output.abs().max()
-    # with random weights values are smaller than constants, whose shares are then those of small
-    # numbers: rounding grows ten times in a block, to 2e-3 of some values of a ShuffleNet
-    assert (one.of_rows - two.of_rows).norm() <= 1e-2 * two.of_rows.norm()
     # neither part is the whole, and both ways of telling them apart give one
     assert two.of_rows.isfinite().all()
     assert not torch.allclose(two.of_rows, trace.output)
