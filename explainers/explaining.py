@@ -60,8 +60,11 @@ def explained(attribution: Attribution, trace: Trace, target: Target) -> Explain
         return whole
     maps = _by_part(attribution, whole.relevance, trace, begun_)
     arrays: dict[str, Tensor] = {}
+    # what a method names the axes of is no map, though it may happen to be as large
+    named = attribution.axes(attribution.dims(tuple(whole.relevance.shape[1:])))
     for name, array in whole.arrays.items():
-        if array.shape == whole.relevance.shape and not is_one_tensor(trace.network):
+        is_map = name not in named and array.shape == whole.relevance.shape
+        if is_map and not is_one_tensor(trace.network):
             parts = _by_part(attribution, array, trace, begun_)
             arrays |= {f"{name}.{part}" if part else name: one for part, one in parts.items()}
         else:

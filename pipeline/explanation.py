@@ -15,7 +15,7 @@ from pipeline import precision
 from pipeline.folds import Fold
 from pipeline.inputs import mapped, to_model
 from pipeline.lengths import whole_shape
-from pipeline.plan import suffix
+from pipeline.plan import map_name, suffix
 from pipeline.products import Products
 from pipeline.sinks.maps import relevance_of
 
@@ -69,9 +69,27 @@ class Explanation:
         self._rounds = rounds
         self._targets = targets
         self._is_first = is_first
-        self._forms = {name: explaining.form(each, network) for name, each in attributions.items()}
+        self._forms = {name: self._form(name, each) for name, each in attributions.items()}
         self.sample_ids: tuple[str, ...] = ()
         """Samples of the batch that is being computed."""
+
+    def _form(self, name: str, attribution: Attribution) -> Mapping[str, explaining.Form]:
+        """Return the form of maps of the longest samples, with the names that the plan has."""
+        found = explaining.form(attribution, self.network)
+        if self._plan.lengths is None:
+            return found
+        return {
+            part: (self._named(map_name(name, part), dims), sizes)
+            for part, (dims, sizes) in found.items()
+        }
+
+    def _named(self, of_map: str, dims: tuple[str, ...]) -> tuple[str, ...]:
+        known = self._plan.maps[of_map].dims
+        if len(known) == len(dims):
+            return known
+        # channels are summed, and the plan does not have them
+        rest = iter(known)
+        return tuple(name if name == "channel" else next(rest) for name in dims)
 
     def wanted(self, shard: Shard) -> list[int] | None:
         """Return which rows of a shard anybody wants to see, ascending; None for all."""

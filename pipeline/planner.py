@@ -143,7 +143,8 @@ def _decide(parts: _Parts, *, measure: bool) -> Plan:
     needs, manifest_digest = needs_of(config), parts.manifest.digest()
     parts, trials, beside = _tried(parts, needs)
     form = form_of(mapped(operator.itemgetter(0), parts.example))
-    maps = sizing.map_specs(parts.explainers, parts.network, config.output.channels)
+    shortest = None if parts.shortest is None else parts.shortest.network
+    maps = sizing.map_specs(parts.explainers, parts.network, config.output.channels, shortest)
     batch, shard = _sizes(parts, maps, beside)
     return Plan(
         digest=digest_of(config, manifest_digest, parts.weights_digest, parts.code_digest),

@@ -12,6 +12,7 @@ import psutil
 import torch
 
 from explainers import Attribution, Target, Trace, explaining
+from pipeline import lengths
 from pipeline.inputs import mapped, n_rows, to_model
 from pipeline.plan import MapSpec, map_name
 from pipeline.threads import computing_threads
@@ -42,14 +43,17 @@ _REPEATS = 3
 
 
 def map_specs(
-    found: Mapping[str, Explainer], network: Network, channels: str
+    found: Mapping[str, Explainer],
+    network: Network,
+    channels: str,
+    shortest: Network | None = None,
 ) -> dict[str, MapSpec]:
-    """Return the form of every attribution's maps."""
+    """Return the form of every attribution's maps; `shortest` is for the shortest samples."""
     return {
         map_name(name, part): _map_spec(form, channels, explainer.source_layer or "")
         for name, explainer in found.items()
         if isinstance(explainer, Attribution)
-        for part, form in explaining.form(explainer, network).items()
+        for part, form in _forms(explainer, network, shortest).items()
     }
 
 
@@ -186,6 +190,21 @@ def wait(network: Network) -> None:
     """Return when the device is done."""
     if network.device.type == "cuda":
         torch.cuda.synchronize()
+
+
+def _forms(
+    attribution: Attribution, network: Network, shortest: Network | None
+) -> Mapping[str, explaining.Form]:
+    """Return names and sizes of the axes of maps, by part."""
+    found = explaining.form(attribution, network)
+    if shortest is None:
+        return found
+    other = explaining.form(attribution, shortest)
+    shapes = zip(network.input_shapes.values(), shortest.input_shapes.values(), strict=True)
+    ends = {(long[0], short[0]) for long, short in shapes if long != short}
+    return {
+        part: (lengths.axes(form, other[part][1], ends), form[1]) for part, form in found.items()
+    }
 
 
 def _map_spec(form: tuple[tuple[str, ...], tuple[int, ...]], channels: str, layer: str) -> MapSpec:

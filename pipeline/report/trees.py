@@ -82,7 +82,7 @@ class Hierarchies:
     n_grown: int
     """Levels at which components grew, before they were merged."""
     size: tuple[int, ...]
-    """Of what is explained, along the axes of the grid."""
+    """Of what is explained, along the axes of the grid: pixels, or positions."""
     side: int
     """Values of it along a cell."""
     is_difference: bool
@@ -119,8 +119,10 @@ def _of_explainer(run: Run, name: str, method: object, rows: Sequence[int]) -> H
         if of_samples.get(row)
     }
     shape = next(spec.shape for of, spec in run.plan.maps.items() if split_name(of)[0] == name)
-    size = tuple(shape[-len(grid) :])
+    # of sequences, components are those of every position
+    size = tuple(shape[-2:]) if len(grid) == 2 else tuple(grid)
     side = getattr(method, "sweep", None) or _side(size)
+    grid = grid if len(grid) == 2 else [-(-size[0] // side)]
     return Hierarchies(name, tuple(grid), n_levels - 1, size, side, is_difference, trees)
 
 
@@ -182,7 +184,8 @@ def node_of(row: Mapping[str, Any], asked: Any, target: int, *, is_difference: b
 
 def _outputs(asked: Any, target: int, n_scores: int) -> Sequence[int]:
     """Return which outputs of the network scores are for."""
-    if asked == "target":
+    # a unit of a layer has one score, and is no class
+    if asked == "target" or (target < 0 and n_scores == 1):
         return [target]
     is_list = not isinstance(asked, str) and len(asked) == n_scores
     return [int(each) for each in asked] if is_list else range(n_scores)

@@ -236,6 +236,14 @@ def test_sentences_end_in_one_root_of_all_their_tokens() -> None:
             torch.testing.assert_close(found.relevance, relevant[..., 1])
 
 
+def test_components_of_tokens_that_are_as_large_as_the_embeddings_are_no_map() -> None:
+    model = seeded(nn.Sequential(nn.Embedding(12, 3), nn.Flatten(), nn.Linear(9, 2)))
+    tokens = torch.arange(1, 7).view(2, 3)
+    found = explained(Network(model, tokens), tokens, 0, score="build_up", n_iterations=2)
+    assert found.arrays["components"].shape == (2, 3, 3)
+    assert found.relevance.shape == (2, 3)
+
+
 @pytest.mark.slow
 def test_series_are_cut_along_their_positions() -> None:
     inputs = torch.randn(2, 3, 8, generator=torch.Generator().manual_seed(0)).double()
