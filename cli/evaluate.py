@@ -40,6 +40,8 @@ def evaluate(
         output.as_json(asdict(evaluation))
     else:
         _show_scores(evaluation)
+    for text in evaluation.notes:
+        output.note(text)
     for pass_name, shard in evaluation.quarantined:
         output.note(f"shard {shard} of pass {pass_name} was given up; xpipe logs has the reason")
     raise typer.Exit(evaluation.exit_code)

@@ -17,7 +17,7 @@ from pipeline.aggregate import Judged
 from pipeline.errors import ConfigError
 from pipeline.metrics import build
 from pipeline.plan import EXPLAIN
-from pipeline.scorable import misfit, unscored
+from pipeline.scorable import in_words, misfit, unscored
 from pipeline.scorer import EvaluateTask
 from pipeline.session import open_session
 from pipeline.store import EVALUATE, Run, open_run
@@ -52,6 +52,8 @@ class Evaluation:
     """Pairs of metric and shard that were scored now; others were there."""
     quarantined: tuple[tuple[str, int], ...]
     """Pass and shard of each shard that was given up."""
+    notes: tuple[str, ...]
+    """Which maps a metric does not score, and why."""
     aggregates: tuple[Aggregate, ...]
     """Means, intervals and medians, as in aggregates.parquet."""
     exit_code: int
@@ -107,6 +109,7 @@ def evaluate(
             n_shards=len(done),
             n_scored=n_scored,
             quarantined=tuple(current.quarantined[n_before:]),
+            notes=_unscored(opened, chosen),
             aggregates=tuple(aggregate.write(opened)),
             exit_code=current.interrupts.exit_code
             or (5 if len(current.quarantined) > n_before else 0),
@@ -131,6 +134,13 @@ def _chosen(
         _check_served(run, name, metric)
         chosen[name] = {"method": metric.name, **wanted}
     return chosen
+
+
+def _unscored(run: Run, chosen: Mapping[str, Mapping[str, Any]]) -> tuple[str, ...]:
+    metrics = {name: build(name, settings) for name, settings in chosen.items()}
+    maps, form = run.plan.maps, run.plan.form
+    said = (in_words(name, unscored(each, maps, form)) for name, each in metrics.items())
+    return tuple(text for text in said if text)
 
 
 def _check_served(run: Run, name: str, metric: Metric) -> None:

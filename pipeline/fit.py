@@ -10,6 +10,7 @@ import torch
 
 import explainers
 from explainers import Network, Target, explaining
+from explainers.inputs.opaque import holds_tokens
 from pipeline.complaints import told_of
 from pipeline.errors import PlanError, written_at
 from pipeline.inputs import form_of, in_words, mapped, n_rows
@@ -226,14 +227,28 @@ def refusal(config: RunConfig, name: str, error: Exception, network: Network) ->
     if isinstance(error, NotImplementedError) and "rules" in keys:
         fix = "name a rule that serves the layer; `xpipe explainers lrp` says which there are"
     elif isinstance(error, NotImplementedError):
-        keys = ()
-        fix = (
-            "take a method that needs values and gradients alone, such as integrated_gradients, "
-            "or write the operator's rule"
-        )
+        keys, fix = (), _instead(message, network)
     elif isinstance(error, LookupError) and "layer" in message:
         fix = _layers(network)
     return PlanError(f"{config.where('explainers', name, *keys)}: {message}", fix=fix)
+
+
+def _instead(message: str, network: Network) -> str:
+    """Return what to take instead of a method that cannot serve a network."""
+    if holds_tokens(network):
+        return (
+            "take a method that exchanges tokens and looks at outputs alone: occlusion, "
+            "feature_ablation, shapley_value_sampling, lime or kernel_shap; or "
+            "agglomerative_contextual_decomposition with `score: build_up`"
+        )
+    if not network.is_program:
+        return "take a method that needs values and gradients alone, such as integrated_gradients"
+    if "no rule" in message:
+        return (
+            "take a method that needs values and gradients alone, such as integrated_gradients, "
+            "or write the operator's rule"
+        )
+    return "do as it says, or take another method; `xpipe explainers` lists them"
 
 
 def check_metrics(config: RunConfig, found: Mapping[str, Metric], manifest: Manifest) -> None:

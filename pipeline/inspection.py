@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from pipeline import paths
 from pipeline.inputs import to_model
+from pipeline.plan import split_name
+from pipeline.sinks.columns import from_file
+from pipeline.sinks.maps import SCALE, is_relevance
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -69,17 +73,43 @@ def _in_words(network: Network, n_layers: int) -> str:
 
 
 def contents(path: str | Path) -> list[dict[str, Any]]:
-    """Return a row per array of a run: ``name``, ``dims``, ``shape``, ``dtype``."""
+    """Return a row per array and table of a run: ``name``, ``dims``, ``shape``, ``dtype``.
+
+    Of tables, the names of the columns stand for dimensions.
+    """
     from pipeline.store import open_run
 
     run = open_run(path)
-    return [*_maps(run), *_scans(run)]
+    return [*_maps(run), *_beside(run), *_tables(run), *_scans(run)]
 
 
 def _maps(run: Run) -> Iterator[dict[str, Any]]:
     for name in run.maps:
         relevance = run.maps[name]
         yield _row(f"maps/{name}", relevance.dims, relevance.shape, relevance.dtype)
+
+
+def _beside(run: Run) -> Iterator[dict[str, Any]]:
+    """Yield the arrays that methods found beside their maps."""
+    for name in dict.fromkeys(split_name(each)[0] for each in run.maps):
+        for array in run.arrays(name):
+            if not is_relevance(array) and array.partition(".")[0] != SCALE:
+                values = run.array(name, array)
+                yield _row(f"arrays/{name}/{array}", values.dims, values.shape, values.dtype)
+
+
+def _tables(run: Run) -> Iterator[dict[str, Any]]:
+    first: dict[str, str] = {}
+    for pass_name in dict.fromkeys(run.pass_of(each) for each in run.maps):
+        for entry in run.entries(pass_name).values():
+            for path in entry.objects:
+                folder, _, rest = path.partition("/")
+                if folder == paths.TABLES:
+                    first.setdefault(rest.partition("/")[0], path)
+    for name, path in first.items():
+        # one shard has the columns of all, which may be many rows
+        columns = from_file(run.folder, path).column_names
+        yield _row(f"tables/{name}", columns, ("rows", len(columns)), "table")
 
 
 def _scans(run: Run) -> Iterator[dict[str, Any]]:

@@ -169,6 +169,8 @@ def test_summaries_and_scores_do_not_see_what_is_missing(made: Path) -> None:
     scores = opened.scores("sparseness", "occlusion")
     assert all(np.isfinite(column).all() for column in scores.values())
     assert opened.scores("pixel_flipping", "occlusion") == {}
+    (note,) = evaluate(made / "out", ["pixel_flipping"], engine="serial").notes
+    assert "pixel_flipping does not score occlusion" in note
 
 
 @pytest.mark.slow
@@ -181,6 +183,9 @@ def test_the_plan_knows_the_lengths(made: Path) -> None:
     assert "from 2 to 5 tokens" in note
     table = {row["name"]: row for row in contents(made / "out")}
     assert table["maps/occlusion"]["dims"] == "sample, token"
+    assert table["arrays/shapley/standard_error"]["dims"] == "sample, token"
+    assert table["arrays/tree/components"]["dims"] == "sample, level, token"
+    assert "members" in table["tables/tree"]["dims"]
     assert layers(made / "out.yaml")["inputs"] == {"": [5]}
 
 
@@ -260,8 +265,10 @@ def test_models_that_pack_are_explained_by_perturbations(tmp_path: Path) -> None
     assert run(config).exit_code == 0
     assert np.isfinite(open_run(tmp_path / "out").maps["occlusion"].values[:, :2]).all()
     refused = text_config(tmp_path, "refused", explainers={"saliency": {}}, model=model)
-    with pytest.raises(PlanError, match=r"explainers.saliency.*pack_padded_sequence"):
+    with pytest.raises(PlanError, match=r"explainers.saliency.*pack_padded_sequence") as caught:
         make_plan(refused)
+    assert "occlusion" in caught.value.fix
+    assert "integrated_gradients" not in caught.value.fix
 
 
 @pytest.mark.slow
