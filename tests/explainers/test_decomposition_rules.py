@@ -76,7 +76,10 @@ def behind(op: Operator, *given: Given | Tensor, strict: bool) -> tuple[Tensor, 
     rows = torch.zeros(3, dtype=torch.int64)
     streams = Streams(network, values, rows, is_strict=strict)
     parts = tuple(
-        Parts(one.relevant, one.irrelevant if strict else None)
+        # with one stream the whole sample has a row of its own behind the others
+        Parts(
+            *((one.relevant, one.irrelevant) if strict else (torch.cat((one.relevant, one.value)),))
+        )
         if isinstance(one, Given)
         else Parts(None)
         for one in given
@@ -90,8 +93,9 @@ def behind(op: Operator, *given: Given | Tensor, strict: bool) -> tuple[Tensor, 
         torch.testing.assert_close(whole, values[op.name].expand_as(whole), **TOLERANCE)
         return made.relevant, made.irrelevant
     assert made.irrelevant is None
-    rest = values[op.name] - made.relevant if made.relevant.is_floating_point() else made.relevant
-    return made.relevant, rest
+    relevant = made.relevant[:3]
+    rest = values[op.name] - relevant if relevant.is_floating_point() else relevant
+    return relevant, rest
 
 
 def in_turn(function: Callable[..., Tensor], *given: Given, bias: Tensor | float = 0.0) -> Tensor:

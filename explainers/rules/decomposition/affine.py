@@ -10,7 +10,7 @@ import torch
 from explainers.operators import Add, Affine, Concat, Pad
 from explainers.rules.decomposition.biases import shared, shared_constant
 from explainers.rules.decomposition.parts import Parts
-from explainers.rules.decomposition.sharing import share
+from explainers.rules.decomposition.sharing import share, shared_of_rows
 from explainers.rules.decomposition.table import decomposition
 
 if TYPE_CHECKING:
@@ -28,9 +28,7 @@ def affine(op: Affine, inputs: tuple[Parts, ...], streams: Streams) -> Parts:
     if op.shift is None:
         return Parts(op.run(value.of_rows))
     relevant = value.of_rows.clone() if op.scale is None else value.of_rows * op.scale
-    rest = streams.values[op.inputs[0]]
-    rest = rest if op.scale is None else rest * op.scale
-    return Parts(share(streams, op.name, relevant, rest, None, op.shift))
+    return Parts(share(streams, op.name, relevant, None, op.shift))
 
 
 def normed(op: Affine, relevant: Tensor, irrelevant: Tensor) -> Parts:
@@ -64,7 +62,9 @@ def added(op: Add, inputs: tuple[Parts, ...], streams: Streams) -> Parts:
     relevant, irrelevant = value.of_rows, streams.irrelevant(name, value)
     if scale != 1.0:
         relevant, irrelevant = relevant * scale, irrelevant * scale
-    return streams.both(*shared(relevant, irrelevant, bias))
+    if streams.is_strict:
+        return Parts(*shared(relevant, irrelevant, bias))
+    return Parts(shared_of_rows(streams, op.name, relevant, irrelevant, bias))
 
 
 @decomposition.rule(Concat)

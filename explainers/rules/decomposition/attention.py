@@ -9,7 +9,7 @@ import torch
 from explainers.operators import Attention, Softmax
 from explainers.rules.decomposition.parts import Parts
 from explainers.rules.decomposition.table import decomposition
-from explainers.rules.decomposition.two_part import Game, given, played, total_of
+from explainers.rules.decomposition.two_part import Game, given, played
 
 if TYPE_CHECKING:
     from explainers.rules.decomposition.streams import Streams
@@ -26,7 +26,7 @@ def softmax(op: Softmax, inputs: tuple[Parts, ...], streams: Streams) -> Parts:
     players = [one.masked_fill(is_masked, -torch.inf) for one in (relevant, irrelevant)]
     nothing = torch.zeros_like(total).masked_fill_(is_masked, -torch.inf)
     first, second = (op.run(one) for one in players)
-    made = Game(first, second, total_of(op, [total], streams), op.run(nothing)).parts(streams)
+    made = Game(first, second, streams.made(op), op.run(nothing)).parts(streams, op.name)
     if not op.is_log:
         return made
     # half of minus infinity each; differences of it are no numbers

@@ -27,6 +27,24 @@ def shared(relevant: Tensor, irrelevant: Tensor, bias: Tensor) -> tuple[Tensor, 
     return relevant + bias * (ours / both), irrelevant + bias * (theirs / both)
 
 
+def portion(relevant: Tensor, irrelevant: Tensor, *, is_halved: bool) -> Tensor:
+    """Return which portion of a bias is the relevant part's, from 0 to 1.
+
+    Parameters
+    ----------
+    irrelevant
+        It is written over.
+    is_halved
+        Whether it is a half where both parts are zero, or zero.
+    """
+    ours, theirs = relevant.abs(), irrelevant.abs_()
+    if not is_halved:
+        return ours.div_(theirs.add_(ours)).nan_to_num_(0.0)
+    least = stabiliser(relevant.dtype)
+    ours.add_(least)
+    return ours.div_(theirs.add_(ours).add_(least))
+
+
 def shared_constant(relevant: Tensor, irrelevant: Tensor, constant: Tensor) -> Tensor:
     """Return the relevant part with its share of a norm's constant; none of it where both are 0."""
     ours = relevant.abs()
@@ -36,4 +54,5 @@ def shared_constant(relevant: Tensor, irrelevant: Tensor, constant: Tensor) -> T
 
 def stabiliser(dtype: torch.dtype) -> float:
     """Return the published stabiliser, or the least number that a type holds if that is more."""
-    return max(STABILISER, torch.finfo(dtype).tiny)
+    limits = torch.finfo(dtype)
+    return max(STABILISER, limits.tiny * limits.eps)

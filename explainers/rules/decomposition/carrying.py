@@ -7,7 +7,18 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from explainers.operators import Add, Call, Convolution, Input, Linear, Operator
+from explainers.operators import (
+    Add,
+    Call,
+    Concat,
+    Convolution,
+    Input,
+    Linear,
+    Operator,
+    Pad,
+    Recurrent,
+    Selection,
+)
 from explainers.reading.program import last_uses
 from explainers.rules.decomposition.defined import check_defined
 from explainers.rules.decomposition.parts import CONSTANT, Parts
@@ -30,6 +41,10 @@ _OF_SIZES = (
 
 _MAKING = Add | Convolution | Linear | Pooled
 """Operators behind which a relevant part is in memory of its own."""
+
+_PARTIAL = Concat | Pad | Recurrent | Selection
+"""Operators whose rules leave something irrelevant of a value whose inputs are all relevant, or
+round it in another way."""
 
 
 def carry(
@@ -68,7 +83,9 @@ def carry(
     is_strict = irrelevant is not None
     streams = Streams(network, values, rows, is_strict=is_strict, has_output_bias=output_bias)
     operators = network.operators if is_strict else pooled(network)
-    streams.enter(operators[0].name, Parts(relevant, irrelevant))
+    start = operators[0].name
+    given = relevant if is_strict else _with_samples(relevant, values[start], streams)
+    streams.enter(start, Parts(given, irrelevant))
     last = last_uses(operators, network.output_name)
     fresh = frozenset[str]() if is_strict else _fresh(operators)
     with torch.no_grad():
@@ -78,7 +95,8 @@ def carry(
                 streams.enter(op.name, _next(op, streams))
             for name in last[op.name]:
                 streams.drop(name)
-    return streams.parts_of[network.output_name]
+    found = streams.parts_of[network.output_name]
+    return found if is_strict else Parts(found.of_rows[: streams.n_masks])
 
 
 def check(network: Network) -> None:
@@ -120,4 +138,19 @@ def _next(op: Operator, streams: Streams) -> Parts:
     if isinstance(op, Input) or is_of_sizes(op) or is_certain:
         return CONSTANT
     made: Parts = decomposition.find(op)(op, inputs, streams)
+    if isinstance(op, _PARTIAL) and not streams.is_strict:
+        streams.settle(op, made.of_rows)
+    return made
+
+
+def _with_samples(relevant: Tensor, values: Tensor, streams: Streams) -> Tensor:
+    """Return the relevant parts of the input, and behind them those of whole samples."""
+    made = torch.empty_strided(
+        (streams.n_rows, *relevant.shape[1:]),
+        values.stride(),
+        dtype=relevant.dtype,
+        device=relevant.device,
+    )
+    made[: streams.n_masks] = relevant
+    made[streams.n_masks :] = values.index_select(0, streams.samples)
     return made

@@ -43,9 +43,8 @@ def weighted(op: Convolution | Linear, inputs: tuple[Parts, ...], streams: Strea
     relevant = op.linear(value.of_rows, op.weight)
     if op.bias is None or not is_shared(op, streams):
         return Parts(relevant)
-    rest = streams.values[op.name] - along(op, op.bias, relevant)
     own, constant = before_norm(op, layer, relevant)
-    return Parts(share(streams, op.name, relevant, rest, own, constant))
+    return Parts(share(streams, op.name, relevant, own, constant))
 
 
 def is_shared(op: Convolution | Linear, streams: Streams) -> bool:

@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-import torch
-
 from explainers.operators import Normalise
 from explainers.rules.decomposition.table import decomposition
 from explainers.rules.decomposition.two_part import Game, given
@@ -16,10 +14,6 @@ if TYPE_CHECKING:
 
     from explainers.rules.decomposition.parts import Parts
     from explainers.rules.decomposition.streams import Streams
-
-_ROUNDINGS = 16
-"""Units in the last place of the largest value that a part of rounding errors may have; fewer left
-some of them in a Swin of four blocks, more took away what a token hands to distant ones."""
 
 
 @decomposition.rule(Normalise)
@@ -31,15 +25,9 @@ def normalised(op: Normalise, inputs: tuple[Parts, ...], streams: Streams) -> Pa
     """
     plain = op if op.bias is None else replace(op, bias=None)
     ((relevant, irrelevant, total),) = given(op, inputs, streams)
-    if not streams.is_strict:
-        irrelevant = _snapped(op, irrelevant, _largest(op, total))
     bias = _along(op, total.ndim)
-    if streams.is_strict:
-        whole = plain.run(total)
-    else:
-        # by the same program as the parts, so that what is all relevant, or not at all, stays so
-        whole = streams.repeated(op.name, plain.run(streams.values[op.inputs[0]]))
-    return Game(plain.run(relevant), plain.run(irrelevant), whole, bias=bias).parts(streams)
+    game = Game(plain.run(relevant), plain.run(irrelevant), streams.made(plain), bias=bias)
+    return game.parts(streams, op.name)
 
 
 def _along(op: Normalise, n_axes: int) -> Tensor | None:
@@ -47,23 +35,3 @@ def _along(op: Normalise, n_axes: int) -> Tensor | None:
     if op.bias is None or op.kind != "group":
         return op.bias
     return op.bias.view(-1, *[1] * (n_axes - 2))
-
-
-def _snapped(op: Normalise, part: Tensor, largest: Tensor) -> Tensor:
-    """Return a part that is none where it is no larger than the rounding of the value is.
-
-    With one stream, the difference of equal numbers is of that size, and a norm would enlarge it:
-    by three hundred times, with an ``eps`` of 1e-5, in every norm of a network.
-    """
-    least = largest * (_ROUNDINGS * torch.finfo(part.dtype).eps)
-    is_kept = _largest(op, part) > least
-    if op.kind != "group":
-        return part * is_kept
-    return (part.reshape(len(part), op.shape[0], -1) * is_kept).view(part.shape)
-
-
-def _largest(op: Normalise, value: Tensor) -> Tensor:
-    """Return the largest magnitude of what is normalised together."""
-    if op.kind == "group":
-        return value.reshape(len(value), op.shape[0], -1).abs().amax(-1, keepdim=True)
-    return value.abs().amax(tuple(range(-len(op.shape), 0)), keepdim=True)

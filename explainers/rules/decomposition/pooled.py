@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
 from explainers.operators import Activation, Convolution, MaxPool, Operator
-from explainers.rules.decomposition.linear import along, before_norm, folded
+from explainers.rules.decomposition.linear import before_norm, folded
 from explainers.rules.decomposition.parts import Parts
 from explainers.rules.decomposition.pooling import taken
 from explainers.rules.decomposition.relu import is_clipping
@@ -86,18 +86,13 @@ def _joined(pool: MaxPool, operators: dict[str, Operator], n_users: Counter[str]
 def taken_first(op: Pooled, inputs: tuple[Parts, ...], streams: Streams) -> Parts:
     """Map the relevant part, take it where the maxima are, share the bias there, clip it."""
     (value,) = inputs
-    convolution, values = op.convolution, streams.values
-    places = op.pool.switches(values)
+    convolution = op.convolution
+    places = op.pool.switches(streams.values)
     relevant = convolution.linear(value.of_rows, convolution.weight)
     relevant = taken(op.pool, relevant, places, streams)
     if convolution.bias is not None:
-        largest = values[op.name]
-        if op.clips:
-            largest = taken(op.pool, values[convolution.name], places)
-        rest = largest - along(convolution, convolution.bias, largest)
         layer = folded(streams.network).get(convolution.name)
-        biases = before_norm(convolution, layer, largest)
-        relevant = share(streams, op.name, relevant, rest, *biases)
+        relevant = share(streams, op.name, relevant, *before_norm(convolution, layer, relevant))
     for clip in op.clips:
         relevant = clip.run(relevant)
     return Parts(relevant)

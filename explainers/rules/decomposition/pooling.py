@@ -27,7 +27,7 @@ def largest(op: MaxPool, inputs: tuple[Parts, ...], streams: Streams) -> Parts:
     return Parts(taken(op, value.of_rows, op.switches(streams.values), streams))
 
 
-def taken(op: MaxPool, value: Tensor, places: Tensor, streams: Streams | None = None) -> Tensor:
+def taken(op: MaxPool, value: Tensor, places: Tensor, streams: Streams) -> Tensor:
     """Return the values of rows at positions in their samples.
 
     Parameters
@@ -39,11 +39,10 @@ def taken(op: MaxPool, value: Tensor, places: Tensor, streams: Streams | None = 
     places
         Flat in the spatial axes, for each sample.
     streams
-        Say which sample a row is of; None for rows that are the samples.
+        Say which sample a row is of.
     """
     if value.ndim != 4 or not value.is_contiguous(memory_format=torch.channels_last):
-        every = places if streams is None else streams.repeated(op.name, places)
-        return _at(op, value, every)
+        return _at(op, value, streams.repeated(op.name, places))
     # by place in memory, where the values of one row are one line
     n_channels, n_samples = value.shape[1], len(places)
     channel = torch.arange(n_channels, device=places.device).view(-1, 1, 1)
@@ -52,7 +51,7 @@ def taken(op: MaxPool, value: Tensor, places: Tensor, streams: Streams | None = 
     if n_samples == 1:
         found = lines.index_select(1, within[0])
     else:
-        found = lines.gather(1, within if streams is None else within[streams.rows])
+        found = lines.gather(1, within[streams.rows])
     return found.view(len(value), *places.shape[2:], n_channels).permute(0, 3, 1, 2)
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+import torch
+
 from explainers.operators import Carried, Input
 from explainers.rules.decomposition.parts import Parts
 
@@ -21,9 +23,11 @@ class Streams:
     """Rows whose values are split, each a mask over one of the samples, and the samples' values.
 
     With one stream only the relevant part is carried, and the irrelevant one is what it leaves of
-    the plain value, which is known. Strict, both are carried by themselves and their sum is the
-    value, rounded as the published code rounds it. Names in the methods are those of the operators
-    whose value it is.
+    the whole. Behind the masks' rows there is one more for each of their samples, of which
+    everything is relevant: the whole, as the same kernels round it. What is wholly relevant is
+    equal to it then, bit by bit, and leaves nothing. Strict, both are carried by themselves and
+    their sum is the value, rounded as the published code rounds it. Names in the methods are those
+    of the operators whose value it is.
 
     Parameters
     ----------
@@ -50,7 +54,16 @@ class Streams:
     ) -> None:
         self.network = network
         self.values = values
-        self.rows = rows.to(network.device)
+        rows = rows.to(network.device)
+        self.n_masks = len(rows)
+        self.samples, own = (
+            (rows[:0], rows) if is_strict else torch.unique(rows, return_inverse=True)
+        )
+        """Those that masks are of, which with one stream have a row each behind the masks'."""
+        self.rows = torch.cat((rows, self.samples))
+        """Of each row its sample."""
+        self.own = torch.cat((own, torch.arange(len(self.samples), device=rows.device)))
+        """Of each row where its sample is among `samples`; of one stream."""
         self.is_strict = is_strict
         self.has_output_bias = has_output_bias
         self.n_samples = len(values[network.operators[0].name])
@@ -63,21 +76,65 @@ class Streams:
 
     @property
     def n_rows(self) -> int:
-        """Of the masks."""
+        """Of the masks, and of samples behind them."""
         return len(self.rows)
 
     def total(self, name: str) -> Tensor:
-        """Return the plain value of an operator for each row, laid out as its relevant part.
+        """Return the whole value of an operator for each row, laid out as its relevant part.
 
         It may be a view that repeats a sample's value: it must not be written to.
         """
         if name not in self._totals:
             found = self.parts_of.get(name)
-            if self.is_strict and found is not None and found.relevant is not None:
+            if found is None or found.relevant is None:
+                self._totals[name] = self.repeated(name, self.values[name])
+            elif self.is_strict:
                 self._totals[name] = self.whole(name, found)
             else:
-                self._totals[name] = self.repeated(name, self.values[name])
+                self._totals[name] = self.spread(name, self.of_samples(name, found.relevant))
         return self._totals[name]
+
+    def made(self, op: Operator) -> Tensor:
+        """Return the whole value of an operator for each row, given those of its inputs."""
+        if self.is_strict:
+            return op.run(*map(self.total, op.inputs))
+        return self.spread(op.name, self._made(op))
+
+    def settle(self, op: Operator, value: Tensor) -> None:
+        """Write the whole values of an operator into the samples' rows, given those before it."""
+        rows = self._behind(op.name, value)
+        rows.copy_(self._made(op).reshape(rows.shape))
+
+    def of_samples(self, name: str, value: Tensor) -> Tensor:
+        """Return the rows of samples, where all is relevant: as many as `samples`.
+
+        Parameters
+        ----------
+        name
+            Of an operator.
+        value
+            Something laid out as its value for all rows.
+        """
+        axis, _, _ = self._place(name, self.values[name])
+        return self._behind(name, value).flatten(axis, axis + 2)
+
+    def _behind(self, name: str, value: Tensor) -> Tensor:
+        """Return a view of the rows of samples, whose axis is apart from what shares it."""
+        axis, outer, inner = self._place(name, self.values[name])
+        apart = _apart(value, axis, (outer, self.n_rows, inner))
+        return apart.narrow(axis + 1, self.n_masks, len(self.samples))
+
+    def _made(self, op: Operator) -> Tensor:
+        wholes = []
+        for name in op.inputs:
+            part = self.parts_of[name].relevant
+            if part is not None:
+                wholes.append(self.of_samples(name, part))
+            elif self.has_rows(name):
+                wholes.append(self._taken(name, self.values[name], self.samples))
+            else:
+                wholes.append(self.values[name])
+        return op.run(*wholes)
 
     def whole(self, name: str, parts: Parts) -> Tensor:
         """Return the sum of the parts of an operator's value; of a constant its value."""
@@ -149,33 +206,21 @@ class Streams:
         NotImplementedError
             If it is not known where the samples are in it.
         """
-        axis, outer, inner = self._place(name, value)
-        if self.n_samples == 1 and outer == inner == 1:
+        return self._taken(name, value, self.rows)
+
+    def spread(self, name: str, value: Tensor) -> Tensor:
+        """Return something laid out as the values of `samples`, for each row."""
+        return self._taken(name, value, self.own, len(self.samples))
+
+    def _taken(self, name: str, value: Tensor, rows: Tensor, n_given: int | None = None) -> Tensor:
+        axis, outer, inner = self._place(name, self.values[name])
+        n_given = self.n_samples if n_given is None else n_given
+        if n_given == 1 and outer == inner == 1:
             shape = list(value.shape)
-            shape[axis] = self.n_rows
+            shape[axis] = len(rows)
             return value.expand(shape)
-        if outer == inner == 1:
-            return value.index_select(axis, self.rows)
-        apart = value.reshape(*value.shape[:axis], outer, -1, inner, *value.shape[axis + 1 :])
-        return apart.index_select(axis + 1, self.rows).flatten(axis, axis + 2)
-
-    def largest(self, name: str, value: Tensor) -> Tensor:
-        """Return the largest magnitude of each sample, laid out to broadcast against the values.
-
-        Parameters
-        ----------
-        name
-            Of an operator.
-        value
-            Something laid out as the samples' values of it.
-        """
-        axis, outer, inner = self._place(name, value)
-        apart = value.reshape(*value.shape[:axis], outer, -1, inner, *value.shape[axis + 1 :])
-        others = [one for one in range(apart.ndim) if one != axis + 1]
-        largest = apart.abs().amax(others, keepdim=True)
-        sizes = [1] * apart.ndim
-        sizes[axis : axis + 3] = outer, apart.shape[axis + 1], inner
-        return largest.expand(sizes).flatten(axis, axis + 2)
+        apart = _apart(value, axis, (outer, n_given, inner))
+        return apart.index_select(axis + 1, rows).flatten(axis, axis + 2)
 
     def is_plain(self, name: str) -> bool:
         """Return whether the rows of a value are its first axis, each in one place or several."""
@@ -213,3 +258,8 @@ class Streams:
                 "(occlusion, shapley_value_sampling)"
             )
         return 0, 1, max(1, value.shape[0] // max(1, self.n_samples))
+
+
+def _apart(value: Tensor, axis: int, sizes: tuple[int, int, int]) -> Tensor:
+    """Return a view whose axis is three."""
+    return value.view(*value.shape[:axis], *sizes, *value.shape[axis + 1 :])

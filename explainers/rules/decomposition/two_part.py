@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from explainers.rules.decomposition.biases import shared
+from explainers.rules.decomposition.sharing import shared_of_rows
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -43,8 +44,14 @@ class Game:
     bias: Tensor | None = None
     """What is added to the function besides, and shared as f(0) is; it is in none of the others."""
 
-    def parts(self, streams: Streams) -> Parts:
-        """Return the shares of both players; in the one-stream form that of the first alone."""
+    def parts(self, streams: Streams, name: str) -> Parts:
+        """Return the shares of both players; in the one-stream form that of the first alone.
+
+        Parameters
+        ----------
+        name
+            Of the operator that the function is of.
+        """
         apart = self.relevant - self.irrelevant
         gained = self.total if self.nothing is None else self.total - self.nothing
         relevant = (gained + apart).mul_(0.5)
@@ -52,9 +59,10 @@ class Game:
         bias = self.bias
         if self.nothing is not None:
             bias = self.nothing if bias is None else bias + self.nothing
-        if bias is not None:
-            others = gained - relevant if irrelevant is None else irrelevant
-            relevant, irrelevant = shared(relevant, others, bias)
+        if bias is not None and irrelevant is not None:
+            relevant, irrelevant = shared(relevant, irrelevant, bias)
+        elif bias is not None:
+            relevant = shared_of_rows(streams, name, relevant, gained - relevant, bias)
         return streams.both(relevant, irrelevant)
 
 
@@ -78,14 +86,6 @@ def given(
     return found
 
 
-def total_of(op: Operator, totals: Sequence[Tensor], streams: Streams) -> Tensor:
-    """Return the value behind an operator, given those before it.
-
-    Where it is known it is not computed again; of two streams it follows from their sums.
-    """
-    return op.run(*totals) if streams.is_strict else streams.total(op.name)
-
-
 def played(
     op: Operator, inputs: Sequence[Parts], streams: Streams, nothing: Tensor | None
 ) -> Parts:
@@ -96,6 +96,6 @@ def played(
     nothing
         Its value where all that depends on the network's input is zero; None if that is zero.
     """
-    relevant, irrelevant, total = zip(*given(op, inputs, streams), strict=True)
-    game = Game(op.run(*relevant), op.run(*irrelevant), total_of(op, total, streams), nothing)
-    return game.parts(streams)
+    relevant, irrelevant, _ = zip(*given(op, inputs, streams), strict=True)
+    game = Game(op.run(*relevant), op.run(*irrelevant), streams.made(op), nothing)
+    return game.parts(streams, op.name)
