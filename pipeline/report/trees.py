@@ -184,8 +184,8 @@ def node_of(row: Mapping[str, Any], asked: Any, target: int, *, is_difference: b
 
 def _outputs(asked: Any, target: int, n_scores: int) -> Sequence[int]:
     """Return which outputs of the network scores are for."""
-    # a unit of a layer has one score, and is no class
-    if asked == "target" or (target < 0 and n_scores == 1):
+    # a unit of a layer is no class, and all that there is a score of
+    if asked == "target" or (asked == "all" and target < 0 and n_scores == 1):
         return [target]
     is_list = not isinstance(asked, str) and len(asked) == n_scores
     return [int(each) for each in asked] if is_list else range(n_scores)

@@ -95,6 +95,8 @@ def test_the_value_is_the_score_of_the_target(
     # a unit of a layer, say, is no class
     elsewhere = trees.node_of(row, classes, target=-1, is_difference=False).value
     assert np.isnan(elsewhere) == (classes != "target")
+    alone = trees.node_of({**row, "scores": [7.0]}, "all", target=-1, is_difference=True)
+    assert alone.value == 7.0
 
 
 def test_two_classes_are_subtracted_where_growth_was_driven_by_the_difference() -> None:
