@@ -88,8 +88,9 @@ class Shortest:
     def notes(self) -> tuple[str, ...]:
         """What a reader of the plan should know."""
         known = self.lengths.known
+        taken = " to ".join(str(each) for each in dict.fromkeys((known[0], known[-1])))
         outside = (
-            f"{self.n_outside} samples do not have {known[0]} to {known[-1]} tokens, which is what "
+            f"{self.n_outside} samples do not have {taken} tokens, which is what "
             "the model takes: they fail, each by itself"
         )
         reading = (
@@ -98,7 +99,8 @@ class Shortest:
             f"takes it about {len(known) * self.seconds:.2g} s for all; batches hold one length, "
             "and costs are those of the longest"
         )
-        return (*[reading][: len(known) - 1], *[outside][: self.n_outside])
+        said = ((reading, len(known) > 1), (outside, self.n_outside > 0))
+        return tuple(text for text, is_so in said if is_so)
 
 
 def who(manifest: Manifest, indices: list[int]) -> Samples:

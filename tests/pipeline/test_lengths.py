@@ -24,6 +24,7 @@ from pipeline.manifest import Manifest
 from pipeline.plan import EXPLAIN, Plan
 from pipeline.planner import make_plan
 from pipeline.run import resume, run
+from pipeline.shortest import Shortest
 from pipeline.store import open_run
 from pipeline.verify import verify
 from tests.pipeline.tiny_run import stored
@@ -78,6 +79,15 @@ def test_texts_that_are_shorter_or_longer_than_the_model_takes_are_told() -> Non
     assert [found.misfit(n) for n in (3, 5, 7)] == ["", "", ""]
     assert found.misfit(2) == "2 tokens; the model takes from 3 to 7 of them"
     assert found.misfit(8)
+
+
+def test_a_plan_speaks_of_lengths_where_there_are_several_and_of_samples_that_fail() -> None:
+    of: Any = Shortest
+    assert of(Lengths((8,), ("",)), None, None, None, 1.0, 0).notes == ()
+    (note,) = of(Lengths((3, 8), ("",)), None, None, None, 1.0, 0).notes
+    assert note.startswith("samples have 2 lengths, from 3 to 8 tokens")
+    (note,) = of(Lengths((8,), ("",)), None, None, None, 1.0, 4).notes
+    assert note.startswith("4 samples do not have 8 tokens")
 
 
 def test_a_token_that_the_model_does_not_know_is_its_sample_s_failure() -> None:

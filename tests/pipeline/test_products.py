@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from itertools import product
 from typing import TYPE_CHECKING
 
@@ -12,7 +13,7 @@ import torch
 
 from pipeline.products import Products
 from pipeline.sinks import tables
-from pipeline.sinks.maps import Layout, MapSink
+from pipeline.sinks.maps import LENGTH, Layout, MapSink
 from tests.pipeline import stored
 
 if TYPE_CHECKING:
@@ -58,3 +59,15 @@ def test_rows_of_a_table_are_in_the_order_of_samples_and_targets(
     found = tables.read(tmp_path, "acd", [shard.index]).to_pylist()
     every = product(range(shard.start, shard.stop), range(2), range(3))
     assert [tuple(row.values()) for row in found] == list(every)
+
+
+def test_a_slice_up_to_the_length_of_a_sample_without_tokens_is_empty(tmp_path: Path) -> None:
+    plan = stored.make_plan()
+    shard, sink = plan.shards[0], MapSink(tmp_path)
+    sink.create({}, plan.n_samples, plan.shard_size, {LENGTH: Layout(dtype="int64")})
+    products = Products(shard, {("", LENGTH): np.full(len(shard), -1)})
+    known = stored.make_manifest().slice(shard.start, shard.stop)
+    records = [replace(known[0], length=None), *(replace(each, length=3) for each in known[1:])]
+    with ThreadPoolExecutor(1) as executor:
+        products.write(str(tmp_path), "explain", sink, plan, records, executor)
+    assert products.arrays["", LENGTH].tolist() == [0, *[3] * (len(shard) - 1)]
