@@ -25,6 +25,7 @@ from pipeline import aggregate, fit, open_run
 from pipeline.config import load
 from pipeline.data import open_source, read_batch, select_records
 from pipeline.entries import build_explainers
+from pipeline.examples import find_example
 from pipeline.inputs import ALONE, is_one_picture, parts_of
 from pipeline.manifest import Manifest
 from pipeline.models import load_model
@@ -132,8 +133,9 @@ def _served(config: RunConfig) -> Iterator[str]:
     """Yield the explainers that are defined for the network; say which are not."""
     source = open_source(config.data, config.base)
     manifest = Manifest(select_records(config.data, source.records(), config.seed))
-    example, _ = fit.find_example(source, manifest)
-    network = fit.read_network(load_model(config.model, config.base), example, "model")
+    model = load_model(config.model, config.base)
+    example, _ = find_example(source, manifest, model)
+    network = fit.read_network(model, example, "model")
     for name, explainer in build_explainers(config).items():
         try:
             explaining.check(explainer, network)
