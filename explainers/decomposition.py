@@ -25,7 +25,7 @@ from explainers.sampling.forward_chunks import forward_rows, halve
 from explainers.trace import Trace
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from torch import Tensor, nn
 
@@ -82,11 +82,26 @@ class Decomposition:
         return self.of_masks(masks, rows)[0]
 
     @torch.no_grad()
-    def of_masks(self, masks: Tensor, rows: Tensor, /) -> tuple[Tensor, Tensor]:
-        """Return both parts of the output for each mask, ``(rows, classes)`` each."""
+    def of_masks(
+        self, masks: Tensor, rows: Tensor, /, chosen: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Return both parts of the output for each mask, ``(rows, classes)`` each.
+
+        Parameters
+        ----------
+        masks
+            As `relevant` takes them; ``(n, ...)`` where they are chosen from.
+        chosen
+            int64 ``(rows,)``: of each row its mask, so that many samples can share masks. None:
+            they are in the order of the rows.
+        """
+        if len(masks if chosen is None else chosen) != len(rows):
+            n_masks = len(masks if chosen is None else chosen)
+            raise ValueError(f"got {n_masks} masks for {len(rows)} rows, expected one for each")
 
         def split(piece: slice) -> tuple[Tensor, Tensor | None]:
-            own, mask = self._inputs_of(rows[piece]), masks[piece].to(self._inputs)
+            mask = masks[piece] if chosen is None else masks[chosen[piece]]
+            own, mask = self._inputs_of(rows[piece]), mask.to(self._inputs)
             if self.strict:
                 return own * mask, own * (1 - mask)
             shape = (len(mask), *own.shape[1:])
@@ -129,7 +144,7 @@ class Decomposition:
         network = self.trace.network
         relevant = self.trace.output.new_empty((len(rows), network.n_outputs))
         irrelevant = torch.empty_like(relevant)
-        for piece in pieces(len(rows), self._rows_at_once) if len(rows) else ():
+        for piece in self._pieces(len(rows)):
             own = rows[piece].to(relevant.device)
             first, second = split(piece)
             found = carry(
@@ -146,6 +161,16 @@ class Decomposition:
             else:
                 irrelevant[piece] = self._output.index_select(0, own) - found.of_rows
         return relevant, irrelevant
+
+    def _pieces(self, n_rows: int) -> Iterator[slice]:
+        """Yield the rows that go through the network together.
+
+        The number of pieces is rounded: a seventh of a forward pass of 196 digits, which setting
+        out for one more takes, is more than caches save.
+        """
+        if n_rows:
+            n_pieces = max(1, round(n_rows / self._rows_at_once))
+            yield from pieces(n_rows, -(-n_rows // n_pieces))
 
     @property
     def _inputs(self) -> Tensor:
@@ -231,8 +256,10 @@ def decompose(
     found = transformed(masks, trace.inputs) if is_function else of_trace(masks, whole, trace)
     n_samples, n_masks = trace.n_rows, found.shape[1]
     rows = torch.arange(n_samples).repeat_interleave(n_masks)
-    found = found.expand(n_samples, *found.shape[1:]).flatten(0, 1)
-    split = decomposition.of_both if is_function else decomposition.of_masks
-    relevant, irrelevant = split(found, rows)
-    shape = (n_samples, n_masks, -1)
-    return relevant.view(shape), irrelevant.view(shape)
+    if is_function:
+        parts = decomposition.of_both(found.flatten(0, 1), rows)
+    else:
+        chosen = torch.arange(n_masks).repeat(n_samples) if len(found) == 1 else None
+        parts = decomposition.of_masks(found.flatten(0, 1), rows, chosen)
+    shape = (n_samples, n_masks, network.n_outputs)
+    return parts[0].view(shape), parts[1].view(shape)

@@ -14,6 +14,7 @@ import explainers
 from explainers import Network, Target, Trace
 from explainers.decomposition import Decomposition
 from explainers.reference import at_inputs
+from explainers.rules.decomposition import Parts, Streams
 from tests.explainers.zoo import small, small_network
 
 if TYPE_CHECKING:
@@ -184,6 +185,62 @@ def test_a_sample_has_the_same_parts_beside_one_of_much_larger_values() -> None:
     torch.testing.assert_close(found[:1], alone, **TOLERANCE)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_one_stream_rounds_low_precision_no_worse_than_two(dtype: torch.dtype) -> None:
+    network = published_network().to(dtype=dtype)
+    inputs, masks = pictures().to(dtype), masks_of(60, 1, 14, 14).to(dtype)
+    one, two = (
+        explainers.decompose(network, inputs, masks, strict=strict)[0].double()
+        for strict in (False, True)
+    )
+    exact = explainers.decompose(published_network(), inputs.double(), masks.double())[0]
+    # other roundings of as many numbers: 0.6 and 1.1 times those of two streams
+    assert (one - exact).norm() <= 1.5 * (two - exact).norm()
+    # the least numbers of the type, as shares of nothing
+    assert one[:, -2].abs().max() <= 1e-5
+
+
+def test_a_mask_of_ones_is_rounded_as_the_whole_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    apart = []
+    enter = Streams.enter
+
+    def compared(streams: Streams, name: str, parts: Parts) -> None:
+        whole = streams.of_samples(name, parts.of_rows)
+        apart.append(float((parts.of_rows[-2:-1] - whole).abs().max()))
+        enter(streams, name, parts)
+
+    monkeypatch.setattr(Streams, "enter", compared)
+    values = pictures()
+    explainers.decompose(published_network(), values[:1], masks_of(2, 1, 14, 14))
+    # no threshold is needed where equal numbers are rounded alike; products may differ by one place
+    assert len(apart) > 8
+    assert max(apart) <= 1e-14
+
+
+def test_masks_that_samples_share_are_not_copied_for_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    held = []
+    of_masks = Decomposition.of_masks
+
+    def seen(made: Decomposition, masks: Tensor, *others: Any) -> tuple[Tensor, Tensor]:
+        held.append(len(masks))
+        return of_masks(made, masks, *others)
+
+    monkeypatch.setattr(Decomposition, "of_masks", seen)
+    explainers.decompose(published_network(), pictures(), masks_of(4, 1, 14, 14))
+    assert held == [4]
+
+
+def test_no_masks_have_no_parts() -> None:
+    relevant, irrelevant = explainers.decompose(
+        published_network(), pictures(), torch.ones(0, 14, 14)
+    )
+    assert relevant.shape == irrelevant.shape == (3, 0, 3)
+    with pytest.raises(ValueError, match="got 1 masks for 2 rows"):
+        Decomposition(Trace(published_network(), pictures())).relevant(
+            torch.ones(1, 1, 14, 14), torch.tensor([0, 1])
+        )
+
+
 def test_rows_go_through_the_network_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     inputs, masks = pictures(), masks_of(5, 1, 14, 14)
     whole, _ = explainers.decompose(published_network(), inputs, masks)
@@ -231,6 +288,7 @@ def test_masks_come_in_several_forms() -> None:
         ([[1.0]], TypeError, "of type list, expected a tensor"),
         (torch.ones(2, 14, 14, dtype=torch.complex64), TypeError, "complex64"),
         (lambda values: values, ValueError, r"returned shape \(3, 1, 14, 14\)"),
+        (lambda values: values.numpy(), ValueError, "returned an object of type ndarray"),
     ],
 )
 def test_masks_that_do_not_fit_are_refused(masks: Any, error: Any, message: str) -> None:

@@ -20,8 +20,9 @@ if TYPE_CHECKING:
 
     from explainers.rules.decomposition.streams import Streams
 
-_BLOCK_BYTES = 1 << 17
-"""Of each of the five tensors that are in use at once; caches of 1 to 2 MiB are usual."""
+_BLOCK_BYTES = 1 << 18
+"""Of each of the four tensors that are in use at once; caches of 1 to 2 MiB are usual. With half as
+much, masks of a LeNet take 1.27 forward passes, not 1.22."""
 
 
 def share(
@@ -81,7 +82,7 @@ def shared_of_rows(
         Whether a part gets half where both are zero, or nothing.
     """
     ratio = portion(relevant, irrelevant, is_halved=is_halved)
-    streams.of_samples(name, ratio).fill_(1.0)
+    streams.apart(name, ratio)[1].fill_(1.0)
     return torch.addcmul(relevant, ratio, bias)
 
 

@@ -56,9 +56,10 @@ class Streams:
         self.values = values
         rows = rows.to(network.device)
         self.n_masks = len(rows)
-        self.samples, own = (
-            (rows[:0], rows) if is_strict else torch.unique(rows, return_inverse=True)
-        )
+        own, samples = rows, rows[:0]
+        if not is_strict:
+            samples, own = torch.unique(rows, return_inverse=True)
+        self.samples = samples
         """Those that masks are of, which with one stream have a row each behind the masks'."""
         self.rows = torch.cat((rows, self.samples))
         """Of each row its sample."""
@@ -102,7 +103,7 @@ class Streams:
 
     def settle(self, op: Operator, value: Tensor) -> None:
         """Write the whole values of an operator into the samples' rows, given those before it."""
-        rows = self._behind(op.name, value)
+        _, rows = self.apart(op.name, value)
         rows.copy_(self._made(op).reshape(rows.shape))
 
     def of_samples(self, name: str, value: Tensor) -> Tensor:
@@ -116,13 +117,22 @@ class Streams:
             Something laid out as its value for all rows.
         """
         axis, _, _ = self._place(name, self.values[name])
-        return self._behind(name, value).flatten(axis, axis + 2)
+        return self.apart(name, value)[1].flatten(axis, axis + 2)
 
-    def _behind(self, name: str, value: Tensor) -> Tensor:
-        """Return a view of the rows of samples, whose axis is apart from what shares it."""
+    def apart(self, name: str, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Return views of the rows of masks and of samples; what shares their axis is beside it.
+
+        Parameters
+        ----------
+        name
+            Of an operator.
+        value
+            Something laid out as its value for all rows.
+        """
         axis, outer, inner = self._place(name, self.values[name])
-        apart = _apart(value, axis, (outer, self.n_rows, inner))
-        return apart.narrow(axis + 1, self.n_masks, len(self.samples))
+        found = _apart(value, axis, (outer, self.n_rows, inner))
+        samples = found.narrow(axis + 1, self.n_masks, len(self.samples))
+        return found.narrow(axis + 1, 0, self.n_masks), samples
 
     def _made(self, op: Operator) -> Tensor:
         wholes = []
@@ -219,8 +229,8 @@ class Streams:
             shape = list(value.shape)
             shape[axis] = len(rows)
             return value.expand(shape)
-        apart = _apart(value, axis, (outer, n_given, inner))
-        return apart.index_select(axis + 1, rows).flatten(axis, axis + 2)
+        found = _apart(value, axis, (outer, n_given, inner))
+        return found.index_select(axis + 1, rows).flatten(axis, axis + 2)
 
     def is_plain(self, name: str) -> bool:
         """Return whether the rows of a value are its first axis, each in one place or several."""
