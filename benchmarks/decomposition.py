@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from explainers.hierarchies.cells import Cells
     from explainers.hierarchies.scoring import Places, Scorer
 
 MASKS, HIERARCHIES = 1.3, 20.0
@@ -193,7 +194,7 @@ class ByLoop(AgglomerativeContextualDecomposition):
 
     is_lean: bool = False
 
-    def _scorer(self, trace: Trace, places: Places) -> Scorer:
+    def _scorer(self, trace: Trace, places: Places, cells: Cells) -> Scorer:
         loop = Loop(load(), is_lean=self.is_lean)
 
         def score(members: Tensor, rows: Tensor) -> Tensor:

@@ -306,6 +306,7 @@ def test_conditions_are_what_the_whole_values_make_them(strict: bool) -> None:
         (call(Quotient, aten.div.Tensor, Slot(0), Slot(1)), "divides by a value"),
         (call(Unary, aten.sqrt.default, Slot(0)), "not defined at every number"),
         (call(Unary, aten.pow.Tensor_Scalar, Slot(0), -1), "not defined at every number"),
+        (call(Unary, aten.sign.default, Slot(0)), "jumps at zero"),
         (call(Elementwise, aten.addcdiv.default, Slot(0), Slot(1), Slot(2)), "not known"),
         (call(Selection, aten.where.Scalar, Slot(0), 1.0, 0.0), "between constants"),
         (call(Extreme, aten.topk.default, Slot(0), 2, -1, True, False), "in no order"),

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 _TRIED = (-3.0, -2.0, -1.0, -0.4, 0.0, 0.3, 1.0, 2.5)
 """Where a function has to be defined: it is asked at parts of either sign."""
 
+_NEAR = (-1e-20, 0.0, 1e-20)
+"""Parts of nothing."""
+
 _DEFINED = frozenset({"mul", "add", "sub", "rsub", "clamp", "clamp_min", "clamp_max", "hypot"})
 """Functions of several numbers that are defined at zero and everywhere else."""
 
@@ -65,6 +68,10 @@ def check_function(op: Operator, network: Network) -> None:
     if isinstance(op, Activation | Unary):
         if not _is_rectifier(op) and not bool(op.run(_tried(op)).isfinite().all()):
             refuse(op, "is not defined at every number, while parts of a value may be any")
+        if not _is_rectifier(op) and bool(
+            (op.run(_tried(op, _NEAR)).diff(dim=0).abs() > 0.1).any()
+        ):
+            refuse(op, "jumps at zero, where shares of nothing are")
     elif isinstance(op, Elementwise) and not isinstance(op, Selection | Quotient):
         layout = network.layout(op.name)
         if (layout is None or layout.dtype.is_floating_point) and op.word not in _DEFINED:
@@ -75,10 +82,10 @@ def _is_rectifier(op: Operator) -> bool:
     return isinstance(op, Unary) and op.word == "prelu"
 
 
-def _tried(op: Activation | Unary) -> torch.Tensor:
+def _tried(op: Activation | Unary, numbers: tuple[float, ...] = _TRIED) -> torch.Tensor:
     """Return numbers that broadcast against tensors among an operator's arguments."""
     given_too = getattr(op, "arguments", ())
     fixed = [one for one in given_too if isinstance(one, torch.Tensor)]
     device = fixed[0].device if fixed else None
     n_axes = max((one.ndim for one in fixed), default=0)
-    return torch.tensor(_TRIED, dtype=torch.float64, device=device).view(-1, *[1] * n_axes)
+    return torch.tensor(numbers, dtype=torch.float64, device=device).view(-1, *[1] * n_axes)
