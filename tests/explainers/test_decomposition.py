@@ -185,6 +185,7 @@ def test_a_sample_has_the_same_parts_beside_one_of_much_larger_values() -> None:
     torch.testing.assert_close(found[:1], alone, **TOLERANCE)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_one_stream_rounds_low_precision_no_worse_than_two(dtype: torch.dtype) -> None:
     network = published_network().to(dtype=dtype)
