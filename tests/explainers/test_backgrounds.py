@@ -70,6 +70,7 @@ def mean_of_deep_lifts(network: Network, inputs: Any, baselines: list[Any]) -> l
     return [torch.stack(maps).mean(0) for maps in zip(*held, strict=True) if maps[0] is not None]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["tuple", "without", "scan"])
 def test_deep_lift_shap_of_several_inputs_is_the_mean_over_rows(form: str) -> None:
     network, inputs, rows = tables()

@@ -115,6 +115,7 @@ def test_pictures_have_fourteen_cells_a_side_unless_it_is_said() -> None:
     assert method.n_features(small_network()) == 64
 
 
+@pytest.mark.slow
 def test_parts_of_several_inputs_and_what_is_left_sum_to_the_output() -> None:
     _, network, inputs = several()
     found = explainers.get(NAME)(network).explain(inputs)

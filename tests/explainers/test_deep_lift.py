@@ -52,6 +52,7 @@ def by_captum(model: nn.Module, inputs: Tensor, baselines: Any, **params: Any) -
         )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("baseline", ["none", "number", "one", "each"])
 def test_maps_are_captums_where_it_is_sound(baseline: str) -> None:
     model, network, inputs, others = sound()

@@ -284,6 +284,7 @@ def switched() -> tuple[Network, torch.Tensor, torch.Tensor]:
     return Network(seeded(Switched()), (inputs, kinds)), inputs, kinds
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["expected_gradients", "deep_lift_shap"])
 @pytest.mark.parametrize("layer", ["inner", "head"])
 def test_a_layers_baselines_are_each_rows_own_where_it_hangs_on_other_inputs(

@@ -39,6 +39,7 @@ def pictured() -> tuple[nn.Module, Network, Tensor]:
 BASELINES: list[Any] = [None, 0.5, torch.full((3, 8, 8), 0.3).double(), pictures(4, 8, seed=3)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("baseline", BASELINES)
 @pytest.mark.parametrize(
     ("features", "mask"),

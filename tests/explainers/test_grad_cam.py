@@ -38,6 +38,7 @@ def guided_by_captum(model: nn.Module, layer: str, inputs: Tensor) -> Tensor:
         return method.attribute(inputs.clone().requires_grad_(), CLASSES).detach()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["bilinear", "nearest"])
 @pytest.mark.parametrize("is_positive", [False, True])
 def test_the_map_is_captums_enlarged(mode: str, is_positive: bool) -> None:

@@ -54,6 +54,7 @@ def design_of(options: Options, n_evaluations: int) -> Design:
     return drawn(7, (n_evaluations - 2) // (2 if options.paired else 1), seed, options)
 
 
+@pytest.mark.slow
 def test_coefficients_are_captums_on_the_same_coalitions() -> None:
     network, inputs, _ = small()
     captum = {"paired": False, "stratified": False, "replacement": True}

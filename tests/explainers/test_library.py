@@ -185,6 +185,7 @@ def test_captums_noise_tunnel_is_refused_a_delta_as_captums_saliency_refuses_it(
             )
 
 
+@pytest.mark.slow
 def test_a_bound_method_can_be_called_as_quantus_does() -> None:
     model, other = (seeded(nn.Sequential(nn.Linear(4, 3), nn.ReLU()), seed) for seed in (0, 1))
     inputs = torch.randn(3, 4, dtype=torch.float64)

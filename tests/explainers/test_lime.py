@@ -72,6 +72,7 @@ def captums(n_evaluations: int, surrogate: Any, similarity: Any, baseline: float
         ).double()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n_evaluations", [10, 40])
 @pytest.mark.parametrize(
     ("kernel", "width"), [("cosine", 1.0), ("cosine", 0.3), ("euclidean", 9.0)]

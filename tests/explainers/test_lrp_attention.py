@@ -263,6 +263,7 @@ def test_a_transformers_relevance_is_accounted_for(form: str) -> None:
     assert bool((walked.absorbed["bias"].abs() > 1e-6).all())
 
 
+@pytest.mark.slow
 def test_attention_written_out_gets_what_fused_attention_gets() -> None:
     maps = [
         explainers.explain(tokens(form)[1], "lrp", tokens(form)[2], composite=EPSILON)
@@ -283,6 +284,7 @@ class Encoder(nn.Module):
         return self.head(self.layer(x.transpose(0, 1)).mean(0))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n_rows", [3, 5, 10])
 def test_each_sample_has_its_own_account_where_sequences_come_first(n_rows: int) -> None:
     network = _encoder()

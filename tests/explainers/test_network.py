@@ -85,6 +85,7 @@ def _norm(norm: nn.Module) -> nn.Module:
     return norm
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Using padding='same'")
 @pytest.mark.parametrize(
     ("host", "n_channels", "n_axes"),

@@ -132,6 +132,7 @@ def test_gaussian_patterns_are_the_regression_on_the_output_and_signals_its_part
         torch.testing.assert_close(found, signal, **TOLERANCE)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("function", ["relu", "tanh"])
 @pytest.mark.parametrize("name", LAYERS)
 def test_patterns_of_layers_are_the_papers(name: str, function: str) -> None:

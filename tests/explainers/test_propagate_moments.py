@@ -252,6 +252,7 @@ def test_derivatives_are_those_of_the_values() -> None:
         assert torch.autograd.gradcheck(carried, leaves, fast_mode=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [nn.LeakyReLU, nn.ReLU6, nn.Hardswish, nn.ELU, nn.GELU])
 def test_gradients_are_finite_where_a_filter_is_dead(kind: type[nn.Module]) -> None:
     sizes = torch.tensor([[1e-20, 1e-19, 1e-17, 1e-14, 1e-10]])
@@ -417,6 +418,7 @@ class ByHand(nn.Module):
         return self.function(self.first(inputs))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("written", "same"),
     [

@@ -88,6 +88,7 @@ def network() -> Network:
     return Network(Windows().double(), torch.rand(2, 2, *SIZE, dtype=torch.float64))
 
 
+@pytest.mark.slow
 def test_boxes_are_what_turns_nan_with_a_pixel(network: Network) -> None:
     found = [name for layer in network.layers for name in wrong(network, layer)]
     assert network.layers

@@ -225,6 +225,7 @@ def filled(network: Network, inputs: Tensor, boxes: Boxes, fill: Any = None) -> 
     return Filled(Valuation(trace, Target()), boxes, fill, torch.arange(len(boxes)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("window", "stride"), [(5, 19), (3, 27), (11, 25)])
 def test_wherever_the_whole_begins_values_are_the_same(window: int, stride: int) -> None:
     network, inputs = everything()

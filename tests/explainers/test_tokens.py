@@ -66,6 +66,7 @@ def read(kind: type[Bag]) -> tuple[Bag, Network, Tensor]:
     return model, Network(model, tokens), tokens
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [Bag, *SLOWER])
 def test_gradient_methods_are_captums_summed_over_features(kind: type[Bag]) -> None:
     model, network, tokens = read(kind)

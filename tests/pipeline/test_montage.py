@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pytest
 
 from docs import montage
 from tests.pipeline.explained import explained
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
+@pytest.mark.slow
 def test_a_montage_has_a_block_per_explainer_and_a_tile_per_sample(tmp_path: Path) -> None:
     run = explained(tmp_path)
     out = tmp_path / "folder" / "montage.png"
