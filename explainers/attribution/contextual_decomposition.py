@@ -73,8 +73,8 @@ class ContextualDecomposition(Attribution):
     of `features` all the same."""
     strict: bool = False
     """Whether both parts are carried, each by itself, as in the published code, in place of the
-    relevant one beside the value of the sample. It takes five to six times as long; where a max-pool
-    has equal values, rounding then decides between them."""
+    relevant one beside the value of the sample. It takes five to six times as long; where a
+    max-pool has equal values, rounding then decides between them."""
     output_bias: bool = True
     """Whether parts have their share of the last layer's bias; the published code for texts leaves
     it out."""
