@@ -21,7 +21,7 @@ from explainers.reference import at_inputs
 from explainers.rules.decomposition.carrying import carry, check
 from explainers.rules.decomposition.linear import gives_output
 from explainers.sampling.chunks import pieces
-from explainers.sampling.forward_chunks import forward_rows, halve
+from explainers.sampling.forward_chunks import as_memory_allows, forward_rows
 from explainers.trace import Trace
 
 if TYPE_CHECKING:
@@ -133,12 +133,7 @@ class Decomposition:
 
     def _carried(self, split: Split, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Return both parts of the output; with fewer rows at once where memory runs out."""
-        while True:
-            try:
-                return self._in_pieces(split, rows)
-            except torch.OutOfMemoryError:
-                if not halve(self.trace.network):
-                    raise
+        return as_memory_allows(self.trace.network, lambda: self._in_pieces(split, rows))
 
     def _in_pieces(self, split: Split, rows: Tensor) -> tuple[Tensor, Tensor]:
         network = self.trace.network

@@ -10,7 +10,7 @@ import torch
 from explainers.inference import outside_inference_mode
 from explainers.perturbing.forward import outputs_at
 from explainers.sampling import chunks
-from explainers.sampling.forward_chunks import forward_rows, halve
+from explainers.sampling.forward_chunks import as_memory_allows, forward_rows
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -152,7 +152,7 @@ class Forwards:
     def __call__(self, members: Tensor, rows: Tensor) -> Tensor:
         """Return the scores by one forward pass for each union."""
         kept = members if self.kind == "build_up" else ~members
-        outputs = self._outputs(kept, rows)
+        outputs = as_memory_allows(self.trace.network, lambda: self._outputs(kept, rows))
         if self.kind == "build_up":
             return outputs
         return -outputs if self.kind == "occlusion" else self.trace.output[rows] - outputs
@@ -161,16 +161,10 @@ class Forwards:
         found = self.trace.output.new_empty(len(rows), self.trace.output.shape[1])
         if not len(rows):
             return found
-        while True:
-            limit = forward_rows(self.trace.network, self.trace.inputs, self._probe)
-            try:
-                for some in chunks.pieces(len(rows), limit):
-                    found[some] = self._at(kept[some], rows[some])
-            except torch.OutOfMemoryError:
-                if not halve(self.trace.network):
-                    raise
-            else:
-                return found
+        limit = forward_rows(self.trace.network, self.trace.inputs, self._probe)
+        for some in chunks.pieces(len(rows), limit):
+            found[some] = self._at(kept[some], rows[some])
+        return found
 
     def _at(self, kept: Tensor, rows: Tensor) -> Tensor:
         with torch.no_grad():

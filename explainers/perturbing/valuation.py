@@ -9,7 +9,7 @@ import torch
 from explainers.inference import ordinary, outside_inference_mode
 from explainers.perturbing.forward import outputs_at
 from explainers.sampling import chunks
-from explainers.sampling.forward_chunks import forward_rows, halve
+from explainers.sampling.forward_chunks import as_memory_allows, forward_rows
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -88,12 +88,7 @@ class Valuation:
         Tensor
             ``(rows, variants)``.
         """
-        while True:
-            try:
-                return self._values(n_variants, make, rows)
-            except torch.OutOfMemoryError:
-                if not halve(self.trace.network):
-                    raise
+        return as_memory_allows(self.trace.network, lambda: self._values(n_variants, make, rows))
 
     @outside_inference_mode
     def mean_of(self, points: Tensor) -> Tensor:

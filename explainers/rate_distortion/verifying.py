@@ -12,7 +12,7 @@ from explainers.perturbing.forward import outputs_at
 from explainers.rate_distortion.clean import Clean
 from explainers.rate_distortion.sampled import between
 from explainers.sampling.chunks import pieces
-from explainers.sampling.forward_chunks import forward_rows, halve
+from explainers.sampling.forward_chunks import as_memory_allows, forward_rows
 from explainers.sampling.map_moments import MapMoments
 
 if TYPE_CHECKING:
@@ -66,12 +66,7 @@ def verify(
     numeric.check_whole("n_draws", n_draws)
     clean = Clean(trace, target, noise)
     masks = clean.masks(masks, rows)
-    while True:
-        try:
-            return _verified(clean, masks, rows, n_draws)
-        except torch.OutOfMemoryError:
-            if not halve(clean.trace.network):
-                raise
+    return as_memory_allows(clean.trace.network, lambda: _verified(clean, masks, rows, n_draws))
 
 
 def _verified(clean: Clean, masks: Tensor, rows: Tensor, n_draws: int) -> tuple[Tensor, Tensor]:

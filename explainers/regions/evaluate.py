@@ -11,7 +11,7 @@ from explainers.regions.parts import planned
 from explainers.regions.patches import table, taken
 from explainers.regions.running import Recomputation, Unperturbed
 from explainers.sampling import chunks
-from explainers.sampling.forward_chunks import halve
+from explainers.sampling.forward_chunks import as_memory_allows
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -70,12 +70,8 @@ class Filled:
         """Return all values, ``(rows, boxes)``."""
         if plan is None:
             return self.valuation.values(len(self.boxes), self._inputs)
-        while True:
-            try:
-                return self._recomputed(plan)
-            except torch.OutOfMemoryError:
-                if not halve(self.valuation.trace.network):
-                    raise
+        network = self.valuation.trace.network
+        return as_memory_allows(network, lambda: self._recomputed(plan))
 
     def _inputs(self, which: Which, some: slice) -> Tensor:
         """Return whole inputs, ``(boxes, rows, ...)``."""

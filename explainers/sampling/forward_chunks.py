@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeVar
 from weakref import WeakKeyDictionary
 
 import torch
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from explainers.operators import Operator
 
     Probe = Callable[[int], object]
+
+T = TypeVar("T")
 
 CACHE_BYTES = 12 * 2**20
 """What the inputs and the value of one operator may take: LeNet is fastest with 5 to 14 MiB, takes
@@ -113,6 +115,29 @@ def forward_rows(network: Network, inputs: Tensor, probe: Probe) -> int:
         else:
             _limits[network] = chunks.rows_at_once(inputs)
     return _limits[network]
+
+
+def as_memory_allows(network: Network, compute: Callable[[], T]) -> T:
+    """Return what a function computes, again with half the rows a pass each time memory runs out.
+
+    Parameters
+    ----------
+    network
+        Whose passes take the memory.
+    compute
+        Asks `forward_rows` how many rows a pass takes.
+
+    Raises
+    ------
+    torch.OutOfMemoryError
+        If one row is too many.
+    """
+    while True:
+        try:
+            return compute()
+        except torch.OutOfMemoryError:
+            if not halve(network):
+                raise
 
 
 def halve(network: Network) -> bool:
