@@ -9,7 +9,6 @@ import torch
 
 from explainers.operators import (
     Add,
-    Call,
     Concat,
     Convolution,
     Input,
@@ -25,6 +24,7 @@ from explainers.rules.decomposition.parts import CONSTANT, Parts
 from explainers.rules.decomposition.pooled import Pooled, pooled
 from explainers.rules.decomposition.streams import Streams
 from explainers.rules.decomposition.table import decomposition
+from explainers.rules.sizes import is_of_sizes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -33,11 +33,6 @@ if TYPE_CHECKING:
 
     from explainers.network import Network
 
-
-_OF_SIZES = (
-    *("zeros_like", "ones_like", "full_like", "empty_like"),
-    *("new_zeros", "new_ones", "new_full", "new_empty"),
-)
 
 _MAKING = Add | Convolution | Linear | Pooled
 """Operators behind which a relevant part is in memory of its own."""
@@ -116,11 +111,6 @@ def check(network: Network) -> None:
             split.add(op.name)
             decomposition.find(op)
             check_defined(op, network, split)
-
-
-def is_of_sizes(op: Operator) -> bool:
-    """Return whether an operator reads nothing of its inputs but their sizes."""
-    return isinstance(op, Call) and op.word in _OF_SIZES
 
 
 def _fresh(operators: Sequence[Operator]) -> frozenset[str]:

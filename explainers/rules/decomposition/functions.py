@@ -7,14 +7,15 @@ from typing import TYPE_CHECKING
 import torch
 
 from explainers.operators import Activation, Elementwise, Quotient, Selection, Unary
-from explainers.rules.decomposition.parts import Parts
 from explainers.rules.decomposition.refusing import refuse
+from explainers.rules.decomposition.relu import relevant_first
 from explainers.rules.decomposition.table import decomposition
 from explainers.rules.decomposition.two_part import given, played
 
 if TYPE_CHECKING:
     from explainers.network import Network
     from explainers.operators import Operator
+    from explainers.rules.decomposition.parts import Parts
     from explainers.rules.decomposition.streams import Streams
 
 _TRIED = (-3.0, -2.0, -1.0, -0.4, 0.0, 0.3, 1.0, 2.5)
@@ -34,9 +35,7 @@ def smooth(op: Activation | Unary, inputs: tuple[Parts, ...], streams: Streams) 
     (value,) = inputs
     if _is_rectifier(op):
         # of straight pieces, and zero at zero
-        relevant = op.run(value.of_rows)
-        whole = op.run(streams.total(op.inputs[0])) if streams.is_strict else None
-        return streams.parts(op, relevant, whole) if streams.is_strict else Parts(relevant)
+        return relevant_first(op, inputs, streams)
     return played(op, inputs, streams, op.run(value.of_rows.new_zeros(())))
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from explainers.operators import Activation
+from explainers.operators import Activation, Unary
 from explainers.rules.decomposition.parts import Parts
 from explainers.rules.decomposition.table import decomposition
 
@@ -28,16 +28,15 @@ def activation(op: Activation, inputs: tuple[Parts, ...], streams: Streams) -> P
     return made
 
 
-@decomposition.rule(Activation, name="relevant_first")
-def relevant_first(op: Activation, inputs: tuple[Parts, ...], streams: Streams) -> Parts:
+def relevant_first(op: Activation | Unary, inputs: tuple[Parts, ...], streams: Streams) -> Parts:
     """Apply the function to the relevant part; the rest of the value is irrelevant."""
     (value,) = inputs
-    if streams.is_spare and op.kind == "relu":
+    if streams.is_spare and isinstance(op, Activation) and op.kind == "relu":
         return Parts(torch.relu_(value.of_rows))
     relevant = op.run(value.of_rows)
     if value.irrelevant is None:
         return Parts(relevant)
-    return streams.parts(op, relevant, op.run(value.of_rows + value.irrelevant))
+    return Parts(relevant, op.run(value.of_rows + value.irrelevant) - relevant)
 
 
 def is_clipping(op: Activation) -> bool:

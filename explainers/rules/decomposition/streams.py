@@ -166,23 +166,6 @@ class Streams:
         """Return a value that is not split, laid out to broadcast against those of the rows."""
         return self.total(name) if self.has_rows(name) else self.values[name]
 
-    def parts(self, op: Operator, relevant: Tensor, total: Tensor | None = None) -> Parts:
-        """Return the parts of an operator's value, given the relevant one.
-
-        Parameters
-        ----------
-        op
-            Whose value it is.
-        relevant
-            Laid out as the program does.
-        total
-            The value for each row; with one stream it is not looked at, and may be None.
-        """
-        if not self.is_strict:
-            return Parts(relevant)
-        whole = self.repeated(op.name, self.values[op.name]) if total is None else total
-        return Parts(relevant, whole - relevant)
-
     def both(self, relevant: Tensor, irrelevant: Tensor | None) -> Parts:
         """Return the parts, of which one stream keeps the relevant one alone."""
         return Parts(relevant, irrelevant if self.is_strict else None)

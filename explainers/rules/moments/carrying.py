@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
-from explainers.operators import Activation, Call, Input, Quotient, Unary
+from explainers.operators import Activation, Input, Quotient, Unary
 from explainers.reading.program import last_uses
 from explainers.rules.moments.activations import activations
 from explainers.rules.moments.forms import Moments
@@ -13,6 +13,7 @@ from explainers.rules.moments.fused import fused
 from explainers.rules.moments.products import BY_AN_UNCERTAIN_ONE
 from explainers.rules.moments.refusing import refuse
 from explainers.rules.moments.table import moments
+from explainers.rules.sizes import is_of_sizes
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
@@ -24,10 +25,6 @@ if TYPE_CHECKING:
     from explainers.rules.moments.forms import Form
 
 
-_OF_SIZES = (
-    *("zeros_like", "ones_like", "full_like", "empty_like"),
-    *("new_zeros", "new_ones", "new_full", "new_empty"),
-)
 _OPERATORS: WeakKeyDictionary[Network, dict[tuple[str, frozenset[str]], tuple[Operator, ...]]] = (
     WeakKeyDictionary()
 )
@@ -115,11 +112,6 @@ def _uncertain(network: Network) -> frozenset[str]:
         if not is_of_sizes(op) and not op.sources.isdisjoint(found):
             found.add(op.name)
     return frozenset(found)
-
-
-def is_of_sizes(op: Operator) -> bool:
-    """Return whether an operator reads nothing of its inputs but their sizes."""
-    return isinstance(op, Call) and op.word in _OF_SIZES
 
 
 def _operators(network: Network, kind: str, kept: frozenset[str]) -> tuple[Operator, ...]:
