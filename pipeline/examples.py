@@ -34,9 +34,8 @@ def find_example(source: Source, manifest: Manifest, model: nn.Module) -> tuple[
     """Return two readable samples of the same form, and their indices.
 
     Broken samples before them are passed over, and so are tokens that `model` does not take, unless
-    there are no others. Where samples say how long they are, these are of
-    the longest; else one of another size than two others is outvoted. Where there is one sample
-    alone, it is given twice.
+    there are no others. Where samples say how long they are, these are of the longest; else one of
+    another size than two others is outvoted. Where there is one sample alone, it is given twice.
 
     Raises
     ------
