@@ -1,0 +1,1 @@
+"""Causal graphs of a network, learned by interventions on its weights over a data set."""
