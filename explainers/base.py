@@ -228,6 +228,8 @@ class Scan(Explainer):
     """A fold over the data set whose states form a commutative monoid."""
 
     kind: ClassVar[Kind] = "scan"
+    has_graphs: ClassVar[bool] = False
+    """Whether `graphs` has any."""
 
     @abstractmethod
     def init(self) -> State:
@@ -336,6 +338,34 @@ class Scan(Explainer):
         Of large rounds the results may be missing here, and are joined to it later.
         """
         return united(results.values())
+
+    def stored(self, result: Result) -> Result:
+        """Return a result, or a part of one, in the form in which it is written to a store.
+
+        By default it is written as it is. A result whose classes hold arrays of different lengths
+        is stored as one array for all of them once the lengths are made equal here.
+        """
+        return result
+
+    def graphs(self, result: Result, network: Network) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Yield graphs that a scan found, as documents to be written beside its result.
+
+        Asked for only where `has_graphs` says so.
+
+        Parameters
+        ----------
+        result
+            As `conclude` returns it.
+        network
+            What was scanned.
+
+        Yields
+        ------
+        tuple[str, dict[str, Any]]
+            A name that a file can have, such as the class; and strings, finite numbers, None, lists
+            and mappings of these.
+        """
+        yield from ()
 
 
 @dataclass(frozen=True)

@@ -151,7 +151,7 @@ class Passes:
         if results.exists(self._path, name) and trust.is_result_of(self._path, name, basis):
             return
         following = (reduce.parts(self._path, name, each.round, each.entries) for each in large)
-        parts = itertools.chain([self.scans[name]], *following)
+        parts = map(scan.stored, itertools.chain([self.scans[name]], *following))
         with computing_threads(self.plan.threads):
             origin = provenance(self.config, self.plan, name, scan)
             results.write_parts(self._path, name, parts, origin, scan.axes)
