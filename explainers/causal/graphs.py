@@ -28,11 +28,8 @@ class Links:
     """Neurons whose removal raises it, likewise."""
     effects: Tensor
     """Output channels of the layer that the graph's upper layers are made of, likewise."""
-
-    @property
-    def is_tested(self) -> bool:
-        """Whether it has causes of either sign; layers that read the input alone have none."""
-        return bool(len(self.causes) or len(self.negative_causes))
+    n_tested: int
+    """How many neurons were tested: 0 in layers that read the input alone, or were not reached."""
 
 
 def graphs_of(result: Mapping[Any, Any]) -> dict[int, dict[str, Links]]:
@@ -74,10 +71,14 @@ def _links(label: Any, name: str, layer: Mapping[str, Any]) -> Links:
             f"got no effects for layer {name!r} of class {label!r}, expected the result of "
             "explainers.scan(model, 'causal_graph', loader)"
         )
+    causes, negative = _indices(layer, "causes"), _indices(layer, "negative_causes")
+    # of a graph that somebody wrote down by hand, causes are all that is known
+    n_tested = torch.as_tensor(layer["tested"]).sum() if "tested" in layer else 0
     return Links(
-        causes=_indices(layer, "causes"),
-        negative_causes=_indices(layer, "negative_causes"),
+        causes=causes,
+        negative_causes=negative,
         effects=_indices(layer, "effects"),
+        n_tested=max(int(n_tested), len(causes) + len(negative)),
     )
 
 
