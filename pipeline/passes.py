@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from explainers import Scan
 from explainers.base import united
 from pipeline import reduce, trust
+from pipeline.data import open_source
 from pipeline.entries import with_results
 from pipeline.environment import provenance
 from pipeline.events import NotFinite, ScanFinished
+from pipeline.networks import network_of
 from pipeline.products import coordinates, layouts
-from pipeline.sinks import results
+from pipeline.sinks import graphs, results
 from pipeline.sinks.maps import MapSink
 from pipeline.store import open_run
 from pipeline.threads import computing_threads
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 
     from explainers import Explainer, Result, Round
     from pipeline.config import RunConfig
+    from pipeline.data import Source
     from pipeline.ledger import Entry
     from pipeline.plan import Pass, Plan
     from pipeline.session import Session
@@ -145,18 +148,37 @@ class Passes:
     def _conclude(
         self, name: str, scan: Scan, found: Mapping[str, Result], large: Sequence[_Large]
     ) -> None:
-        """Write a scan's result, unless it is there and made from the same records."""
+        """Write a scan's result and graphs, unless they are there, made from the same records."""
         self.scans[name] = scan.conclude(found)
         basis = self._basis(name)
         if results.exists(self._path, name) and trust.is_result_of(self._path, name, basis):
+            self._write_graphs(name, scan)
             return
+        graphs.withdraw(self._path, name)
         following = (reduce.parts(self._path, name, each.round, each.entries) for each in large)
         parts = map(scan.stored, itertools.chain([self.scans[name]], *following))
         with computing_threads(self.plan.threads):
             origin = provenance(self.config, self.plan, name, scan)
             results.write_parts(self._path, name, parts, origin, scan.axes)
         trust.note_result_of(self._path, name, basis)
+        self._write_graphs(name, scan)
         self.session.emit(ScanFinished(name))
+
+    def _write_graphs(self, name: str, scan: Scan) -> None:
+        """Write the graphs that a scan found, unless they are there."""
+        if not scan.has_graphs or graphs.exists(self._path, name):
+            return
+        run = open_run(self._path)
+        source = open_source(self.config.data, self.config.base)
+        origin = provenance(self.config, self.plan, name, scan)
+        with computing_threads(self.plan.threads):
+            network = network_of(self.config, self.plan, source, run.manifest)
+            found = scan.graphs(self.scans[name], network)
+            graphs.write(
+                self._path,
+                name,
+                ((file, _described(graph, source, origin)) for file, graph in found),
+            )
 
     def _passes_of(self, scan: str) -> list[Mapping[int, Entry]]:
         """Return the records of the passes that a scan has had, in order."""
@@ -189,3 +211,12 @@ class Passes:
     @property
     def _path(self) -> str:
         return str(self.session.path)
+
+
+def _described(
+    graph: Mapping[str, Any], source: Source, origin: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return a graph with the name of its class, where the source has one, and its origin."""
+    names, label = source.class_names or (), graph.get("class", -1)
+    name = {"name": names[label]} if 0 <= label < len(names) else {}
+    return {**graph, **name, "provenance": origin}

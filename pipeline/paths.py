@@ -27,6 +27,7 @@ SAMPLES = "samples"
 TABLES = "tables"
 STATES = "states"
 SCANS = "scans"
+GRAPHS = "graphs"
 SCORES = "scores"
 AGGREGATES = "aggregates.parquet"
 REPORT = "report.html"
@@ -78,6 +79,16 @@ def result_path(scan: str) -> str:
 def result_record_path(scan: str) -> str:
     """Where the digests of a finalised result are; written last, so it is the completion marker."""
     return f"{SCANS}/{scan}.json"
+
+
+def graph_path(scan: str, file: str = "") -> str:
+    """Where the graphs of a scan are, or one file of them."""
+    return f"{GRAPHS}/{scan}/{file}".rstrip("/")
+
+
+def graph_record_path(scan: str) -> str:
+    """Where the digests of a scan's graphs are; written last, like that of its result."""
+    return f"{GRAPHS}/{scan}.json"
 
 
 def sha256(content: bytes) -> str:

@@ -13,6 +13,7 @@ from pipeline import paths
 from pipeline.errors import IntegrityError, StoreError
 from pipeline.ledger import Entry, Ledger
 from pipeline.plan import EXPLAIN, Plan, split_name
+from pipeline.sinks import graphs as graph_sink
 from pipeline.sinks import maps as map_sink
 from pipeline.sinks import results, tables
 from pipeline.sinks import samples as sample_sink
@@ -122,6 +123,10 @@ class Run:
     def scans(self) -> Mapping[str, StoredResult]:
         """Scan to its result: nested mappings whose numpy arrays are read when they are indexed."""
         return _Lazily(results.names(self.path), self._result)
+
+    def graphs(self, scan: str) -> Mapping[str, dict[str, Any]]:
+        """Return class, as a string, to the graph that a scan found, read when it is indexed."""
+        return graph_sink.stored(self.path, scan)
 
     def array(self, name: str, array: str = map_sink.RELEVANCE) -> xr.DataArray:
         """Return an array per sample, lazily, with its scale applied.

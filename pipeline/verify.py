@@ -11,7 +11,7 @@ from pipeline import paths
 from pipeline.conflict import changes
 from pipeline.errors import IntegrityError, RunConflictError, XpipeError
 from pipeline.lock import owner
-from pipeline.sinks import metadata, nodes, results
+from pipeline.sinks import graphs, metadata, nodes, results
 from pipeline.store import EVALUATE, Run, open_run
 
 if TYPE_CHECKING:
@@ -58,8 +58,9 @@ class Problem:
 def verify(path: str | os.PathLike[str], repair: bool = False) -> list[Problem]:
     """Return what is wrong with a run, what matters first.
 
-    Every object of every record is read and hashed; so are finalised results, the manifest and
-    the metadata of maps. Objects that no record vouches for are notes: a run in progress has some.
+    Every object of every record is read and hashed; so are finalised results, graphs, the manifest
+    and the metadata of maps. Objects that no record vouches for are notes: a run in progress has
+    some.
 
     Parameters
     ----------
@@ -182,12 +183,14 @@ def _metadata(run: Run) -> list[Problem]:
 
 
 def _results(run: Run) -> list[Problem]:
+    """Return what is wrong with results of scans, and with graphs."""
     problems: list[Problem] = []
-    for scan in results.names(run.path):
+    every = [(paths.result_record_path(scan), results, scan) for scan in results.names(run.path)]
+    every += [(paths.graph_record_path(scan), graphs, scan) for scan in graphs.names(run.path)]
+    for path, sink, scan in every:
         try:
-            objects = results.objects(run.path, scan)
+            objects = sink.objects(run.path, scan)
         except ValueError as error:
-            path = paths.result_record_path(scan)
             problems.append(Problem(False, "", -1, path, "damaged", str(error)))
             continue
         with ThreadPoolExecutor(THREADS) as pool:
@@ -250,7 +253,13 @@ def _refuse_if_nothing_says_what_is_right(documents: Iterable[Problem]) -> None:
 
 def _orphans(run: Run, files: Iterable[str], entries: Iterable[Entry]) -> list[Problem]:
     vouched = {name for entry in entries for name in entry.objects}
-    finished = tuple(f"{paths.result_path(scan)}/" for scan in results.names(run.path))
+    finished = tuple(
+        f"{path}/"
+        for path in (
+            *(paths.result_path(scan) for scan in results.names(run.path)),
+            *(paths.graph_path(scan) for scan in graphs.names(run.path)),
+        )
+    )
     problems = []
     for name in files:
         folder = name.partition("/")[0]
@@ -259,7 +268,11 @@ def _orphans(run: Run, files: Iterable[str], entries: Iterable[Entry]) -> list[P
         # Documents in JSON describe others and belong to no shard.
         elif folder in paths.SHARDED and not name.endswith(".json") and name not in vouched:
             detail = "no record vouches for it"
-        elif folder == paths.SCANS and name.count("/") > 1 and not name.startswith(finished):
+        elif (
+            folder in (paths.SCANS, paths.GRAPHS)
+            and name.count("/") > 1
+            and not name.startswith(finished)
+        ):
             detail = "the result that it belongs to is not complete"
         else:
             continue
@@ -277,6 +290,8 @@ def _repair(run: Run, entries: Iterable[Entry], problems: Iterable[Problem]) -> 
             _withdraw(run, problem, known.get((problem.pass_name, problem.shard)))
         elif problem.object.startswith(f"{paths.SCANS}/"):
             results.withdraw(run.path, problem.object.split("/")[1].rpartition(".")[0])
+        elif problem.object.startswith(f"{paths.GRAPHS}/"):
+            graphs.withdraw(run.path, problem.object.split("/")[1].removesuffix(".json"))
     if broken:
         # Made from what was broken, perhaps; both are made again from what is stored.
         run.folder.remove(paths.REPORT)
