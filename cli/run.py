@@ -30,8 +30,8 @@ def init(
             "--from",
             metavar="TEMPLATE",
             help="quickstart, all_methods, imagenet_folder, relmax, relmax_imagenet, "
-            "boolean_strings, movie_reviews, adversarial_digits, rde_mnist, rde_stl10 or "
-            "rde_an8flower.",
+            "boolean_strings, movie_reviews, adversarial_digits, rde_mnist, rde_stl10, "
+            "rde_an8flower, causal_digits, causal_cifar10 or causal_imagenet_folder.",
         ),
     ] = "quickstart",
     as_json: AsJson = False,
