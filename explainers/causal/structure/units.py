@@ -1,0 +1,194 @@
+"""Units at the places of values: which channels of weighted layers a value is made of."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch.nn import functional
+
+from explainers.causal.structure.pairs import distinct, members_of
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from torch import Tensor
+
+_SHARED = 1 << 40
+"""Numbers from here on are units that stand for several; there are never as many channels."""
+NOTHING = -1
+"""Stands where there is no unit."""
+
+
+@dataclass(frozen=True, eq=False)
+class Units:
+    """Units at each place of a value: a row of a table for each place.
+
+    Nearly all values repeat their units along every axis but one, so that `index` is a view that
+    takes next to no memory, and what only moves places moves `index` alone.
+    """
+
+    index: Tensor
+    """int64, shaped as the value: row of the table."""
+    table: Tensor
+    """int64 ``(rows, width)``: units that stand at a place, or `NOTHING`."""
+
+
+class Register:
+    """Numbers all units: the output channels of layers, and units that stand for several."""
+
+    def __init__(self) -> None:
+        self.n_layers = 0
+        self._owners: list[Tensor] = []
+        self._channels: list[Tensor] = []
+        self._n_units = 0
+        self._n_shared = 0
+        self._shared = torch.empty(0, dtype=torch.int64)
+        self._members = torch.empty(0, dtype=torch.int64)
+
+    def enter(self, n_outputs: int) -> Tensor:
+        """Return the units of one more layer, int64 ``(n_outputs,)``."""
+        channels = torch.arange(n_outputs)
+        self._owners.append(torch.full_like(channels, self.n_layers))
+        self._channels.append(channels)
+        units = channels + self._n_units
+        self._n_units += n_outputs
+        self.n_layers += 1
+        return units
+
+    def share(self, members: Tensor, units: Tensor) -> Tensor:
+        """Return a unit for each row of a matrix, which stands for those of its columns.
+
+        Parameters
+        ----------
+        members
+            bool ``(rows, columns)``.
+        units
+            int64 ``(columns,)``.
+        """
+        shared = torch.arange(len(members)) + self._n_shared + _SHARED
+        self._n_shared += len(members)
+        row, column = members.nonzero(as_tuple=True)
+        group, member = self.resolved(shared[row], units[column])
+        self._shared = torch.cat((self._shared, group))
+        self._members = torch.cat((self._members, member))
+        return shared
+
+    def resolved(self, group: Tensor, unit: Tensor) -> tuple[Tensor, Tensor]:
+        """Return pairs of a group and a unit with channels alone in place of what stands for them.
+
+        `NOTHING` is left out; sorted, each pair once.
+        """
+        is_shared, is_channel = unit >= _SHARED, (unit != NOTHING) & (unit < _SHARED)
+        position, entry = members_of(self._shared, unit[is_shared])
+        groups = torch.cat((group[is_channel], group[is_shared][position]))
+        members = torch.cat((unit[is_channel], self._members[entry]))
+        found, units = distinct(groups, members)
+        return found, units
+
+    def places(self, unit: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the layer of each channel's unit, in the order they were entered, and channel."""
+        if not self._owners:
+            return unit, unit
+        return torch.cat(self._owners)[unit], torch.cat(self._channels)[unit]
+
+
+def standing(units: Tensor, axis: int, shape: Sequence[int]) -> Units:
+    """Return units that lie along one axis of a value and are the same along the others."""
+    sizes = [1] * len(shape)
+    sizes[axis] = len(units)
+    index = torch.arange(len(units)).view(sizes).expand(tuple(shape))
+    return Units(index, units[:, None])
+
+
+def compact(index: Tensor) -> Tensor:
+    """Return an index with the axes along which it only repeats at size 1."""
+    for axis in range(index.ndim):
+        if index.stride(axis) == 0:
+            index = index.narrow(axis, 0, min(1, index.shape[axis]))
+    return index
+
+
+def settled(units: Units) -> Units:
+    """Return the same units with every axis along which they are equal as one that repeats."""
+    shape, index = units.index.shape, compact(units.index)
+    for axis in range(index.ndim):
+        first = index.narrow(axis, 0, min(1, index.shape[axis]))
+        if index.shape[axis] > 1 and bool((index == first).all()):
+            index = first
+    return Units(index.expand(shape), units.table)
+
+
+def broadcast(units: Units, shape: Sequence[int]) -> Units:
+    """Return units at the places of a larger shape, as torch broadcasts."""
+    return Units(units.index.expand(tuple(shape)), units.table)
+
+
+def joined(first: Units | None, second: Units | None, shape: Sequence[int]) -> Units | None:
+    """Return, at each place, the units of both, broadcast."""
+    if first is None or second is None:
+        one = second if first is None else first
+        return None if one is None else broadcast(one, shape)
+    if first.index is second.index and first.table is second.table:
+        return broadcast(first, shape)
+    left, right = (compact(one.index.expand(tuple(shape))) for one in (first, second))
+    pairs, index = torch.unique(left * len(second.table) + right, return_inverse=True)
+    left_rows = first.table[pairs // len(second.table)]
+    right_rows = second.table[pairs % len(second.table)]
+    return Units(index.expand(tuple(shape)), torch.cat((left_rows, right_rows), 1))
+
+
+def concatenated(
+    parts: Sequence[Units | None], shapes: Sequence[Sequence[int]], axis: int
+) -> Units | None:
+    """Return the units of values that are joined along an axis."""
+    given = [
+        _nowhere(shape) if one is None else one for one, shape in zip(parts, shapes, strict=True)
+    ]
+    width = max(one.table.shape[1] for one in given)
+    tables = [
+        functional.pad(one.table, (0, width - one.table.shape[1]), value=NOTHING) for one in given
+    ]
+    indices = [one.index for one in given]
+    for other in range(indices[0].ndim):
+        if other != axis and all(index.stride(other) == 0 for index in indices):
+            indices = [index.narrow(other, 0, 1) for index in indices]
+    starts = [sum(len(table) for table in tables[:position]) for position in range(len(tables))]
+    moved = [index + start for index, start in zip(indices, starts, strict=True)]
+    shape = list(shapes[0])
+    shape[axis] = sum(shape[axis] for shape in shapes)
+    return settled(Units(torch.cat(moved, axis).expand(tuple(shape)), torch.cat(tables)))
+
+
+def _nowhere(shape: Sequence[int]) -> Units:
+    index = torch.zeros((1,) * len(shape), dtype=torch.int64).expand(tuple(shape))
+    return Units(index, torch.full((1, 1), NOTHING))
+
+
+def agreed(units: Units, axes: Sequence[int]) -> Units | None:
+    """Return the units that places along axes agree on; where there is nothing, any are right.
+
+    Returns
+    -------
+    Units
+        Size 1 along `axes`, and along others where the units repeat; None if units differ.
+    """
+    index = compact(units.index)
+    merged = [axis % index.ndim for axis in axes]
+    if all(index.shape[axis] == 1 for axis in merged):
+        return Units(index, units.table)
+    kept = [axis for axis in range(index.ndim) if axis not in merged]
+    n_kept = math.prod(index.shape[axis] for axis in kept)
+    rows = index.permute(*kept, *merged).reshape(n_kept, -1)
+    n_rows = len(units.table)
+    code = torch.unique(torch.arange(n_kept)[:, None] * n_rows + rows)
+    place, found = code // n_rows, units.table[code % n_rows]
+    best = torch.full((n_kept, found.shape[1]), NOTHING)
+    best = best.scatter_reduce(0, place[:, None].expand_as(found), found, "amax")
+    if bool(((found != NOTHING) & (found != best[place])).any()):
+        return None
+    table, inverse = torch.unique(best, dim=0, return_inverse=True)
+    sizes = [1 if axis in merged else index.shape[axis] for axis in range(index.ndim)]
+    return Units(inverse.view(sizes), table)

@@ -1,0 +1,71 @@
+"""Rules for convolutions and linear maps: each is a layer with units of its own."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from explainers.causal.structure.table import Entry, channels, refuse
+from explainers.causal.structure.units import NOTHING, Units, agreed, broadcast, standing
+from explainers.operators import Convolution, Linear
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from explainers.causal.structure.passing import Given
+    from explainers.causal.structure.table import Setting
+
+
+def is_depthwise(op: Convolution) -> bool:
+    """Return whether each output channel reads one input channel, and there are several."""
+    per_group = op.weight.shape[0] // op.groups if op.transposed else op.weight.shape[1]
+    return op.groups > 1 and per_group == 1
+
+
+@channels.rule(Convolution)
+def convolution(op: Convolution, units: Given, setting: Setting) -> Units | None:
+    """Enter a layer whose input features are channels; a depthwise one passes units on."""
+    n_inputs = op.weight.shape[0] if op.transposed else op.weight.shape[1] * op.groups
+    shape = setting.shapes[op.name]
+    if is_depthwise(op):
+        if units[0] is None:
+            return None
+        found = _of_features(op, units[0], 1)
+        index = found.index.expand(1, n_inputs, *found.index.shape[2:])
+        multiplied = index.repeat_interleave(shape[1] // n_inputs, 1)
+        return broadcast(Units(multiplied, found.table), shape)
+    features = _features(op, units[0], 1, n_inputs)
+    return _entered(op, features, 1, shape, setting)
+
+
+@channels.rule(Linear)
+def linear(op: Linear, units: Given, setting: Setting) -> Units | None:
+    """Enter a layer whose input features lie along the last axis."""
+    shape = setting.shapes[op.name]
+    features = _features(op, units[0], -1, op.weight.shape[1])
+    return _entered(op, features, -1, shape, setting)
+
+
+def _entered(
+    op: Convolution | Linear, features: Tensor, axis: int, shape: tuple[int, ...], setting: Setting
+) -> Units:
+    n_outputs = shape[axis]
+    setting.entries.append(Entry(op, features, n_outputs))
+    return standing(setting.register.enter(n_outputs), axis, shape)
+
+
+def _features(op: Convolution | Linear, units: Units | None, axis: int, n_features: int) -> Tensor:
+    """Return the units of each input feature, int64 ``(features, width)``."""
+    if units is None:
+        return torch.full((n_features, 1), NOTHING)
+    found = _of_features(op, units, axis)
+    return found.table[found.index.flatten().expand(n_features)]
+
+
+def _of_features(op: Convolution | Linear, units: Units, axis: int) -> Units:
+    n_axes = units.index.ndim
+    found = agreed(units, [other for other in range(n_axes) if other != axis % n_axes])
+    if found is None:
+        refuse(op, "one of its inputs is of different channels at different places")
+    return found
