@@ -207,5 +207,5 @@ def _centred_ranks(values: Tensor, where: Tensor) -> Tensor:
     ordered = values.sort(1).values
     first = torch.searchsorted(ordered, values)
     last = torch.searchsorted(ordered, values, right=True)
-    middle = (where.sum(1, keepdim=True) - 1) / 2
-    return torch.where(where, (first + last - 1) / 2 - middle, 0.0)
+    doubled = first + last - where.sum(1, keepdim=True)
+    return torch.where(where, doubled.double() / 2, 0.0)
