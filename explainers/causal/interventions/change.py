@@ -1,0 +1,266 @@
+"""How much a layer's outputs change when weights that read a neuron are set."""
+
+from __future__ import annotations
+
+import math
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import torch
+from torch.nn import functional
+
+from explainers.causal.interventions.rows import place_of
+from explainers.operators import Convolution
+
+if TYPE_CHECKING:
+    from explainers.causal.interventions.stack import Pairs, Reference
+    from explainers.causal.structure import WeightedLayer
+    from explainers.network import Network
+    from torch import Tensor
+
+
+class Change:
+    """The change of a layer's outputs under ``do(n, u)``.
+
+    ``z'[e] = z[e] + scale_e sum_f (u - W[e, f]) a[f]`` over the features f of neuron n, at every
+    place and, of a convolution, every tap; the weights are those before a norm that was folded.
+
+    Parameters
+    ----------
+    network
+        A program.
+    layer
+        Of it.
+
+    Raises
+    ------
+    NotImplementedError
+        If the rows do not lie along one axis, or share it with places that a convolution reads.
+    """
+
+    def __init__(self, network: Network, layer: WeightedLayer) -> None:
+        op = layer.operator
+        source = next(one for one in network.operators if one.name == op.inputs[0])
+        self.layer, self.operator = layer, op
+        self.place, self.source_place = place_of(network, op), place_of(network, source)
+        self.is_convolution = isinstance(op, Convolution)
+        if self.is_convolution and not (self.place.is_plain and self.source_place.is_plain):
+            raise NotImplementedError(
+                f"the convolution {op.name!r} reads values in which samples share an axis with "
+                "places; there are no interventions on it: leave it out by layers="
+            )
+        self.weight = _by_output(layer)
+        norm = layer.norm
+        self.scale = None if norm is None or norm.scale is None else norm.scale.flatten()
+        self.features, self.is_feature = _features(layer)
+        self._reach = self._reached()
+        self._touched: dict[float, Tensor] = {}
+
+    @cached_property
+    def kinds(self) -> tuple[Tensor, Tensor]:
+        """Which outputs read neurons at all, bool ``(kinds, n_outputs)``, and the kind of each."""
+        if self.layer.groups == 1:
+            every = self._reach.new_ones(1, self.layer.n_outputs)
+            return every, self.features.new_zeros(self.layer.n_neurons)
+        kinds, of_neuron = self._reach.mT.unique(dim=0, return_inverse=True)
+        return kinds, of_neuron
+
+    def touched(self, u: float | Tensor) -> Tensor:
+        """Return where an intervention changes a weight, bool ``(n_outputs, n_neurons)``."""
+        if not isinstance(u, int | float):
+            return self._reach
+        if u in self._touched:
+            return self._touched[u]
+        differs = (self.weight != u).any(2)  # (out, in / groups)
+        n_inner = self.weight.shape[1]
+        found = torch.zeros_like(self._reach)
+        for column in range(self.features.shape[1]):
+            feature = self.features[:, column]
+            is_changed = differs[:, feature % n_inner] & self._reads(feature)
+            found |= is_changed & self.is_feature[:, column]
+        self._touched = {u: found}  # of one u: that of all calls, mostly
+        return found
+
+    def is_active(self, source: Tensor) -> Tensor:
+        """Return where a neuron is not all zeros, bool ``(rows, n_neurons)``.
+
+        Parameters
+        ----------
+        source
+            What the layer reads.
+        """
+        front = self.source_place.front(source)
+        axis = 1 if self.is_convolution else front.ndim - 1
+        others = [one for one in range(1, front.ndim) if one != axis]
+        is_active = (front != 0).any(dim=others) if others else front != 0
+        return (is_active[:, self.features] & self.is_feature).any(2)
+
+    def changed(self, reference: Reference, pairs: Pairs, columns: Tensor) -> Tensor:
+        """Return the layer's outputs under interventions, only some channels of them.
+
+        Parameters
+        ----------
+        reference
+            Values of the rows.
+        pairs
+            Sorted by neuron.
+        columns
+            int64 ``(columns,)``: the effects.
+
+        Returns
+        -------
+        Tensor
+            Laid out as the layer's value, of a pair in each row.
+        """
+        base = reference.once("base", lambda: self._base(reference, columns))
+        windows, slots = self._windows(reference, pairs)
+        n_pairs, extent = len(pairs.rows), base.shape[1:-1]
+        change = self._product(windows, slots, pairs, columns)
+        change = change.reshape(n_pairs, -1, len(columns))
+        rest = base.flatten(1, -2) if extent else base[:, None]
+        made = change.add_(rest.index_select(0, pairs.own)).reshape(n_pairs, *extent, -1)
+        return made.movedim(-1, 1) if self.is_convolution else self.place.back(made)
+
+    def _base(self, reference: Reference, columns: Tensor) -> Tensor:
+        """Return the outputs without interventions, ``(rows, ..., columns)``."""
+        value = reference.taken(self.operator)
+        front = value.movedim(1, -1) if self.is_convolution else self.place.front(value)
+        return front.index_select(-1, columns)
+
+    def _windows(self, reference: Reference, pairs: Pairs) -> tuple[Tensor, Tensor | None]:
+        """Return what the weights read, ``(neurons, most rows, places, features * taps)``.
+
+        And where the pairs are among the first two axes, flattened; None for all, in order.
+        """
+        source = self.source_place.front(reference.values[self.operator.inputs[0]])
+        grid, slots = pairs.grid()
+        features = self.features[pairs.distinct]
+        if isinstance(self.operator, Convolution):
+            read = source[grid[:, :, None], features[:, None, :]]
+            read = read * self._kept(pairs, read.ndim) if self._is_ragged else read
+            n_first = read.shape[:2]
+            return _taps(self.operator, read.flatten(0, 1)).unflatten(0, n_first), slots
+        flat = source.reshape(len(source), -1, source.shape[-1])
+        read = flat.mT[grid[:, :, None], features[:, None, :]]
+        read = read * self._kept(pairs, read.ndim) if self._is_ragged else read
+        return read.mT, slots
+
+    @property
+    def _is_ragged(self) -> bool:
+        return self.features.shape[1] > 1 and not bool(self.is_feature.all())
+
+    def _kept(self, pairs: Pairs, n_axes: int) -> Tensor:
+        kept = self.is_feature[pairs.distinct][:, None].to(self.weight.dtype)
+        return kept.reshape(*kept.shape, *[1] * (n_axes - 3))
+
+    def _product(
+        self, windows: Tensor, slots: Tensor | None, pairs: Pairs, columns: Tensor
+    ) -> Tensor:
+        """Return the change, ``(pairs, places, columns)``."""
+        weight, reads = self._read(pairs.distinct, columns)
+        if isinstance(pairs.u, int | float):
+            return _selected(_multiplied(windows, (pairs.u - weight) * reads), slots)
+        ones = reads.expand_as(weight)
+        own = _selected(_multiplied(windows, weight * reads), slots)
+        return _selected(_multiplied(windows, ones), slots) * pairs.u[:, None, None] - own
+
+    def _read(self, neurons: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
+        """Return weights ``(neurons, features, taps, columns)``, and by how much they count."""
+        feature = self.features[neurons]
+        weight = self.weight[columns][:, feature % self.weight.shape[1]]
+        counts = self._reads(feature.flatten(), columns).unflatten(1, feature.shape)
+        reads = counts.to(weight.dtype)[..., None]
+        if self.scale is not None:
+            reads = reads * self.scale[columns][:, None, None, None]
+        return weight.permute(1, 2, 3, 0), reads.permute(1, 2, 3, 0)
+
+    def _reads(self, features: Tensor, columns: Tensor | None = None) -> Tensor:
+        """Return which outputs have a weight for features, bool ``(outputs, features)``."""
+        n_outputs, n_inner = self.weight.shape[:2]
+        n_groups = self.layer.groups
+        outputs = torch.arange(n_outputs, device=features.device) if columns is None else columns
+        group = outputs.div(n_outputs // n_groups, rounding_mode="floor")
+        return group[:, None] == features.div(n_inner, rounding_mode="floor")
+
+    def _reached(self) -> Tensor:
+        n_outputs, n_neurons = self.layer.n_outputs, self.layer.n_neurons
+        if self.layer.groups == 1:
+            device = self.weight.device
+            return torch.ones(n_outputs, n_neurons, dtype=torch.bool, device=device)
+        reads = self._reads(self.features.flatten()).unflatten(1, self.features.shape)
+        return (reads & self.is_feature).any(2)
+
+
+def _multiplied(windows: Tensor, weight: Tensor) -> Tensor:
+    """Return ``(neurons, most rows, places, columns)``, by one product for each neuron."""
+    n_neurons, n_rows, n_places = windows.shape[:3]
+    product = windows.reshape(n_neurons, n_rows * n_places, -1) @ weight.flatten(1, 2)
+    return product.unflatten(1, (n_rows, n_places))
+
+
+def _selected(grid: Tensor, slots: Tensor | None) -> Tensor:
+    flat = grid.flatten(0, 1)
+    return flat if slots is None else flat.index_select(0, slots)
+
+
+def _by_output(layer: WeightedLayer) -> Tensor:
+    """Return the weights before a folded norm, ``(out, in / groups, taps)``.
+
+    Of a transposed convolution they are turned so that it reads its input, with zeros between.
+    """
+    op = layer.operator if layer.unfolded is None else layer.unfolded
+    weight: Tensor = op.weight  # type: ignore[attr-defined]
+    if not isinstance(op, Convolution) or not op.transposed:
+        return weight.reshape(*weight.shape[:2], -1)
+    apart = weight.unflatten(0, (op.groups, -1)).transpose(1, 2).flatten(0, 1)
+    return apart.flip(tuple(range(2, apart.ndim))).flatten(2)
+
+
+def _features(layer: WeightedLayer) -> tuple[Tensor, Tensor]:
+    """Return the features of each neuron, int64 ``(n_neurons, most)``, and which of them exist."""
+    owner = layer.neuron_of
+    order = torch.argsort(owner, stable=True)
+    order = order[owner[order] >= 0]
+    sizes = torch.bincount(owner[order], minlength=layer.n_neurons)
+    starts = sizes.cumsum(0) - sizes
+    most = int(sizes.max()) if len(sizes) else 0
+    within = torch.arange(most, device=owner.device)
+    exists = within < sizes[:, None]
+    position = (starts[:, None] + within).clamp_max(max(len(order) - 1, 0))
+    return torch.where(exists, order[position], torch.zeros_like(position)), exists
+
+
+def _taps(op: Convolution, inputs: Tensor) -> Tensor:
+    """Return what each place of a convolution's output reads, ``(batch, places, features * taps)``.
+
+    Parameters
+    ----------
+    inputs
+        ``(batch, features, *extent)``.
+    """
+    n_axes, kernel = inputs.ndim - 2, op.weight.shape[2:]
+    stride, zeros = op.stride, op.extents_of_zeros
+    if op.transposed:
+        inputs, zeros = _spread(op, inputs)
+        stride = (1,) * n_axes
+    widths = [width for pair in reversed(zeros) for width in pair]
+    found = functional.pad(inputs, widths) if any(widths) else inputs
+    for axis in range(n_axes):
+        reach = op.dilation[axis] * (kernel[axis] - 1) + 1
+        found = found.unfold(2 + axis, reach, stride[axis])[..., :: op.dilation[axis]]
+    order = (0, *range(2, 2 + n_axes), 1, *range(2 + n_axes, 2 + 2 * n_axes))
+    n_taps = inputs.shape[1] * math.prod(kernel)
+    return found.permute(order).reshape(len(inputs), -1, n_taps)
+
+
+def _spread(op: Convolution, inputs: Tensor) -> tuple[Tensor, tuple[tuple[int, int], ...]]:
+    """Return the input of a transposed convolution with zeros between, and those around it."""
+    extent = inputs.shape[2:]
+    sizes = [(size - 1) * step + 1 for size, step in zip(extent, op.stride, strict=True)]
+    spread = inputs.new_zeros(*inputs.shape[:2], *sizes)
+    spread[(..., *(slice(None, None, step) for step in op.stride))] = inputs
+    zeros = []
+    for axis, size in enumerate(op.weight.shape[2:]):
+        before = op.dilation[axis] * (size - 1) - op.padding[axis]
+        zeros.append((before, before + op.output_padding[axis]))
+    return spread, tuple(zeros)
