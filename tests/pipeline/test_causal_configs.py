@@ -131,7 +131,7 @@ def test_the_one_for_digits_runs(tmp_path: Path) -> None:
     settings += [f"explainers.graph.{name}" for name in ("n_samples=4", "n_held_out=1")]
     assert run(load(path, settings)).exit_code == 0
     stored = open_run(tmp_path / "out")
-    assert stored.maps["causal_attribution"].shape == (60, 1, 28, 28)
+    assert stored.maps["causal_attribution"].shape == (60, 28, 28)
 
 
 @pytest.mark.long
