@@ -142,7 +142,8 @@ def chosen(
     audited = torch.zeros_like(strongest)
     audited.scatter_(1, lots.argsort(dim=1, stable=True)[:, :n_drawn], True)
     share = n_drawn / n_left if n_left else 1.0
-    return Chosen(strongest | audited, audited, torch.full((n_classes,), share).double())
+    shares = torch.full((n_classes,), share, dtype=torch.float64)
+    return Chosen(strongest | audited, audited, shares)
 
 
 def _seeds(seed: int, layer: str, classes: Sequence[int]) -> Tensor:
