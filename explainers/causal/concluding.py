@@ -1,0 +1,260 @@
+"""The rounds behind the levels: edges, the test on held-out samples, and other values of u."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from explainers.causal import selection, stability
+from explainers.causal.deciding import Rule, decided
+from explainers.causal.edges import Edges, edge_estimates
+from explainers.causal.folding import (
+    EDGES,
+    HELD_OUT,
+    SUM,
+    SWEEP,
+    Batch,
+    Folding,
+    Parts,
+    of_rows,
+    parts_of,
+    whole,
+)
+from explainers.causal.interventions import Interventions
+from explainers.causal.structure import structure_of
+from explainers.causal.sweep import swept
+from explainers.causal.testing import Asked, Task, tallied
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from torch import Tensor
+
+    from explainers.base import Result, State
+
+_INDEX = "index"
+_BRIEF = 2
+"""Edges, and values of u, that are looked at in a trial."""
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """A layer of the graph."""
+
+    task: Task
+    """What was asked of it."""
+    sign: Tensor
+    """What was selected, int8 ``(classes, neurons)``."""
+    is_swept: bool = False
+    """Whether other values of u are tried."""
+
+
+@dataclass(frozen=True, eq=False)
+class Concluding(Folding):
+    """What follows once all causes are known, in one pass.
+
+    Parts of a state are ``<layer>/held_out``, a tally of the causes on samples that they were not
+    selected on; ``<layer>/edges``, first-order effects of a cause on each effect, summed over
+    samples; and ``<layer>/sweep/<number>``, a tally of all neurons for each value of u. The result
+    has, by layer, ``held_out_te``, ``held_out_p``, ``held_out_q``, ``is_confirmed`` and
+    ``n_held_out``; ``edges`` and ``sweep`` as `explainers.causal.results` says.
+    """
+
+    layers: Mapping[str, Found]
+    """Of the graph."""
+    rule: Rule
+    """By which causes are selected."""
+    values: tuple[float, ...]
+    """Of u."""
+    max_edges: int
+    """How many edges of a class and layer are kept; 0 for no edges at all."""
+
+    def briefer(self) -> Concluding:
+        """Return what looks at fewer values of u."""
+        return replace(self, values=self.values[:_BRIEF])
+
+    def add(self, parts: Parts, batch: Batch) -> None:
+        """Add a batch to all parts."""
+        is_held_out = self.chosen.is_held_out[batch.position]
+        if is_held_out.any():
+            self._test_again(parts, batch, is_held_out)
+        is_selection = self.chosen.for_selection[batch.position]
+        if self.max_edges and is_selection.any():
+            self._weigh(parts, batch, is_selection)
+        if self.values:
+            self._sweep(parts, batch)
+
+    def finalise(self, state: State) -> Result:
+        """Return what was found of each layer."""
+        by_layer: dict[str, Parts] = {}
+        for key, part in parts_of(state).items():
+            name, _, kind = key.partition("/")
+            by_layer.setdefault(name, {})[kind] = part
+        return {name: self._layer(name, parts) for name, parts in by_layer.items()}
+
+    def _test_again(self, parts: Parts, batch: Batch, rows: Tensor) -> None:
+        structure = structure_of(batch.trace.network)
+        none = torch.zeros(0, len(batch.index), dtype=torch.float64)
+        paired = replace(self.rule, name="paired")
+        for name, found in self.layers.items():
+            tested = (found.sign[batch.member] != 0) & rows[:, None]
+            if tested.any():
+                asked = Asked(batch, structure.layer(name), found.task, tested)
+                tallied(parts, f"{name}/{HELD_OUT}", asked, asked.outcome(), none, paired)
+
+    def _weigh(self, parts: Parts, batch: Batch, rows: Tensor) -> None:
+        structure = structure_of(batch.trace.network)
+        layers = [structure.layer(name) for name in self.layers]
+        edges = {
+            layer.name: Edges.of(layer, found.sign != 0, found.task.effects)
+            for layer, found in zip(layers, self.layers.values(), strict=True)
+        }
+        layers = [layer for layer in layers if len(edges[layer.name])]
+        constants = {name: found.task.u for name, found in self.layers.items()}
+        member = batch.member.masked_fill(~rows, -1)
+        sums = edge_estimates(batch.trace, layers, edges, member, batch.classes, constants)
+        for name, each in sums.items():
+            of_layer = edges[name]
+            index = torch.stack([of_layer.member, of_layer.cause, of_layer.effect])
+            part = parts.setdefault(f"{name}/{EDGES}", {_INDEX: index, SUM: torch.zeros_like(each)})
+            part[SUM] += each
+
+    def _sweep(self, parts: Parts, batch: Batch) -> None:
+        structure = structure_of(batch.trace.network)
+        for name, found in self.layers.items():
+            reached = found.task.effects.any(1)[batch.member]
+            rows = (reached & ~self._is_kept_out(batch)).nonzero()[:, 0]
+            if not found.is_swept or not len(rows):
+                continue
+            some = _some(batch, rows)
+            layer = structure.layer(name)
+            tested = found.task.tested(layer, self.rule.most_inputs)[some.member]
+            tested = tested & self.chosen.for_selection[some.position][:, None]
+            asked = Asked(some, layer, found.task, tested)
+            none = torch.zeros(0, len(rows), dtype=torch.float64)
+            for number, outcome in enumerate(self._outcomes(asked)):
+                key = f"{name}/{SWEEP}/{number}"
+                tallied(parts, key, asked, outcome, none, self.rule)
+
+    def _outcomes(self, asked: Asked) -> Any:
+        if not asked.tested.all():
+            return (asked.outcome(u) for u in self.values)
+        effects = asked.task.effects[asked.batch.member].to(asked.batch.classes.device)
+        return swept(asked.batch.trace, asked.layer, effects, asked.batch.classes, self.values)
+
+    def _is_kept_out(self, batch: Batch) -> Tensor:
+        """Return which rows say nothing of other values of u."""
+        known = self.chosen.for_selection[batch.position]
+        if self.rule.is_compat:
+            known = known | self.chosen.is_following[batch.position]
+        return ~known
+
+    def _layer(self, name: str, parts: Parts) -> Result:
+        found, result = self.layers[name], dict[str, Any]()
+        n_classes = len(self.chosen.classes)
+        if HELD_OUT in parts:
+            state = whole(parts[HELD_OUT], n_classes)
+            again = selection.retest(state, found.sign, self.rule.level, dtype=self.rule.dtype)
+            result |= {"held_out_te": again.te, "held_out_p": again.p, "held_out_q": again.q}
+            result["is_confirmed"] = again.is_confirmed.double().masked_fill(
+                again.p.isnan(), torch.nan
+            )
+            result["n_held_out"] = state["reference_n"]
+        if EDGES in parts:
+            n = self.chosen.counts(self.chosen.for_selection)
+            result["edges"] = _strongest(parts[EDGES], n, self.max_edges)
+        swept_parts = [parts[f"{SWEEP}/{n}"] for n in range(len(self.values)) if self._has(parts)]
+        if swept_parts:
+            result["sweep"] = self._swept(found, [whole(each, n_classes) for each in swept_parts])
+        return result
+
+    def _has(self, parts: Parts) -> bool:
+        return f"{SWEEP}/0" in parts
+
+    def _swept(self, found: Found, states: list[State]) -> dict[str, Tensor]:
+        """Return how what is selected depends on u."""
+        reached = found.task.effects.any(1)
+        decisions = [decided(each, self.rule, found.task.n_neurons, reached) for each in states]
+        sets = torch.stack([each["sign"] != 0 for each in decisions])  # (values, classes, neurons)
+        return {
+            "u": torch.tensor(self.values, dtype=torch.float64).expand(len(reached), -1),
+            "n_causes": sets.sum(2).T,
+            "jaccard": stability.jaccard(sets, found.sign != 0).T,
+            "nogueira": stability.nogueira(sets),
+            "frequency": stability.frequency(sets),
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class Exact(Folding):
+    """Exact effects of edges: each one's intervention sets the weights of its effect alone.
+
+    Parts of a state are ``<layer>/edges``; the result has ``edges`` by layer.
+    """
+
+    layers: Mapping[str, Found]
+    """Of the graph."""
+    edges: Mapping[str, Mapping[str, Tensor]]
+    """Layer to the edges that are asked about, ordered by class."""
+
+    def briefer(self) -> Exact:
+        """Return what looks at a few edges of each layer."""
+        few = {
+            name: {entry: of_edges[:_BRIEF] for entry, of_edges in edges.items()}
+            for name, edges in self.edges.items()
+        }
+        return replace(self, edges=few)
+
+    def add(self, parts: Parts, batch: Batch) -> None:
+        """Add a batch to the sums."""
+        trace, structure = batch.trace, structure_of(batch.trace.network)
+        device = trace.network.device
+        for name, edges in self.edges.items():
+            is_asked = batch.member[:, None] == edges["member"]
+            rows, which = is_asked.nonzero(as_tuple=True)
+            if not len(rows):
+                continue
+            outcome = Interventions(trace.network, structure.layer(name)).pairs(
+                trace,
+                rows.to(device),
+                edges["cause"][which].to(device),
+                edges["effect"][which].to(device),
+                batch.classes,
+                self.layers[name].task.u,
+            )
+            moved = outcome.logit.double() - batch.reference[rows.to(device)].double()
+            zeros = torch.zeros(len(edges["member"]), dtype=torch.float64)
+            part = parts.setdefault(f"{name}/{EDGES}", {SUM: zeros})
+            part[SUM].index_add_(0, which, moved.cpu())
+
+    def finalise(self, state: State) -> Result:
+        """Return the mean effect of each edge."""
+        n = self.chosen.counts(self.chosen.for_selection)
+        found: Result = {}
+        for key, part in parts_of(state).items():
+            edges = self.edges[key.partition("/")[0]]
+            weight = part[SUM] / n[edges["member"]]
+            found[key.partition("/")[0]] = {"edges": {**edges, "weight": weight}}
+        return found
+
+
+def _strongest(part: State, n: Tensor, most: int) -> dict[str, Tensor]:
+    """Return the strongest edges of each class, in order of class, cause and effect."""
+    member, cause, effect = part[_INDEX]
+    weight = part[SUM] / n[member]
+    order = weight.abs().argsort(descending=True, stable=True)
+    order = order[member[order].argsort(stable=True)]
+    of_class = member[order]
+    places = torch.arange(len(order)) - torch.searchsorted(of_class, of_class)
+    kept = order[places < most].sort().values
+    named = {"member": member, "cause": cause, "effect": effect, "weight": weight}
+    return {name: each[kept] for name, each in named.items()}
+
+
+def _some(batch: Batch, rows: Tensor) -> Batch:
+    """Return some rows of a batch."""
+    parts = (each[rows] for each in (batch.index, batch.position, batch.member))
+    classes = batch.classes[rows.to(batch.classes.device)]
+    return Batch(of_rows(batch.trace, rows), *parts, classes)

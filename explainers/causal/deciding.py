@@ -1,0 +1,101 @@
+"""From the tally of a layer to what is known of it, in blocks of classes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import torch
+
+from explainers.causal import selection, stability
+from explainers.causal.results import NOT_REACHED
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from explainers.base import State
+
+_ELEMENTS = 1 << 24
+"""Of signs that bootstrap replicates find, which are made at once."""
+_KEPT = (
+    "te",
+    "te_low",
+    "te_high",
+    "relative",
+    "divergence",
+    "statistic",
+    "p",
+    "q",
+    "sign",
+    "margin",
+    "frequency",
+    "is_borderline",
+    "n",
+    "how",
+)
+
+
+@dataclass(frozen=True)
+class Rule:
+    """By which causes are selected."""
+
+    name: Literal["paired", "compat"]
+    level: float
+    """Of false discoveries."""
+    dtype: torch.dtype
+    """Of the network's numbers."""
+    most_inputs: int | None = None
+    """Neurons of a layer from which on the original tests only some; None where it is not
+    followed."""
+
+    @property
+    def is_compat(self) -> bool:
+        """Whether it is the original's."""
+        return self.name == "compat"
+
+    @property
+    def fewest(self) -> int:
+        """Samples of a class without which there is no test."""
+        return 1 if self.is_compat else 2
+
+
+def decided(state: State, rule: Rule, n_neurons: int, reached: Tensor) -> dict[str, Tensor]:
+    """Return what is decided of a layer, by name: ``(classes, neurons)`` or ``(classes,)`` each.
+
+    What `explainers.causal.selection.Selection` has, ``tested`` (bool), and from the bootstrap
+    ``jaccard``, the mean over replicates of the index between the neurons that one selects and
+    those that were selected, and ``nogueira``, the stability among replicates.
+
+    Parameters
+    ----------
+    state
+        Tally of all classes.
+    rule
+        By which causes are selected.
+    n_neurons
+        Of the layer, as false discoveries are counted.
+    reached
+        Whether the layer has effects, bool ``(classes,)``.
+    """
+    n_replicates = max(1, state["drawn"].shape[1])
+    n_at_once = max(1, _ELEMENTS // (n_replicates * n_neurons))
+    blocks = []
+    for start in range(0, len(reached), n_at_once):
+        some = {name: entry[start : start + n_at_once] for name, entry in state.items()}
+        blocks.append(_block(some, rule, n_neurons))
+    found = {name: torch.cat([block[name] for block in blocks]) for name in blocks[0]}
+    found["how"] = found["how"].long().masked_fill(~reached, NOT_REACHED)
+    return found
+
+
+def _block(state: State, rule: Rule, n_neurons: int) -> dict[str, Tensor]:
+    made = selection.decide(
+        state, rule=rule.name, level=rule.level, n_tested_of=n_neurons, dtype=rule.dtype
+    )
+    replicates, selected = made.replicates != 0, made.sign != 0
+    return {
+        **{name: getattr(made, name) for name in _KEPT},
+        "tested": state["n"] > 0,
+        "jaccard": stability.jaccard(replicates, selected).mean(0),
+        "nogueira": stability.nogueira(replicates),
+    }

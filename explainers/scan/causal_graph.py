@@ -1,0 +1,220 @@
+"""Causal graphs of a network: which neurons each class depends on, layer by layer."""
+
+from __future__ import annotations
+
+import importlib.util
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from explainers import numeric, register
+from explainers.base import Cost, Round, Scan
+from explainers.causal import results as form
+from explainers.causal.choosing import Choosing
+from explainers.causal.rounds import SAMPLES, Progress, choosing, named
+from explainers.registry import suggest
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterator, Mapping, Sequence
+
+    from explainers.base import Result, Samples, State
+    from explainers.network import Network
+    from explainers.trace import Trace
+
+
+@register("causal_graph")
+@dataclass(frozen=True)
+class CausalGraph(Scan):
+    r"""A graph of causes for each class, learned by interventions on weights (arXiv:2305.08950).
+
+    For a class c, an intervention do(n, u) on a neuron n of a layer sets the weights of n in all
+    channels of an effect set E to u. With Y the logit of the class and Y' the same under the
+    intervention, its effect on a sample is :math:`TE = Y' - Y`; beside it are
+    :math:`Y' / Y - 1` and :math:`KL(P' \| P)` of the probabilities, in nats. The neurons whose
+    effects are not due to chance, over `n_samples` samples that are classified as c, are the
+    causes of E: positive ones, without which the logit is lower, and negative ones. E of the last
+    layer is the class's output, and E of any other the channels that the causes in the layers that
+    read it are made of. The layers, neurons and channels are those of
+    `explainers.causal.structure`.
+
+    Rule ``paired`` is a two-sided paired t test of TE with the procedure of Benjamini and Hochberg
+    (1995, doi:10.1111/j.2517-6161.1995.tb02031.x) among the neurons of a class and layer; rule
+    ``compat`` is the original's one-sided, unpaired z test at 1.65, with its fallback.
+
+    The result has ``[class][layer]``, layers in execution order, with
+
+    - ``causes``, ``negative_causes`` (neurons) and ``effects`` (channels), int64, ascending; these
+      alone of layers that read the input only, or that `layers` leaves out;
+    - for each neuron: ``tested`` (bool), ``sign`` (int8; 1 a positive cause, -1 a negative one),
+      ``te`` with the 95 % interval ``te_low`` to ``te_high`` of a Poisson bootstrap, ``relative``,
+      ``divergence``, ``statistic``, ``p``, ``q``, ``margin``, ``frequency`` (share of bootstrap
+      replicates that select it with its sign), ``is_borderline`` (bool: rounding could change what
+      was decided), and of causes on samples that they were not selected on ``held_out_te``,
+      ``held_out_p``, ``held_out_q`` and ``is_confirmed`` (1 or 0), all three NaN elsewhere;
+    - for each edge: ``edge_cause``, ``edge_effect`` and ``edge_weight``, the mean effect on the
+      logit if the weights of one effect alone are set;
+    - plain values: ``how`` (``paired``, ``z``, ``fallback``, ``too few samples`` or
+      ``not reached``), ``u``, ``n``, ``n_held_out``, and over bootstrap replicates ``jaccard``, the
+      mean index to what was selected, and ``nogueira``, the stability (JMLR 18(174), 2018);
+      with `screening` ``recall``, ``n_audited`` and ``screen_correlation`` (Spearman, of estimated
+      and exact effects of what was verified);
+    - with a sweep ``sweep``: ``u``, ``n_causes`` and ``jaccard`` to the graph, one for each value,
+      and over the values ``nogueira`` and, for each neuron, ``frequency``.
+
+    Beside the classes there is ``samples``: ``sample`` (indices), ``label`` and ``is_held_out`` of
+    those chosen, and of each class how many were ``seen`` and how many of these ``correct``.
+    """
+
+    classes: tuple[int, ...] | Literal["all"] = "all"
+    """Whose graphs are learned."""
+    n_samples: int = 100
+    """Samples of each class on which causes are selected."""
+    n_held_out: int = 50
+    """Further samples, as far as there are any, on which what was selected is tested again."""
+    rule: Literal["paired", "compat"] = "paired"
+    """By which causes are selected; `compat` is the original's."""
+    level: float = 0.05
+    """Bound of the false discovery rate."""
+    u: float = 0.0
+    """What weights are set to; 0 removes the neuron."""
+    beta: float | None = None
+    """If given, weights are set to a number drawn for each layer from (beta, beta + 0.01)."""
+    follow: Literal["positive", "both"] = "positive"
+    """Which causes become effects of the layers below."""
+    layers: str | tuple[str, ...] | None = None
+    """Names, or patterns, of layers down to which graphs go; None for all that can be tested."""
+    screening: float | None = None
+    """Share of the neurons of a layer, those with the strongest first-order estimates, that are
+    verified by exact interventions; None for all."""
+    audit: float = 0.02
+    """Share of the others that are verified as well, by lot, to measure how many were missed."""
+    n_bootstrap: int = 100
+    """Replicates of the bootstrap; 0 for none."""
+    edges: Literal["gradient", "exact", "none"] = "gradient"
+    """How weights of edges are found; `exact` intervenes on those that gradients say are the
+    strongest."""
+    max_edges: int = 10000
+    """How many edges are kept of a class and layer, the strongest."""
+    sweep: tuple[float, ...] = ()
+    """Further values of u that all neurons are tested with, given the graph's effects."""
+    sweep_layers: str | tuple[str, ...] | None = None
+    """Names, or patterns, of the layers where that is done; None for all."""
+    compat_max_inputs: int = 600
+    """Neurons of a layer above which rule `compat` tests one fifth of them, as the original does."""
+
+    has_graphs: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        for name, least in (("n_samples", 1), ("n_held_out", 0), ("n_bootstrap", 0)):
+            numeric.check_whole(name, getattr(self, name), least)
+        numeric.check_whole("max_edges", self.max_edges)
+        numeric.check_whole("compat_max_inputs", self.compat_max_inputs)
+        for name, options in (
+            ("rule", ("paired", "compat")),
+            ("follow", ("positive", "both")),
+            ("edges", ("gradient", "exact", "none")),
+        ):
+            given = getattr(self, name)
+            if given not in options:
+                raise ValueError(f"got {name} {given!r}; {suggest(str(given), options)}")
+        _check_share("level", self.level)
+        for name in ("screening", "audit"):
+            if getattr(self, name) is not None:
+                _check_share(name, getattr(self, name), least_is_in=name == "audit")
+        for value in (self.u, *self.sweep, *(() if self.beta is None else (self.beta,))):
+            numeric.check_finite("u", value, -1e30)
+        if self.beta is not None and self.u:
+            raise ValueError(f"got u={self.u} and beta={self.beta}, expected one of them alone")
+        if self.classes != "all":
+            self._check_classes()
+
+    def _check_classes(self) -> None:
+        if isinstance(self.classes, str) or not len(self.classes):
+            raise ValueError(f"got classes {self.classes!r}, expected 'all' or a list of numbers")
+        for each in self.classes:
+            numeric.check_whole("classes", each, 0)
+        if len({*self.classes}) < len(self.classes):
+            raise ValueError(f"got classes {self.classes!r}, expected each once")
+
+    @property
+    def cost(self) -> Cost:
+        """Forward passes of the rounds at least; `notes` tells what interventions take."""
+        return Cost(forward=float("nan"))
+
+    def check(self, network: Network) -> None:
+        """Refuse a network without structure, and classes and layers that it does not have."""
+        from explainers.causal.structure import structure_of
+
+        if not network.is_program:
+            raise NotImplementedError(
+                f"{self.name} needs the layers of the network, and this model could not be read "
+                f"as a program: {network.reason}; change the model"
+            )
+        if self.rule == "paired" and importlib.util.find_spec("scipy") is None:
+            raise ImportError(
+                "rule: paired needs SciPy; pip install 'xpipe-xai[causal]', or take rule: compat"
+            )
+        if self.classes != "all" and max(self.classes) >= network.n_outputs:
+            raise ValueError(
+                f"got class {max(self.classes)}, expected 0 to {network.n_outputs - 1}, which the "
+                "network's outputs are"
+            )
+        structure = structure_of(network)
+        names = [each.name for each in structure.layers]
+        tested = [each.name for each in structure.layers if not each.is_root]
+        if not tested:
+            raise ValueError(
+                f"{self.name} needs a weighted layer that reads another one, and this network has "
+                f"{', '.join(names) or 'none'} alone"
+            )
+        named(self, names)
+        named(self, tested, "sweep_layers")
+
+    def init(self) -> State:
+        """Return what the first round starts from."""
+        return self._first.init()
+
+    def update(self, state: State, trace: Trace, samples: Samples) -> State:
+        """Return the first round's state with one batch added."""
+        return self._first.update(state, trace, samples)
+
+    def merge(self, left: State, right: State) -> State:
+        """Return the first round's state of both parts."""
+        return self._first.merge(left, right)
+
+    def finalise(self, state: State) -> Result:
+        """Return what the first round found."""
+        return self._first.finalise(state)
+
+    def rounds(self, results: Mapping[str, Result]) -> Round | None:
+        """Return the choice of samples, then each level's tests, then what follows from them."""
+        return Progress(self, results).next if results else Round(SAMPLES, self._first)
+
+    def conclude(self, results: Mapping[str, Result]) -> Result:
+        """Return the graphs of all classes."""
+        return Progress(self, results).result()
+
+    def stored(self, result: Result) -> Result:
+        """Return a result with classes alike; see `explainers.causal.results.stored`."""
+        return form.stored(result)
+
+    def axes(self, path: Sequence[Any], n_axes: int, beside: Collection[Any]) -> Sequence[str]:
+        """Return what the axes of stored arrays are called."""
+        return form.axes(path, n_axes, beside)
+
+    def graphs(self, result: Result, network: Network) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Yield the graph of each class as a document."""
+        from explainers.causal.documents import documents
+        from explainers.causal.structure import structure_of
+
+        facts = {"rule": self.rule, "level": self.level}
+        yield from documents(result, structure_of(network), facts)
+
+    @property
+    def _first(self) -> Choosing:
+        return choosing(self)
+
+
+def _check_share(name: str, value: float, *, least_is_in: bool = False) -> None:
+    numeric.check_finite(name, value)
+    if value > 1 or (value == 0 and not least_is_in) or (name == "level" and value == 1):
+        raise ValueError(f"got {name}={value}, expected a share between 0 and 1")
