@@ -144,6 +144,18 @@ def needs_of(config: RunConfig) -> dict[str, dict[str, str]]:
     return found
 
 
+def graph_scans(config: RunConfig) -> tuple[str, ...]:
+    """Return the entries of scans that find graphs, those added by themselves among them."""
+    methods = {name: str(own.get("method", name)) for name, own in config.explainers.items()}
+    wanted = {scan for needs in needs_of(config).values() for scan in needs.values()}
+    methods |= {scan: scan for scan in sorted(wanted - methods.keys())}
+    return tuple(
+        name
+        for name, method in methods.items()
+        if getattr(explainers.methods.get(method), "has_graphs", False)
+    )
+
+
 def with_results(explainer: E, needs: Mapping[str, str], results: Mapping[str, Any]) -> E:
     """Return an explainer with the results of scans in their places.
 

@@ -1,4 +1,4 @@
-"""Score the stored maps of a run: each metric is mapped over the shards like an explainer."""
+"""Score a run's maps and graphs: each metric is mapped over the shards like an explainer."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any
 from explainers import Target
 from pipeline import aggregate
 from pipeline.aggregate import Judged
+from pipeline.entries import graph_scans
 from pipeline.errors import ConfigError
 from pipeline.metrics import build
 from pipeline.plan import EXPLAIN
-from pipeline.scorable import in_words, misfit, unscored
+from pipeline.scorable import GRAPH, in_words, misfit, scored, unscored
 from pipeline.scorer import EvaluateTask
 from pipeline.session import open_session
 from pipeline.store import EVALUATE, Run, open_run
@@ -32,8 +33,8 @@ if TYPE_CHECKING:
     from pipeline.session import Session
     from pipeline.shards import Shard
 
-SERVED = frozenset({"network", "masks"})
-"""What stored maps can be scored with; a metric that explains again is for the library."""
+SERVED = frozenset({"network", "masks", GRAPH})
+"""What a run can be scored with; a metric that explains again is for the library."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ def evaluate(
     callbacks: Sequence[Callback] = (),
     take_over: bool = False,
 ) -> Evaluation:
-    """Score the maps of a run and write scores and aggregates; what is scored already is kept.
+    """Score maps and graphs of a run, write scores and aggregates; what is scored already is kept.
 
     Parameters
     ----------
@@ -155,6 +156,11 @@ def _check_served(run: Run, name: str, metric: Metric) -> None:
         raise ConfigError(
             f"metric {name!r}: {reason}", fix="let it compare the explained values themselves"
         )
+    if GRAPH in metric.requires and not graph_scans(run.config):
+        raise ConfigError(
+            f"metric {name!r} scores causal graphs, and no scan of the run finds any",
+            fix="add an explainer `{method: causal_graph}` and start a new run",
+        )
     if "masks" in metric.requires and not run.manifest.n_masks:
         raise ConfigError(
             f"metric {name!r} needs masks, but no sample of the run has one",
@@ -192,8 +198,7 @@ def _judge(run: Run, name: str, settings: Mapping[str, Any]) -> Judged:
     metric = build(name, settings)
     # a metric is a frozen dataclass of its parameters; the ABC cannot say so
     parameters: dict[str, Any] = asdict(metric)  # type: ignore[call-overload]
-    missing = unscored(metric, run.plan.maps, run.plan.form)
-    explainers = tuple(each for each in run.maps if each not in missing)
+    explainers = scored(metric, run)
     parts = [run.plan.digest, metric.name, parameters, explainers]
     text = json.dumps(parts, sort_keys=True, default=repr)
     return Judged(

@@ -12,9 +12,10 @@ import explainers
 from explainers import Network, Target, explaining
 from explainers.inputs.opaque import holds_tokens
 from pipeline.complaints import told_of
+from pipeline.entries import graph_scans
 from pipeline.errors import PlanError, written_at
 from pipeline.inputs import form_of, in_words, mapped, n_rows
-from pipeline.scorable import misfit
+from pipeline.scorable import GRAPH, misfit
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -257,14 +258,22 @@ def check_metrics(config: RunConfig, found: Mapping[str, Metric], manifest: Mani
     Raises
     ------
     PlanError
-        If a metric needs masks and there are none, or measures probabilities of what has none.
+        If a metric needs masks or graphs and there are none, or measures probabilities of what
+        has none.
     """
     targets = [Target.parse(spec) for spec in target_specs(config)]
     for name, metric in found.items():
         where = config.where("metrics", name)
         if "masks" in metric.requires:
             _need_masks(where, f"the metric {name!r}", manifest)
+        if GRAPH in metric.requires and not graph_scans(config):
+            raise PlanError(
+                f"{where}: {name!r} scores causal graphs, and no entry of explainers finds any",
+                fix="add one: `explainers: {causal_graph: {}}`",
+            )
         reason = misfit(metric, targets)
+        if reason and GRAPH in metric.requires:
+            raise PlanError(f"{where}: {reason}", fix="explain a class: `target: predicted`")
         if reason:
             raise PlanError(
                 f"{where}: {reason}",

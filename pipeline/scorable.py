@@ -1,10 +1,11 @@
-"""Which of a run's maps a metric can score."""
+"""Which of a run's maps, or graphs, a metric can score."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from explainers.concepts.conditions import CONDITION
+from pipeline.entries import graph_scans
 from pipeline.inputs import is_one_picture
 
 if TYPE_CHECKING:
@@ -14,15 +15,28 @@ if TYPE_CHECKING:
     from pipeline.inputs import Form
     from pipeline.metrics import Metric
     from pipeline.plan import MapSpec
+    from pipeline.store import Run
 
 OF_PLACES = frozenset({"network", "masks"})
 """What a metric has to have that looks for a map's values at places of the input."""
+
+GRAPH = "graph"
+"""What a metric has to have that scores scans by the graphs they found, and no maps."""
+
+
+def scored(metric: Metric, run: Run) -> tuple[str, ...]:
+    """Return whose maps a metric scores, or which scans, as far as their results are there."""
+    if GRAPH in metric.requires:
+        return tuple(name for name in graph_scans(run.config) if name in run.scans)
+    missing = unscored(metric, run.plan.maps, run.plan.form)
+    return tuple(name for name in run.plan.maps if name not in missing)
 
 
 def unscored(metric: Metric, maps: Mapping[str, MapSpec], form: Form) -> dict[str, str]:
     """Return the maps that a metric cannot score, each with the reason.
 
-    Metrics that read maps alone score all of them, but for several maps of a sample in one.
+    Metrics that read maps alone score all of them, but for several maps of a sample in one; those
+    that score graphs are not spoken of.
 
     Parameters
     ----------
@@ -33,6 +47,8 @@ def unscored(metric: Metric, maps: Mapping[str, MapSpec], form: Form) -> dict[st
     form
         Of a sample.
     """
+    if GRAPH in metric.requires:
+        return {}
     missing = {
         name: "it has a map for each condition; one entry for each is scored"
         for name, spec in maps.items()
@@ -59,7 +75,11 @@ def in_words(name: str, missing: Mapping[str, str]) -> str:
 
 def misfit(metric: Metric, targets: Iterable[Target]) -> str:
     """Return why a metric cannot measure what is explained; empty if it can."""
-    layers = [target.layer for target in targets if target.layer is not None]
+    given = tuple(targets)
+    layers = [target.layer for target in given if target.layer is not None]
+    if GRAPH in metric.requires and (layers or any(each.kind == "weights" for each in given)):
+        what = f"a unit of the layer {layers[0]!r}" if layers else "a weighting of the outputs"
+        return f"it scores graphs of classes, and {what} has none"
     if metric.space != "probability" or not layers:
         return ""
     return f"it measures probabilities, and a unit of the layer {layers[0]!r} has none"

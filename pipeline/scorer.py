@@ -12,6 +12,7 @@ import psutil
 import torch
 
 from explainers import Samples, Target, Trace
+from explainers.causal.graphs import graphs_of
 from pipeline.data import open_source, read_batch, read_masks
 from pipeline.inputs import to_model
 from pipeline.ledger import Entry, Ledger
@@ -19,6 +20,7 @@ from pipeline.lengths import batches, without_filling
 from pipeline.metrics import Case, build
 from pipeline.networks import network_of
 from pipeline.plan import EXPLAIN, suffix
+from pipeline.scorable import GRAPH
 from pipeline.sinks import scores as score_sink
 from pipeline.store import open_run
 from pipeline.task import Outcome, WorkItem
@@ -52,7 +54,7 @@ class EvaluateTask:
     settings: dict[str, Any]
     """``method`` and all parameters."""
     explainers: tuple[str, ...]
-    """Whose maps are scored."""
+    """Whose maps are scored, or which scans' graphs."""
     digest: str
     """Of run, parameters and explainers; records carry it."""
 
@@ -146,6 +148,11 @@ class EvaluateWorker:
         """Stored maps, opened once: shards that are scored were committed before."""
         return {name: self._run.maps[name] for name in self._task.explainers}
 
+    @cached_property
+    def _graphs(self) -> dict[str, Any]:
+        """Links by class and layer of each scan whose graphs are scored."""
+        return {name: graphs_of(self._run.scans[name]) for name in self._task.explainers}
+
     def _stored(self, name: str, shard: Shard) -> NDArray[Any]:
         return np.asarray(self._maps[name].isel(sample=shard.rows).values)
 
@@ -153,7 +160,7 @@ class EvaluateWorker:
         """Return columns of the whole shard for each explainer; NaN where there is no score."""
         found: dict[str, Columns] = {name: {} for name in self._task.explainers}
         # as much as one worker held when it made them
-        maps = {name: self._stored(name, shard) for name in found}
+        maps = {} if self._needs(GRAPH) else {name: self._stored(name, shard) for name in found}
         every = self._run.manifest.slice(shard.start, shard.stop)
         lengths = [record.length for record in every]
         for part in batches(lengths, self._run.plan.batch_size):
@@ -164,8 +171,11 @@ class EvaluateWorker:
             place = np.array(part)[rows]
             for target, ending, case in self._cases(inputs, [records[row] for row in rows]):
                 for name, columns in found.items():
-                    stored = self._of_length(name, maps[name][place], records[0].length)
-                    relevance = self._relevance(stored, target)
+                    if self._needs(GRAPH):
+                        case, relevance = replace(case, graph=self._graphs[name]), _no_map(place)
+                    else:
+                        stored = self._of_length(name, maps[name][place], records[0].length)
+                        relevance = self._relevance(stored, target)
                     scored = self._metric.score(case, relevance)
                     for column, values in scored.items():
                         _place(columns, column + ending, len(shard), place, values)
@@ -226,6 +236,10 @@ class EvaluateWorker:
         """Return maps of one target, ``(batch, ...)``, as they were explained: in float32."""
         values = stored[:, target] if self._run.plan.has_target_dimension else stored
         return torch.from_numpy(np.array(values, dtype=np.float32)).to(self._device)
+
+
+def _no_map(rows: NDArray[Any]) -> torch.Tensor:
+    return torch.empty(len(rows), 0)
 
 
 def _place(

@@ -39,7 +39,8 @@ def graphs_of(result: Mapping[Any, Any]) -> dict[int, dict[str, Links]]:
     ----------
     result
         Of the scan `causal_graph`: as the library returns it, classes beside ``samples``, or as it
-        is stored, below ``classes`` and padded with -1. Arrays may be tensors or numpy's.
+        is stored, below ``classes`` and padded with -1. Arrays may be tensors or numpy's. What this
+        function returned is returned again.
 
     Raises
     ------
@@ -65,7 +66,9 @@ def graphs_of(result: Mapping[Any, Any]) -> dict[int, dict[str, Links]]:
     return found
 
 
-def _links(label: Any, name: str, layer: Mapping[str, Any]) -> Links:
+def _links(label: Any, name: str, layer: Mapping[str, Any] | Links) -> Links:
+    if isinstance(layer, Links):
+        return layer
     if not isinstance(layer, Mapping) or "effects" not in layer:
         raise ValueError(
             f"got no effects for layer {name!r} of class {label!r}, expected the result of "

@@ -105,7 +105,7 @@ def layer_of(structure: Structure, name: str) -> WeightedLayer:
 
 
 def random_edges(
-    structure: Structure, edges: Mapping[str, Edges], label: int, seed: int
+    structure: Structure, edges: Mapping[str, Edges], label: int, seed: int | str
 ) -> dict[str, Edges]:
     """Return a graph of the same widths whose causes are drawn by chance.
 
@@ -122,7 +122,7 @@ def random_edges(
     label
         Its class.
     seed
-        Of the draw.
+        Names the draw.
     """
     effects = {name: flags[0] for name, flags in structure.starts(torch.tensor([label])).items()}
     drawn: dict[str, Edges] = {}
@@ -200,7 +200,7 @@ def _flags(name: str, indices: Tensor, size: int, layer: WeightedLayer) -> Tenso
     return flags
 
 
-def _drawn(causes: Tensor, label: int, seed: int, layer: str) -> Tensor:
+def _drawn(causes: Tensor, label: int, seed: int | str, layer: str) -> Tensor:
     """Return as many flags as there are causes, at other places."""
     digest = hashlib.sha256(f"{seed}\0{label}\0{layer}".encode()).digest()
     numbers = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little", signed=True))

@@ -19,11 +19,12 @@ def score(
     model: Any,
     inputs: Tensor,
     target: Any,
-    relevance: Tensor,
+    relevance: Tensor | None = None,
     mask: Tensor | None = None,
     explainer: Any = None,
     compat: str | None = None,
     labels: Tensor | None = None,
+    graph: Any = None,
     **params: Any,
 ) -> Tensor:
     """Return one score, or one curve, per sample.
@@ -39,7 +40,7 @@ def score(
     target
         What was explained for: None (the predicted class), an int, ints, or weights.
     relevance
-        Maps of these inputs; not changed.
+        Maps of these inputs; not changed. None for metrics that score graphs.
     mask
         Where the objects are, bool, ``(batch, height, width)``.
     explainer
@@ -48,6 +49,8 @@ def score(
         ``quantus`` for that library's definition, where the metric has such a mode.
     labels
         True classes, int64 ``(batch,)``, for metrics that count what the network gets right.
+    graph
+        Result of the scan `causal_graph`, for metrics that score graphs.
     **params
         Parameters of the metric.
 
@@ -56,7 +59,7 @@ def score(
     scores : all columns of a metric.
     """
     metric, columns = _evaluate(
-        name, model, inputs, target, relevance, mask, explainer, compat, labels, params
+        name, model, inputs, target, relevance, mask, explainer, compat, labels, graph, params
     )
     return columns[metric.returned or metric.headline]
 
@@ -66,16 +69,17 @@ def scores(
     model: Any,
     inputs: Tensor,
     target: Any,
-    relevance: Tensor,
+    relevance: Tensor | None = None,
     mask: Tensor | None = None,
     explainer: Any = None,
     compat: str | None = None,
     labels: Tensor | None = None,
+    graph: Any = None,
     **params: Any,
 ) -> dict[str, Tensor]:
     """Return every column of a metric, one row per sample; parameters as for `score`."""
     return _evaluate(
-        name, model, inputs, target, relevance, mask, explainer, compat, labels, params
+        name, model, inputs, target, relevance, mask, explainer, compat, labels, graph, params
     )[1]
 
 
@@ -84,23 +88,28 @@ def _evaluate(
     model: Any,
     inputs: Tensor,
     target: Any,
-    relevance: Tensor,
+    relevance: Tensor | None,
     mask: Tensor | None,
     explainer: Any,
     compat: str | None,
     labels: Tensor | None,
+    graph: Any,
     params: dict[str, Any],
 ) -> tuple[Metric, dict[str, Tensor]]:
     from explainers.targets import Target
 
+    settings = params if compat is None else {**params, "compat": compat}
+    metric = build(name, settings, name)
+    if relevance is None:
+        if "graph" not in metric.requires:
+            raise ValueError(f"got no maps, expected a tensor: {name} scores maps of these inputs")
+        relevance = inputs.new_empty(len(inputs), 0)
     if relevance.shape[0] != inputs.shape[0]:
         raise ValueError(
             f"got {relevance.shape[0]} maps for {inputs.shape[0]} inputs, expected one map each"
         )
-    settings = params if compat is None else {**params, "compat": compat}
-    metric = build(name, settings, name)
     trace = _trace(model, inputs, labels) if "network" in metric.requires else None
-    case = Case(trace, Target.parse(target), mask=mask, explainer=explainer)
+    case = Case(trace, Target.parse(target), mask=mask, graph=graph, explainer=explainer)
     return metric, metric.score(metric.prepare(case), relevance.detach().to(inputs.device))
 
 

@@ -72,7 +72,9 @@ def render(run: Run) -> str | None:
     if not metrics:
         return None
     columns = [_column(run, metric) for metric in metrics]
-    explainers = [name for name in run.maps if any(name in column for column in columns)]
+    # scans are scored by their graphs, and have no maps
+    known = dict.fromkeys((*run.maps, *(name for metric in metrics for name in metric.explainers)))
+    explainers = [name for name in known if any(name in column for column in columns)]
     rows = [(name, [column.get(name) for column in columns]) for name in explainers]
     overall = [cell.row for column in columns for cell in column.values()]
     return page.fragment(
