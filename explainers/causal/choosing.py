@@ -118,7 +118,7 @@ class Chosen:
     """How many of these are classified so, likewise."""
 
     @classmethod
-    def of(cls, result: Result, scan: Choosing, n_samples: int, n_held_out: int) -> Chosen:
+    def of(cls, result: State, scan: Choosing, n_samples: int, n_held_out: int) -> Chosen:
         """Return what the first round found.
 
         Parameters

@@ -255,6 +255,10 @@ def _strongest(part: State, n: Tensor, most: int) -> dict[str, Tensor]:
 
 def _some(batch: Batch, rows: Tensor) -> Batch:
     """Return some rows of a batch."""
-    parts = (each[rows] for each in (batch.index, batch.position, batch.member))
-    classes = batch.classes[rows.to(batch.classes.device)]
-    return Batch(of_rows(batch.trace, rows), *parts, classes)
+    return Batch(
+        of_rows(batch.trace, rows),
+        batch.index[rows],
+        batch.position[rows],
+        batch.member[rows],
+        batch.classes[rows.to(batch.classes.device)],
+    )

@@ -153,7 +153,7 @@ def merged(key: str, left: State, right: State) -> State:
     kind = key.split("/")[1]
     if kind == EDGES:
         return {**left, SUM: left[SUM] + right[SUM]}
-    members = torch.cat([left[MEMBERS], right[MEMBERS]]).unique()
+    members = torch.unique(torch.cat([left[MEMBERS], right[MEMBERS]]))
     both = [without_members(spread(part, members)) for part in (left, right)]
     join = audit.merged if kind == ESTIMATES else tally.merged
     return {MEMBERS: members, **join(*both)}

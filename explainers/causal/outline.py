@@ -77,8 +77,8 @@ class Outline:
             facts = [each.n_neurons, each.n_outputs, each.level, int(each.is_root)]
             state[f"{_KEY}/{position}/facts/{each.name}"] = torch.tensor(facts)
             state[f"{_KEY}/{position}/sources/{each.name}"] = each.sources
-        for name, each in self.starts.items():
-            state[f"{_KEY}/{_STARTS}/{name}"] = each
+        for name, channels in self.starts.items():
+            state[f"{_KEY}/{_STARTS}/{name}"] = channels
         return state
 
     @classmethod
@@ -146,7 +146,7 @@ class Outline:
             Layer to channels, bool, ``(classes, channels)``; changed in place.
         """
         neuron, layer, channel = self.layer(name).sources
-        for position in layer.unique().tolist():
+        for position in torch.unique(layer).tolist():
             each, of_layer = self.layers[position], layer == position
             count = torch.zeros(len(selected), each.n_outputs, dtype=torch.int64)
             chosen = selected[:, neuron[of_layer]].long()
@@ -159,6 +159,6 @@ class Outline:
         wanted = {positions[name] for name in names}
         # in execution order who reads comes behind
         for position, each in enumerate(self.layers):
-            if wanted & set(each.sources[1].unique().tolist()):
+            if wanted & set(torch.unique(each.sources[1]).tolist()):
                 wanted.add(position)
         return {self.layers[position].name for position in wanted}

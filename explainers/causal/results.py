@@ -48,7 +48,7 @@ def result_of(
         Of the layers that are tested.
     """
     tables = {name: _by_class(each, len(chosen.classes)) for name, each in facts.items()}
-    result: Result = {}
+    result: dict[Any, Any] = {}
     for position, label in enumerate(chosen.classes):
         result[label] = {
             layer.name: _layer(effects[layer.name][position], tables, layer.name, position)
@@ -118,8 +118,8 @@ def _by_class(facts: Facts, n_classes: int) -> list[Result]:
 
 def _edges(edges: Mapping[str, Tensor], n_classes: int) -> list[dict[str, Tensor]]:
     # edges are in the order of classes
-    counts = torch.bincount(edges["member"], minlength=n_classes).tolist()
-    parts = {f"edge_{name}": edges[name].split(counts) for name in EDGES}
+    counts: list[int] = torch.bincount(edges["member"], minlength=n_classes).tolist()
+    parts = {f"edge_{name}": torch.split(edges[name], counts) for name in EDGES}
     return [{name: part[position] for name, part in parts.items()} for position in range(n_classes)]
 
 

@@ -14,8 +14,7 @@ from explainers.causal.choosing import Choosing, Chosen, digest_of
 from explainers.causal.concluding import Concluding, Exact, Found
 from explainers.causal.deciding import Rule, decided
 from explainers.causal.outline import Outline
-from explainers.causal.results import result_of
-from explainers.causal.selection import TOO_FEW
+from explainers.causal.results import HOW, result_of
 from explainers.causal.testing import Screening, Task, Testing, screened
 from explainers.registry import suggest
 
@@ -201,7 +200,7 @@ class Progress:
     def _note(self, name: str) -> None:
         """Go on with what was selected in a layer."""
         facts = self.facts[name]
-        facts["how"] = facts["how"].masked_fill(~self._is_enough, TOO_FEW)
+        facts["how"] = facts["how"].masked_fill(~self._is_enough, HOW.index("too few samples"))
         sign = facts["sign"]
         selected = sign != 0 if self.scan.follow == "both" else sign > 0
         self.outline.pass_on(name, selected, self.effects)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -29,7 +29,7 @@ def subsampled(layer: WeightedLayer, effects: Tensor) -> Tensor:
     """
     positions = torch.arange(effects.shape[1])
     last = torch.where(effects, positions, -1).amax(1)
-    order = _weights(layer)[last.clamp(min=0)].argsort(1, stable=True)
+    order = _weights(layer)[last.clamp(min=0)].argsort(dim=1, stable=True)
     n = layer.n_neurons
     largest, part = n // 10, n // 20
     middle = n // 2 - part // 2
@@ -43,8 +43,8 @@ def subsampled(layer: WeightedLayer, effects: Tensor) -> Tensor:
 
 def _weights(layer: WeightedLayer) -> Tensor:
     """Return the sum of each output's weights over each neuron, ``(outputs, neurons)``."""
-    operator = layer.operator if layer.unfolded is None else layer.unfolded
-    weight = operator.weight.detach().cpu()
+    operator: Any = layer.operator if layer.unfolded is None else layer.unfolded
+    weight: Tensor = operator.weight.detach().cpu()
     if layer.groups > 1 or getattr(operator, "transposed", False):
         raise NotImplementedError(
             f"layer {layer.name!r} has more than compat_max_inputs neurons, and is a convolution "

@@ -1,4 +1,4 @@
-"""The round of a level: exact interventions on all neurons of its layers, for all classes at once."""
+"""The rounds of a level: estimates and exact interventions, for all classes at once."""
 
 from __future__ import annotations
 
@@ -151,7 +151,7 @@ def tallied(
     batch = asked.batch
     is_tested, reached = asked.tested.any(1), asked.task.effects.any(1)[batch.member]
     others = reached & ~is_tested if rule.is_compat else torch.zeros_like(reached)
-    present = batch.member[is_tested | others].unique()
+    present = torch.unique(batch.member[is_tested | others])
     if not len(present):
         return
     device = batch.trace.network.device
@@ -160,7 +160,7 @@ def tallied(
         sizes = len(present), asked.task.n_neurons, len(weights)
         empty = tally.empty(*sizes, is_compat=rule.is_compat)
         part = {MEMBERS: present, **{name: each.to(device) for name, each in empty.items()}}
-    part = spread(part, torch.cat([part[MEMBERS], present]).unique())
+    part = spread(part, torch.unique(torch.cat([part[MEMBERS], present])))
     parts[key] = part
     own, places = without_members(part), torch.searchsorted(part[MEMBERS], batch.member)
     rows = is_tested.nonzero()[:, 0]
@@ -194,7 +194,7 @@ class Screening(Folding):
         }
         constants = {name: task.u for name, task in self.todo.items()}
         found = node_estimates(trace, layers, effects, batch.classes, constants)
-        present, place = batch.member.unique(return_inverse=True)
+        present, place = torch.unique(batch.member, return_inverse=True)
         for name, estimates in found.items():
             key = f"{name}/{ESTIMATES}"
             sums = audit.empty(len(present), self.todo[name].n_neurons)
@@ -211,7 +211,7 @@ class Screening(Folding):
         return found
 
     def _joined(self, left: State, right: State) -> State:
-        members = torch.cat([left[MEMBERS], right[MEMBERS]]).unique()
+        members = torch.unique(torch.cat([left[MEMBERS], right[MEMBERS]]))
         both = [without_members(spread(part, members)) for part in (left, right)]
         return {MEMBERS: members, **audit.merged(*both)}
 

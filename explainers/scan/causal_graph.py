@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from explainers import numeric, register
 from explainers.base import Cost, Round, Scan
 from explainers.causal import results as form
-from explainers.causal.choosing import Choosing
 from explainers.causal.rounds import SAMPLES, Progress, choosing, named
 from explainers.registry import suggest
 
@@ -17,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping, Sequence
 
     from explainers.base import Result, Samples, State
+    from explainers.causal.choosing import Choosing
     from explainers.network import Network
     from explainers.trace import Trace
 
@@ -99,7 +99,7 @@ class CausalGraph(Scan):
     sweep_layers: str | tuple[str, ...] | None = None
     """Names, or patterns, of the layers where that is done; None for all."""
     compat_max_inputs: int = 600
-    """Neurons of a layer above which rule `compat` tests one fifth of them, as the original does."""
+    """Neurons of a layer above which rule `compat` tests a fifth of them, as the original does."""
 
     has_graphs: ClassVar[bool] = True
 
