@@ -60,8 +60,8 @@ class Selection:
     """How far beyond its threshold the statistic is, negative if it is short of it: in units of
     t or z, and of the relative effect where `how` is the fallback."""
     frequency: Tensor
-    """Share of the replicates in which the same rule selects the neuron with the sign of its
-    effect, in [0, 1]; NaN without replicates."""
+    """Share of the replicates in which the same rule selects the neuron with the same sign, that of
+    its mean effect where it is not selected, in [0, 1]; NaN without replicates."""
     replicates: Tensor
     """int8 ``(replicates, classes, neurons)``: the signs that each replicate finds."""
     n: Tensor
@@ -118,15 +118,15 @@ def decide(
     """
     _check(state, rule, level)
     is_tested = state["n"] > 0
-    found = (
-        z_rule.decide(state, dtype)
-        if rule == "compat"
-        else _paired(state, level, n_tested_of or is_tested.shape[1], dtype)
-    )
+    if rule == "compat":
+        found = z_rule.decide(state, dtype)
+    else:
+        found = _paired(state, level, _counted(is_tested, n_tested_of), dtype)
     te = state["te_mean"].masked_fill(~is_tested, torch.nan)
     low, high = intervals.of(state)
     opposed = -te.sign().nan_to_num(0.0).to(torch.int8)
-    same = (found.replicates == opposed) & (opposed != 0)
+    direction = torch.where(found.sign == 0, opposed, found.sign)
+    same = (found.replicates == direction) & (direction != 0)
     return Selection(
         te=te,
         te_low=low,
@@ -192,6 +192,17 @@ def _paired(state: State, level: float, n_all: int, dtype: torch.dtype) -> Decis
         replicates=test.replicates(state, thresholds),
         how=torch.where(test.n < 2, TOO_FEW, PAIRED).to(torch.int8),
     )
+
+
+def _counted(is_tested: Tensor, n_tested_of: int | None) -> int:
+    if n_tested_of is None:
+        return is_tested.shape[1]
+    if (is_tested.sum(1) > n_tested_of).any():
+        raise ValueError(
+            f"got n_tested_of={n_tested_of}, expected at least as many neurons as were tested; "
+            "leave it out to count all of the layer"
+        )
+    return n_tested_of
 
 
 def _check(state: State, rule: str, level: float) -> None:

@@ -93,6 +93,8 @@ def added(
     weights
         Of the rows in the replicates of the bootstrap, ``(replicates, rows)``.
     """
+    if len(member) == 0:
+        return state
     groups = _Groups.of(member.to(state["n"].device))
     is_tested = groups.padded(tested, torch.bool)  # (present, longest, neurons)
     logit, plain = groups.padded(outcome.logit), groups.padded(reference)
@@ -130,6 +132,8 @@ def with_reference(state: State, member: Tensor, reference: Tensor, weights: Ten
         raise ValueError(
             "got a tally without a wider reference, expected one made by empty(..., is_compat=True)"
         )
+    if len(member) == 0:
+        return state
     groups = _Groups.of(member.to(state["n"].device))
     drawn = groups.padded(weights.T).transpose(1, 2)
     _add_wider(state, groups, groups.padded(reference), drawn)
@@ -170,7 +174,7 @@ class _Groups:
     def of(cls, member: Tensor) -> _Groups:
         present, counts = torch.unique(member, return_counts=True)
         order = member.argsort(stable=True)
-        places = torch.arange(int(counts.max()) if len(counts) else 0, device=member.device)
+        places = torch.arange(int(counts.max()), device=member.device)
         is_row = places < counts[:, None]
         rows = torch.zeros_like(is_row, dtype=torch.int64)
         rows[is_row] = order
