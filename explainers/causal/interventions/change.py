@@ -13,10 +13,11 @@ from explainers.causal.interventions.rows import place_of
 from explainers.operators import Convolution
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from explainers.causal.interventions.stack import Pairs, Reference
     from explainers.causal.structure import WeightedLayer
     from explainers.network import Network
-    from torch import Tensor
 
 
 class Change:
@@ -62,7 +63,7 @@ class Change:
         if self.layer.groups == 1:
             every = self._reach.new_ones(1, self.layer.n_outputs)
             return every, self.features.new_zeros(self.layer.n_neurons)
-        kinds, of_neuron = self._reach.mT.unique(dim=0, return_inverse=True)
+        kinds, of_neuron = torch.unique(self._reach.mT, dim=0, return_inverse=True)
         return kinds, of_neuron
 
     def touched(self, u: float | Tensor) -> Tensor:
@@ -139,7 +140,8 @@ class Change:
             read = source[grid[:, :, None], features[:, None, :]]
             read = read * self._kept(pairs, read.ndim) if self._is_ragged else read
             n_first = read.shape[:2]
-            return _taps(self.operator, read.flatten(0, 1)).unflatten(0, n_first), slots
+            taps = _taps(self.operator, read.flatten(0, 1))
+            return taps.reshape(*n_first, *taps.shape[1:]), slots
         flat = source.reshape(len(source), -1, source.shape[-1])
         read = flat.mT[grid[:, :, None], features[:, None, :]]
         read = read * self._kept(pairs, read.ndim) if self._is_ragged else read
@@ -168,7 +170,7 @@ class Change:
         """Return weights ``(neurons, features, taps, columns)``, and by how much they count."""
         feature = self.features[neurons]
         weight = self.weight[columns][:, feature % self.weight.shape[1]]
-        counts = self._reads(feature.flatten(), columns).unflatten(1, feature.shape)
+        counts = self._reads(feature.flatten(), columns).reshape(-1, *feature.shape)
         reads = counts.to(weight.dtype)[..., None]
         if self.scale is not None:
             reads = reads * self.scale[columns][:, None, None, None]
@@ -187,7 +189,7 @@ class Change:
         if self.layer.groups == 1:
             device = self.weight.device
             return torch.ones(n_outputs, n_neurons, dtype=torch.bool, device=device)
-        reads = self._reads(self.features.flatten()).unflatten(1, self.features.shape)
+        reads = self._reads(self.features.flatten()).reshape(-1, *self.features.shape)
         return (reads & self.is_feature).any(2)
 
 
@@ -195,7 +197,7 @@ def _multiplied(windows: Tensor, weight: Tensor) -> Tensor:
     """Return ``(neurons, most rows, places, columns)``, by one product for each neuron."""
     n_neurons, n_rows, n_places = windows.shape[:3]
     product = windows.reshape(n_neurons, n_rows * n_places, -1) @ weight.flatten(1, 2)
-    return product.unflatten(1, (n_rows, n_places))
+    return product.reshape(n_neurons, n_rows, n_places, -1)
 
 
 def _selected(grid: Tensor, slots: Tensor | None) -> Tensor:
@@ -212,7 +214,8 @@ def _by_output(layer: WeightedLayer) -> Tensor:
     weight: Tensor = op.weight  # type: ignore[attr-defined]
     if not isinstance(op, Convolution) or not op.transposed:
         return weight.reshape(*weight.shape[:2], -1)
-    apart = weight.unflatten(0, (op.groups, -1)).transpose(1, 2).flatten(0, 1)
+    by_group = weight.reshape(op.groups, -1, *weight.shape[1:])
+    apart = by_group.transpose(1, 2).flatten(0, 1)
     return apart.flip(tuple(range(2, apart.ndim))).flatten(2)
 
 
@@ -258,7 +261,8 @@ def _spread(op: Convolution, inputs: Tensor) -> tuple[Tensor, tuple[tuple[int, i
     extent = inputs.shape[2:]
     sizes = [(size - 1) * step + 1 for size, step in zip(extent, op.stride, strict=True)]
     spread = inputs.new_zeros(*inputs.shape[:2], *sizes)
-    spread[(..., *(slice(None, None, step) for step in op.stride))] = inputs
+    steps = tuple(slice(None, None, step) for step in op.stride)
+    spread[(slice(None), slice(None), *steps)] = inputs
     zeros = []
     for axis, size in enumerate(op.weight.shape[2:]):
         before = op.dilation[axis] * (size - 1) - op.padding[axis]

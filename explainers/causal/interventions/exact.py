@@ -18,10 +18,11 @@ from explainers.sampling.chunks import pieces
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from torch import Tensor
+
     from explainers.causal.structure import WeightedLayer
     from explainers.network import Network
     from explainers.trace import Trace
-    from torch import Tensor
 
 CHUNK_BYTES = 12 * 2**20
 """What inputs and value of one operator may take for the pairs that are stacked."""
@@ -129,8 +130,7 @@ class Interventions:
         for piece in self._pieces(trace, rows, neurons, effects, u):
             made = self._run(piece)
             if isinstance(made, Partial):
-                whole = piece.stack.full(self.network.output_name)
-                made = whole.index_copy_(made.axis, made.columns, made.value)
+                made = piece.stack.completed(self.network.output_name, made)
             found[piece.where] = made
         return found
 
@@ -166,11 +166,11 @@ class Interventions:
         n_neurons, n_rows = self.layer.n_neurons, trace.n_rows
         key = (bundle * n_neurons + neurons[where]) * n_rows + rows[where]
         where = where[key.argsort(stable=True)]
-        bundles, sizes = bundle.unique(return_counts=True)
-        for number, part in zip(bundles.tolist(), where.split(sizes.tolist()), strict=True):
+        bundles, sizes = torch.unique(bundle, return_counts=True)
+        for number, part in zip(bundles.tolist(), torch.split(where, sizes.tolist()), strict=True):
             effect = patterns[number // len(kinds)] > 0
             columns = (effect & kinds[number % len(kinds)]).nonzero()[:, 0]
-            distinct, own = rows[part].unique(return_inverse=True)
+            distinct, own = torch.unique(rows[part], return_inverse=True)
             reference = Reference(self.network, trace.values, distinct)
             for chunk in pieces(len(part), self._limit(len(columns))):
                 chosen = part[chunk]
@@ -182,9 +182,9 @@ class Interventions:
         """Return the sets of effects that occur, ``(sets, n_outputs)``, and that of each pair."""
         dtype = self.network.dtype
         if effects.dtype == torch.bool:
-            patterns, of_row = effects.unique(dim=0, return_inverse=True)
+            patterns, of_row = torch.unique(effects, dim=0, return_inverse=True)
             return patterns.to(dtype), of_row[rows]
-        single, of_pair = effects.unique(return_inverse=True)
+        single, of_pair = torch.unique(effects, return_inverse=True)
         return torch.nn.functional.one_hot(single, self.layer.n_outputs).to(dtype), of_pair
 
     def _limit(self, n_columns: int) -> int:

@@ -1,21 +1,14 @@
-"""Values of which interventions have changed only some channels, and how operators take them."""
+"""Values of which interventions have changed only some channels."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from functools import singledispatch
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import torch
-
-from explainers.operators import (
-    Activation,
-    Operator,
-)
-
 if TYPE_CHECKING:
-    from explainers.causal.interventions.stack import Stack
     from torch import Tensor
+
+    from explainers.causal.interventions.stack import Stack
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,11 +18,16 @@ class Partial:
     value: Tensor
     """Shaped as the operator's value of all pairs, but along one axis."""
     axis: int
-    """Of the channels, not negative."""
+    """Of the channels, not negative; not that of the rows."""
     columns: Tensor
     """Which of them these are, int64, ascending."""
     size: int
     """Of the axis in the whole value."""
+
+    @property
+    def share(self) -> float:
+        """Of the channels that may have changed."""
+        return len(self.columns) / self.size
 
 
 class Changed:
@@ -61,30 +59,5 @@ class Changed:
         if not isinstance(value, Partial):
             return value
         if name not in self._whole:
-            made = self.stack.full(name).index_copy_(value.axis, value.columns, value.value)
-            self._whole[name] = made
+            self._whole[name] = self.stack.completed(name, value)
         return self._whole[name]
-
-
-@singledispatch
-def passed(op: Operator, changed: Changed) -> Tensor | Partial:
-    """Return an operator's value for the pairs; what has no rule computes all channels."""
-    return whole(op, changed)
-
-
-def whole(op: Operator, changed: Changed) -> Tensor:
-    """Return an operator's value for the pairs, of all channels."""
-    return op.run(
-        *(
-            changed.whole(name) if name in op.sources else changed.stack.sized(name)
-            for name in op.inputs
-        )
-    )
-
-
-@passed.register(Activation)
-def _activation(op: Activation, changed: Changed) -> Tensor | Partial:
-    value = changed[op.inputs[0]]
-    if not isinstance(value, Partial):
-        return whole(op, changed)
-    return replace(value, value=op.run(value.value))

@@ -80,7 +80,8 @@ def chosen(value: Tensor, axis: int, index: Tensor) -> Tensor:
 
     The function of torch returns what lies channels last as if it did not.
     """
-    order = sorted(range(value.ndim), key=lambda one: -value.stride(one))
+    strides = value.stride()
+    order = sorted(range(value.ndim), key=lambda one: -strides[one])
     found = value.permute(order).index_select(order.index(axis), index)
     inverse = sorted(range(value.ndim), key=order.__getitem__)
     return found.permute(inverse)

@@ -9,14 +9,16 @@ from typing import TYPE_CHECKING, TypeVar
 import torch
 
 from explainers.causal.interventions.rows import chosen, place_of
-from explainers.operators import Constant, Input
+from explainers.operators import Constant
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Mapping
 
+    from torch import Tensor
+
+    from explainers.causal.interventions.partial import Partial
     from explainers.network import Network
     from explainers.operators import Operator
-    from torch import Tensor
 
 T = TypeVar("T")
 
@@ -36,8 +38,8 @@ class Pairs:
 
     @cached_property
     def _runs(self) -> tuple[Tensor, Tensor, Tensor]:
-        distinct, run, counts = self.neurons.unique_consecutive(
-            return_inverse=True, return_counts=True
+        distinct, run, counts = torch.unique_consecutive(
+            self.neurons, return_inverse=True, return_counts=True
         )
         return distinct, run, counts
 
@@ -144,6 +146,12 @@ class Stack:
 
         found = self.reference.once(("part", name, reader), make)
         return place_of(self.reference.network, op).taken(found, self.pairs.own)
+
+    def completed(self, name: str, part: Partial) -> Tensor:
+        """Return the whole value of an operator, given what has changed of it."""
+        if len(part.columns) == part.size:
+            return part.value
+        return self.full(name).index_copy_(part.axis, part.columns, part.value)
 
     def sized(self, name: str) -> Tensor:
         """Return something with as many rows as there are pairs, for who reads only its sizes."""

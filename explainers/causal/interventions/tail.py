@@ -5,13 +5,15 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from explainers.causal.interventions.partial import Changed, Partial, passed
+from explainers.causal.interventions.partial import Changed, Partial
+from explainers.causal.interventions.passing import passed
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from explainers.causal.interventions.stack import Stack
     from explainers.network import Network
     from explainers.operators import Operator
-    from torch import Tensor
 
 
 class Tail:
