@@ -38,14 +38,14 @@ def nothing(largest: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def rounding(largest: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return by how much kernels may move a logit, ``16 eps max|Y|``.
+    """Return by how much kernels may move an effect, ``32 eps max|Y|``.
 
-    Batches of other sizes sum in another order. Of interventions on ResNet18, ResNet50, VGG16 and
-    ConvNeXt-T no logit was off by more than about 2 eps of the largest; this leaves room for
-    deeper networks, and less than what counts as no effect, so that no neuron without one is in
-    doubt.
+    Batches of other sizes sum in another order. Between batches of 1 and of 8 no logit of seven
+    networks of torchvision (ResNet18 to ConvNeXt-T, float32) moved by more than 7 eps of the
+    largest, and an effect is the difference of two. It is less than what counts as no effect, so
+    that no neuron without one is in doubt.
     """
-    return 16 * torch.finfo(dtype).eps * largest
+    return 32 * torch.finfo(dtype).eps * largest
 
 
 def adjusted(p: Tensor, n_all: Tensor) -> Tensor:
