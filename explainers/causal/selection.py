@@ -2,7 +2,9 @@
 
 Rule ``paired``: a two-sided paired t test of the total effect TE = Y' - Y of each neuron, and among
 all neurons of a class and layer the procedure of Benjamini and Hochberg (1995,
-doi:10.1111/j.2517-6161.1995.tb02031.x), which bounds the expected share of false discoveries.
+doi:10.1111/j.2517-6161.1995.tb02031.x), which bounds the expected share of false discoveries
+where the tests are independent or depend positively. Neurons that were screened out have p = 1 and
+count, so the bound holds whatever screened them.
 Rule ``compat`` is that of the original (arXiv 2305.08950), see `explainers.causal.z_rule`.
 """
 
