@@ -7,7 +7,12 @@ from weakref import WeakKeyDictionary
 
 import torch
 
-from explainers.causal.structure import heads, passing, weighted  # noqa: F401  # enter their rules
+from explainers.causal.structure import (  # noqa: F401  # each enters its rules
+    heads,
+    passing,
+    reducing,
+    weighted,
+)
 from explainers.causal.structure.layers import Sources, Structure, WeightedLayer
 from explainers.causal.structure.table import Setting, channels, refuse
 from explainers.causal.structure.units import NOTHING, agreed

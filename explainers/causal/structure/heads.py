@@ -4,17 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import torch
-
 from explainers.causal.structure.passing import merged
 from explainers.causal.structure.table import channels
-from explainers.causal.structure.units import NOTHING, Units, compact
+from explainers.causal.structure.units import Units, broadcast, shared_over
 from explainers.operators import Attention, MatrixProduct
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-    from torch import Tensor
 
     from explainers.causal.structure.passing import Given
     from explainers.causal.structure.table import Setting
@@ -47,27 +43,5 @@ def _repeated(units: Units, n_heads: int) -> Units:
 def _heads(given: Sequence[Units | None], shape: tuple[int, ...], setting: Setting) -> Units:
     """Return a unit for each set of units that occurs at a leading index, all but two axes."""
     known = [one for one in given if one is not None]
-    units: Tensor = torch.unique(torch.cat([one.table.flatten() for one in known]))
-    units = units[units != NOTHING]
-    parts = [_members(one, units) for one in known]
-    members = parts[0]
-    for part in parts[1:]:
-        members = members | part
-    rows, inverse = torch.unique(members.flatten(0, -2), dim=0, return_inverse=True)
-    shared = setting.register.share(rows, units)
-    index = inverse.view(*members.shape[:-1], 1, 1).expand(shape)
-    return Units(index, shared[:, None])
-
-
-def _members(one: Units, units: Tensor) -> Tensor:
-    """Return which units occur at each leading index, bool ``(*leading, units)``."""
-    index = compact(one.index)
-    leading = index.shape[:-2]
-    flat = index.reshape(max(1, leading.numel()), -1)
-    has_row = torch.zeros(len(flat), len(one.table), dtype=torch.bool).scatter_(1, flat, value=True)
-    column = torch.searchsorted(units, one.table.contiguous()).clamp_(max=max(0, len(units) - 1))
-    of_row = torch.zeros(len(one.table), len(units), dtype=torch.bool)
-    row, at = (one.table != NOTHING).nonzero(as_tuple=True)
-    of_row[row, column[row, at]] = True
-    found = (has_row.double() @ of_row.double()) > 0
-    return found.view(*leading, len(units))
+    found = shared_over(known, (-2, -1), setting.register)
+    return broadcast(found, shape)

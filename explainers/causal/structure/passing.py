@@ -16,12 +16,12 @@ from explainers.causal.structure.units import (
     concatenated,
     joined,
     settled,
+    without,
 )
 from explainers.operators import (
     Activation,
     Add,
     Affine,
-    AveragePool,
     Concat,
     Elementwise,
     MaxPool,
@@ -54,7 +54,7 @@ def together(op: Operator, units: Given, setting: Setting) -> Units | None:
     found: Units | None = None
     for name, one in zip(op.inputs, units, strict=True):
         if name in op.sources:
-            found = joined(found, one, shape)
+            found = joined(found, one, shape, setting.register)
     return found
 
 
@@ -100,14 +100,6 @@ def max_pool(op: MaxPool, units: Given, setting: Setting) -> Units | None:
     return merged(op, units[0], range(-len(op.size), 0), setting)
 
 
-@channels.rule(AveragePool)
-def average_pool(op: AveragePool, units: Given, setting: Setting) -> Units | None:
-    """Merge places of a window, or along whole axes."""
-    if op.form != "mean":
-        return merged(op, units[0], range(-len(op.size), 0), setting)
-    return merged(op, units[0], op.dims, setting, keeps_axes=op.keepdim)
-
-
 @channels.rule(Softmax)
 def softmax(op: Softmax, units: Given, setting: Setting) -> Units | None:
     """Merge places along the axis of a softmax; over channels it has no unit."""
@@ -128,9 +120,5 @@ def merged(
     found = agreed(units, tuple(axes))
     if found is None:
         refuse(op, "it merges values of different channels")
-    index = found.index
-    if not keeps_axes:
-        merged = {axis % index.ndim for axis in axes}
-        kept = [size for axis, size in enumerate(index.shape) if axis not in merged]
-        index = index.reshape(kept)
+    index = found.index if keeps_axes else without(found.index, axes)
     return broadcast(Units(index, found.table), setting.shapes[op.name])

@@ -45,6 +45,7 @@ class Register:
         self._channels: list[Tensor] = []
         self._n_units = 0
         self._n_shared = 0
+        self._is_statistic = torch.empty(0, dtype=torch.bool)
         self._shared = torch.empty(0, dtype=torch.int64)
         self._members = torch.empty(0, dtype=torch.int64)
 
@@ -58,7 +59,7 @@ class Register:
         self.n_layers += 1
         return units
 
-    def share(self, members: Tensor, units: Tensor) -> Tensor:
+    def share(self, members: Tensor, units: Tensor, *, is_statistic: bool) -> Tensor:
         """Return a unit for each row of a matrix, which stands for those of its columns.
 
         Parameters
@@ -67,6 +68,8 @@ class Register:
             bool ``(rows, columns)``.
         units
             int64 ``(columns,)``.
+        is_statistic
+            Whether it is a sum, mean or norm of them; see `joined`.
         """
         shared = torch.arange(len(members)) + self._n_shared + _SHARED
         self._n_shared += len(members)
@@ -74,7 +77,34 @@ class Register:
         group, member = self.resolved(shared[row], units[column])
         self._shared = torch.cat((self._shared, group))
         self._members = torch.cat((self._members, member))
+        flags = torch.full((len(members),), is_statistic)
+        self._is_statistic = torch.cat((self._is_statistic, flags))
         return shared
+
+    def without_own_statistics(self, units: Tensor, others: Tensor) -> Tensor:
+        """Return units but for statistics that cover all that stands beside them.
+
+        Parameters
+        ----------
+        units, others
+            int64 ``(rows, width)`` each, of as many rows.
+        """
+        row, column = (units >= _SHARED).nonzero(as_tuple=True)
+        is_statistic = self._is_statistic[units[row, column] - _SHARED]
+        row, column = row[is_statistic], column[is_statistic]
+        if not len(row):
+            return units
+        beside = others[row]
+        of_pair = torch.arange(len(row))[:, None].expand_as(beside)
+        pair, member = self.resolved(of_pair.flatten(), beside.flatten())
+        known = (self._shared - _SHARED) * self._n_units + self._members
+        asked = (units[row, column][pair] - _SHARED) * self._n_units + member
+        missed = torch.zeros(len(row)).index_add_(0, pair, (~torch.isin(asked, known)).float())
+        has_others = torch.zeros(len(row)).index_add_(0, pair, torch.ones(len(pair))) > 0
+        is_own = has_others & (missed == 0)
+        kept = units.clone()
+        kept[row[is_own], column[is_own]] = NOTHING
+        return kept
 
     def resolved(self, group: Tensor, unit: Tensor) -> tuple[Tensor, Tensor]:
         """Return pairs of a group and a unit with channels alone in place of what stands for them.
@@ -126,8 +156,14 @@ def broadcast(units: Units, shape: Sequence[int]) -> Units:
     return Units(units.index.expand(tuple(shape)), units.table)
 
 
-def joined(first: Units | None, second: Units | None, shape: Sequence[int]) -> Units | None:
-    """Return, at each place, the units of both, broadcast."""
+def joined(
+    first: Units | None, second: Units | None, shape: Sequence[int], register: Register
+) -> Units | None:
+    """Return, at each place, the units of both, broadcast.
+
+    A statistic of the channels that stand beside it is left out: a value that is centred, scaled or
+    gated by a mean or norm of what it is part of is still of its own channel, as behind a norm.
+    """
     if first is None or second is None:
         one = second if first is None else first
         return None if one is None else broadcast(one, shape)
@@ -137,6 +173,8 @@ def joined(first: Units | None, second: Units | None, shape: Sequence[int]) -> U
     pairs, index = torch.unique(left * len(second.table) + right, return_inverse=True)
     left_rows = first.table[pairs // len(second.table)]
     right_rows = second.table[pairs % len(second.table)]
+    right_rows = register.without_own_statistics(right_rows, left_rows)
+    left_rows = register.without_own_statistics(left_rows, right_rows)
     return Units(index.expand(tuple(shape)), torch.cat((left_rows, right_rows), 1))
 
 
@@ -179,9 +217,8 @@ def agreed(units: Units, axes: Sequence[int]) -> Units | None:
     merged = [axis % index.ndim for axis in axes]
     if all(index.shape[axis] == 1 for axis in merged):
         return Units(index, units.table)
-    kept = [axis for axis in range(index.ndim) if axis not in merged]
-    n_kept = math.prod(index.shape[axis] for axis in kept)
-    rows = index.permute(*kept, *merged).reshape(n_kept, -1)
+    rows = _grouped(index, merged)
+    n_kept = len(rows)
     n_rows = len(units.table)
     code = torch.unique(torch.arange(n_kept)[:, None] * n_rows + rows)
     place, found = code // n_rows, units.table[code % n_rows]
@@ -192,3 +229,61 @@ def agreed(units: Units, axes: Sequence[int]) -> Units | None:
     table, inverse = torch.unique(best, dim=0, return_inverse=True)
     sizes = [1 if axis in merged else index.shape[axis] for axis in range(index.ndim)]
     return Units(inverse.view(sizes), table)
+
+
+def shared_over(
+    given: Sequence[Units], axes: Sequence[int], register: Register, *, is_statistic: bool = False
+) -> Units:
+    """Return a unit for each set of units that occurs along axes, in whatever order.
+
+    Parameters
+    ----------
+    given
+        Units of one value or more, whose other axes broadcast.
+    axes
+        Over which a set extends.
+    register
+        Enters the units.
+    is_statistic
+        See `Register.share`.
+
+    Returns
+    -------
+    Units
+        Size 1 along `axes`, and along others where the units repeat.
+    """
+    units: Tensor = torch.unique(torch.cat([one.table.flatten() for one in given]))
+    units = units[units != NOTHING]
+    members = _members(given[0], units, axes)
+    for one in given[1:]:
+        members = members | _members(one, units, axes)
+    rows, inverse = torch.unique(members.flatten(0, -2), dim=0, return_inverse=True)
+    shared = register.share(rows, units, is_statistic=is_statistic)
+    return Units(inverse.view(members.shape[:-1]), shared[:, None])
+
+
+def _members(one: Units, units: Tensor, axes: Sequence[int]) -> Tensor:
+    """Return which units occur along axes, bool ``(*shape, units)`` with the axes at size 1."""
+    index = compact(one.index)
+    merged = [axis % index.ndim for axis in axes]
+    flat = _grouped(index, merged)
+    has_row = torch.zeros(len(flat), len(one.table), dtype=torch.bool).scatter_(1, flat, value=True)
+    of_row = torch.zeros(len(one.table), len(units), dtype=torch.bool)
+    row, width = (one.table != NOTHING).nonzero(as_tuple=True)
+    of_row[row, torch.searchsorted(units, one.table[row, width])] = True
+    found = (has_row.float() @ of_row.float()) > 0
+    sizes = [1 if axis in merged else index.shape[axis] for axis in range(index.ndim)]
+    return found.view(*sizes, len(units))
+
+
+def _grouped(index: Tensor, merged: Sequence[int]) -> Tensor:
+    """Return ``(others, merged)``: all that is along some axes, for each place on the others."""
+    kept = [axis for axis in range(index.ndim) if axis not in merged]
+    n_kept = math.prod(index.shape[axis] for axis in kept)
+    return index.permute(*kept, *merged).reshape(n_kept, -1)
+
+
+def without(index: Tensor, axes: Sequence[int]) -> Tensor:
+    """Return an index without axes of size 1."""
+    dropped = {axis % index.ndim for axis in axes}
+    return index.reshape([size for axis, size in enumerate(index.shape) if axis not in dropped])
