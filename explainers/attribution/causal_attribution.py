@@ -52,7 +52,8 @@ class CausalAttribution(Attribution):
 
     .. math:: M_e = \frac{1}{|P|} \sum_{p \in P} \mathrm{softmax}_{places}(W_{ep} \star A_p)
 
-    and the map is the sum over children, enlarged to the input linearly. Every :math:`M_e` is
+    and the map is the sum over children, enlarged to the input linearly as `grad_cam`'s is: where
+    layers below have no padding, what is near its border lies too far out. Every :math:`M_e` is
     positive and sums to one before it is enlarged, so maps have no sign and no unit, and how sure
     the network is does not show in them: the sample enters through :math:`A` alone. In a grouped
     convolution the mean is over the parents in the child's group.

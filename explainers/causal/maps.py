@@ -188,8 +188,10 @@ def literal_maps(
     shares = counts / counts.sum(0).clamp(min=1)
     total: Tensor | None = None
     for each, share in zip(parts, shares, strict=True):
-        maps = resized(_maps(op, each, children, is_literal=True), places)
-        maps = maps * share.to(maps).view(1, -1, *[1] * len(places))
+        maps = _maps(op, each, children, is_literal=True)
+        # as much as those of other sizes: what is enlarged keeps its sum
+        share = share * (math.prod(maps.shape[2:]) / math.prod(places))
+        maps = resized(maps, places) * share.to(maps).view(1, -1, *[1] * len(places))
         total = maps if total is None else total.add_(maps)
     return torch.empty(0) if total is None else total
 
