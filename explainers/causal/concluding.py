@@ -13,11 +13,13 @@ from explainers.causal.edges import Edges, edge_estimates
 from explainers.causal.folding import (
     EDGES,
     HELD_OUT,
+    INDEX,
     SUM,
     SWEEP,
     Batch,
     Folding,
     Parts,
+    merged,
     of_rows,
     parts_of,
     whole,
@@ -34,7 +36,6 @@ if TYPE_CHECKING:
 
     from explainers.base import Result, State
 
-_INDEX = "index"
 _BRIEF = 2
 """Edges, and values of u, that are looked at in a trial."""
 
@@ -106,20 +107,23 @@ class Concluding(Folding):
 
     def _weigh(self, parts: Parts, batch: Batch, rows: Tensor) -> None:
         structure = structure_of(batch.trace.network)
-        layers = [structure.layer(name) for name in self.layers]
-        edges = {
-            layer.name: Edges.of(layer, found.sign != 0, found.task.effects)
-            for layer, found in zip(layers, self.layers.values(), strict=True)
-        }
-        layers = [layer for layer in layers if len(edges[layer.name])]
+        present = torch.unique(batch.member[rows])
+        place = torch.searchsorted(present, batch.member).masked_fill(~rows, -1)
+        edges = {}
+        for name, found in self.layers.items():
+            causes, effects = found.sign[present] != 0, found.task.effects[present]
+            of_layer = Edges.of(structure.layer(name), causes, effects)
+            if len(of_layer):
+                edges[name] = of_layer
+        layers = [structure.layer(name) for name in edges]
         constants = {name: found.task.u for name, found in self.layers.items()}
-        member = batch.member.masked_fill(~rows, -1)
-        sums = edge_estimates(batch.trace, layers, edges, member, batch.classes, constants)
+        sums = edge_estimates(batch.trace, layers, edges, place, batch.classes, constants)
         for name, each in sums.items():
-            of_layer = edges[name]
-            index = torch.stack([of_layer.member, of_layer.cause, of_layer.effect])
-            part = parts.setdefault(f"{name}/{EDGES}", {_INDEX: index, SUM: torch.zeros_like(each)})
-            part[SUM] += each
+            of_layer, key = edges[name], f"{name}/{EDGES}"
+            member = present[of_layer.member]
+            index = torch.stack([member, of_layer.cause, of_layer.effect]).int()
+            part = {INDEX: index, SUM: each.cpu()}
+            parts[key] = merged(key, parts[key], part) if key in parts else part
 
     def _sweep(self, parts: Parts, batch: Batch) -> None:
         structure = structure_of(batch.trace.network)
@@ -226,7 +230,8 @@ class Exact(Folding):
             )
             moved = outcome.logit.double() - batch.reference[rows.to(device)].double()
             zeros = torch.zeros(len(edges["member"]), dtype=torch.float64)
-            part = parts.setdefault(f"{name}/{EDGES}", {SUM: zeros})
+            index = torch.stack([edges[each] for each in ("member", "cause", "effect")]).int()
+            part = parts.setdefault(f"{name}/{EDGES}", {INDEX: index, SUM: zeros})
             part[SUM].index_add_(0, which, moved.cpu())
 
     def finalise(self, state: State) -> Result:
@@ -242,7 +247,7 @@ class Exact(Folding):
 
 def _strongest(part: State, n: Tensor, most: int) -> dict[str, Tensor]:
     """Return the strongest edges of each class, in order of class, cause and effect."""
-    member, cause, effect = part[_INDEX]
+    member, cause, effect = part[INDEX].long()
     weight = part[SUM] / n[member]
     order = weight.abs().argsort(descending=True, stable=True)
     order = order[member[order].argsort(stable=True)]

@@ -24,6 +24,8 @@ TALLY, ESTIMATES, EDGES, HELD_OUT, SWEEP = "tally", "estimates", "edges", "held_
 """Kinds of parts."""
 MEMBERS = "members"
 """Entry of a part: positions of the classes that it has anything of, ascending, int64."""
+INDEX = "index"
+"""Entry of edges: position of the class, cause and effect, in this order, int32 ``(3, edges)``."""
 SUM = "sum"
 """Entry of edges: the weights, summed over samples."""
 
@@ -152,11 +154,22 @@ def merged(key: str, left: State, right: State) -> State:
     """Return the part of both."""
     kind = key.split("/")[1]
     if kind == EDGES:
-        return {**left, SUM: left[SUM] + right[SUM]}
+        return _edges_of_both(left, right)
     members = torch.unique(torch.cat([left[MEMBERS], right[MEMBERS]]))
     both = [without_members(spread(part, members)) for part in (left, right)]
     join = audit.merged if kind == ESTIMATES else tally.merged
     return {MEMBERS: members, **join(*both)}
+
+
+def _edges_of_both(left: State, right: State) -> State:
+    """Return the edges of both parts, each of which has all or none of a class's."""
+    is_shared = torch.isin(right[INDEX][0], left[INDEX][0])
+    known = torch.isin(left[INDEX][0], right[INDEX][0])
+    sums = left[SUM].clone()
+    sums[known] += right[SUM][is_shared]
+    index = torch.cat([left[INDEX], right[INDEX][:, ~is_shared]], 1)
+    order = index[0].argsort(stable=True)
+    return {INDEX: index[:, order], SUM: torch.cat([sums, right[SUM][~is_shared]])[order]}
 
 
 def spread(part: State, members: Tensor) -> State:

@@ -9,7 +9,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from explainers import numeric, register
 from explainers.base import Cost, Round, Scan
 from explainers.causal import results as form
+from explainers.causal.effort import bytes_of, effort_of, largest
+from explainers.causal.outline import Outline
 from explainers.causal.rounds import SAMPLES, Progress, choosing, named
+from explainers.causal.structure import structure_of
 from explainers.registry import suggest
 
 if TYPE_CHECKING:
@@ -19,6 +22,9 @@ if TYPE_CHECKING:
     from explainers.causal.choosing import Choosing
     from explainers.network import Network
     from explainers.trace import Trace
+
+_MUCH = 1 << 30
+"""Bytes of which users are told."""
 
 
 @register("causal_graph")
@@ -142,16 +148,16 @@ class CausalGraph(Scan):
 
     def check(self, network: Network) -> None:
         """Refuse a network without structure, and classes and layers that it does not have."""
-        from explainers.causal.structure import structure_of
-
         if not network.is_program:
             raise NotImplementedError(
                 f"{self.name} needs the layers of the network, and this model could not be read "
                 f"as a program: {network.reason}; change the model"
             )
-        if self.rule == "paired" and importlib.util.find_spec("scipy") is None:
+        is_student = self.rule == "paired" or self.n_held_out > 0
+        if is_student and importlib.util.find_spec("scipy") is None:
             raise ImportError(
-                "rule: paired needs SciPy; pip install 'xpipe-xai[causal]', or take rule: compat"
+                f"{self.name} needs SciPy for its t tests; pip install 'xpipe-xai[causal]', or set "
+                "rule: compat and n_held_out: 0"
             )
         if self.classes != "all" and max(self.classes) >= network.n_outputs:
             raise ValueError(
@@ -168,6 +174,37 @@ class CausalGraph(Scan):
             )
         named(self, names)
         named(self, tested, "sweep_layers")
+
+    def notes(self, network: Network) -> tuple[str, ...]:
+        """Return how much is done for each chosen sample, and what is not tested."""
+        layers = self._tested(network)
+        share = 1.0 if self.screening is None else min(1.0, self.screening + self.audit)
+        effort = effort_of(network, layers, share)
+        found = [
+            f"for each chosen sample {effort.n_interventions} interventions in {len(layers)} "
+            f"layers, about as much as {effort.n_passes:.3g} forward passes"
+        ]
+        if effort.roots:
+            found.append(f"not tested, as they read the input only: {', '.join(effort.roots)}")
+        if network.has_softmax:
+            found.append("the network ends with a softmax; effects are on the logits before it")
+        size = largest(network, self, layers)
+        if size > _MUCH:
+            found.append(
+                f"statistics of the widest layer take {size / 2**30:.1f} GiB of memory; fewer "
+                "classes, or a smaller n_bootstrap, take less"
+            )
+        return tuple(found)
+
+    def stored_bytes(self, network: Network, n_samples: int, n_shards: int) -> Mapping[str, int]:
+        """Return about how many bytes statistics and graphs take."""
+        return bytes_of(network, self, self._tested(network), n_samples, n_shards)
+
+    def _tested(self, network: Network) -> tuple[str, ...]:
+        """Return the layers that are tested."""
+        outline = Outline.of(network)
+        names = named(self, [each.name for each in outline.layers])
+        return tuple(name for level in outline.levels(names) for name in level)
 
     def init(self) -> State:
         """Return what the first round starts from."""
@@ -204,7 +241,6 @@ class CausalGraph(Scan):
     def graphs(self, result: Result, network: Network) -> Iterator[tuple[str, dict[str, Any]]]:
         """Yield the graph of each class as a document."""
         from explainers.causal.documents import documents
-        from explainers.causal.structure import structure_of
 
         facts = {"rule": self.rule, "level": self.level}
         yield from documents(result, structure_of(network), facts)
