@@ -51,7 +51,7 @@ of the paired difference holds zero.
 {% for metric in metrics %}{{ metric.name }} {{ space(metric) }}. {% endfor %}
 {% for text in unscored %}{{ text }}. {% endfor %}
 {% if undefined %}{{ undefined }} scores are undefined (failed samples, maps that are empty or the
-same everywhere, empty masks).{% endif %}</p>
+same everywhere, empty masks, classes without a graph).{% endif %}</p>
 """
 
 
