@@ -181,6 +181,42 @@ def recall(selected: Tensor, chosen: Chosen) -> Tensor:
     return torch.where(is_known, found / (found + missed), torch.nan)
 
 
+def recall_of_strongest(strengths: Tensor, chosen: Chosen) -> Tensor:
+    """Return which share of the K truly strongest neurons was among the K that were verified.
+
+    K is how many are verified for their estimates, so that this says how good the order is: it can
+    be 1 where many more neurons than K are selected by exact tests, and `recall` is then low. From
+    the strongest on, neurons are counted until there are K, an audited one ``1 / share`` times.
+
+    Parameters
+    ----------
+    strengths
+        Of exact effects, ``(classes, n_neurons)``, ranked as the estimates were; read where they
+        were verified.
+    chosen
+        What was verified.
+
+    Returns
+    -------
+    Tensor
+        Float64 ``(classes,)``, 0 to 1; NaN where nothing was verified for its estimate, or some
+        neurons were left over and none of them was audited.
+    """
+    is_strongest = chosen.verified & ~chosen.audited
+    weight = torch.where(is_strongest, 1.0, chosen.audited / chosen.share[:, None]).double()
+    order = (
+        strengths.cpu()
+        .double()
+        .masked_fill(~chosen.verified, -1)
+        .argsort(dim=1, descending=True, stable=True)
+    )
+    weight, is_strongest = weight.gather(1, order), is_strongest.gather(1, order)
+    wanted = is_strongest.sum(1, keepdim=True)
+    counted = (wanted - (weight.cumsum(1) - weight)).clamp(min=0).minimum(weight)
+    share = (counted * is_strongest).sum(1) / wanted[:, 0]
+    return torch.where(chosen.share > 0, share, torch.nan)
+
+
 def correlation(estimates: Tensor, exact: Tensor, where: Tensor) -> Tensor:
     """Return Spearman's rank correlation of estimated and exact effects, equal values tied.
 

@@ -82,10 +82,6 @@ class Edges:
         """Return how many there are."""
         return len(self.member)
 
-    def take(self, chosen: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return member, cause and effect of the edges at positions."""
-        return self.member[chosen], self.cause[chosen], self.effect[chosen]
-
 
 def _connected(layer: WeightedLayer) -> Tensor:
     neuron_of = layer.neuron_of.cpu()
@@ -149,31 +145,41 @@ def edge_estimates(
 def exact_edges(
     trace: Trace,
     layer: WeightedLayer,
-    edges: Edges,
+    edges: tuple[Tensor, Tensor, Tensor],
     member: Tensor,
     classes: Tensor,
     u: float = 0.0,
 ) -> Tensor:
-    """Return the total effect of each edge alone, summed over the rows of its class.
+    """Return the total effect of each of some edges alone, summed over the rows of its class.
 
-    As `edge_estimates`, by an exact intervention for each edge and row.
+    Parameters
+    ----------
+    trace
+        Of the rows.
+    layer
+        Of the structure.
+    edges
+        Member, cause and effect of each as in `Edges`, on the CPU, int64 ``(n_edges,)``.
+    member, classes, u
+        As in `edge_estimates`.
 
     Returns
     -------
     Tensor
-        Float64 ``(n_edges,)``, in logits.
+        Float64 ``(n_edges,)``, in logits: an exact intervention for each edge and row.
     """
+    device, of_class = trace.network.device, edges[0]
+    member, classes = member.cpu(), classes.to(device)
     interventions = Interventions(trace.network, layer)
-    reference = trace.output.gather(1, classes.to(trace.output.device)[:, None])[:, 0].double()
-    sums = torch.zeros(len(edges), dtype=torch.float64, device=reference.device)
-    of_class = edges.member.to(member.device)
-    for piece in pieces(len(edges), max(1, PAIRS // max(1, trace.n_rows))):
-        chosen, rows = (of_class[piece, None] == member).nonzero().T
-        chosen = chosen + piece.start
-        asked = edges.cause.to(rows.device)[chosen], edges.effect.to(rows.device)[chosen]
-        outcome = interventions.pairs(trace, rows, *asked, classes, u)
-        effect = outcome.logit.double() - reference[rows]
-        sums.index_add_(0, chosen.to(sums.device), effect.to(sums.device))
+    reference = trace.output.gather(1, classes[:, None])[:, 0].double()
+    sums = torch.zeros(len(of_class), dtype=torch.float64, device=device)
+    for piece in pieces(len(of_class), max(1, PAIRS // max(1, trace.n_rows))):
+        chosen, rows = (of_class[piece, None] == member).nonzero(as_tuple=True)
+        cause, effect = (each[piece][chosen].to(device) for each in edges[1:])
+        rows = rows.to(device)
+        outcome = interventions.pairs(trace, rows, cause, effect, classes, u)
+        moved = outcome.logit.double() - reference[rows]
+        sums.index_add_(0, chosen.to(device) + piece.start, moved)
     return sums
 
 

@@ -67,8 +67,23 @@ def test_recall_weights_each_audited_neuron_by_those_it_stands_for() -> None:
 def test_recall_is_unknown_where_neurons_were_left_over_and_none_was_audited() -> None:
     chosen = audit.chosen(drawn(1, 8), screening=0.5, audit=0.0, seed=0, layer="fc", classes=[0])
     assert audit.recall(chosen.verified, chosen).isnan().all()
+    assert audit.recall_of_strongest(drawn(1, 8), chosen).isnan().all()
     chosen = audit.chosen(drawn(1, 8), screening=1.0, audit=0.0, seed=0, layer="fc", classes=[0])
     assert audit.recall(chosen.verified, chosen).tolist() == [1.0]
+    assert audit.recall_of_strongest(drawn(1, 8), chosen).tolist() == [1.0]
+
+
+def test_recall_of_the_strongest_counts_down_from_the_truly_strongest() -> None:
+    verified = torch.tensor([[1, 1, 1, 1, 1, 1, 0, 0, 0, 0]]).bool()
+    audited = torch.tensor([[0, 0, 0, 0, 1, 1, 0, 0, 0, 0]]).bool()
+    chosen = audit.Chosen(verified, audited, torch.tensor([1 / 3]).double())
+    strengths = torch.tensor([[9.0, 8.0, 7.0, 6.0, 1.0, 2.0, 99.0, 99.0, 99.0, 99.0]])
+    assert audit.recall_of_strongest(strengths, chosen).tolist() == [1.0]
+    # an audited neuron, which stands for three, is third: two of four are found
+    strengths[0, 4] = 7.5
+    assert audit.recall_of_strongest(strengths, chosen).tolist() == pytest.approx([2 / 4])
+    strengths[0, 4] = 10.0
+    assert audit.recall_of_strongest(strengths, chosen).tolist() == pytest.approx([1 / 4])
 
 
 def test_the_audit_estimates_how_many_are_missed_without_bias() -> None:

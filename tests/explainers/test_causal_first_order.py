@@ -85,6 +85,10 @@ def case() -> tuple[Trace, Structure, dict[str, Tensor], dict[str, Tensor]]:
     return Trace(network, inputs), structure, causes, effects
 
 
+def indices(edges: Edges) -> tuple[Tensor, Tensor, Tensor]:
+    return edges.member, edges.cause, edges.effect
+
+
 def layers_of(structure: Structure) -> list[object]:
     return [layer for layer in structure.layers if not layer.is_root]
 
@@ -162,7 +166,7 @@ def test_estimates_at_the_last_layer_are_exact() -> None:
     torch.testing.assert_close(found, exact, rtol=1e-12, atol=1e-12)
     edges = Edges.of(layer, causes["fc"], effects["fc"])
     by_edges = edge_estimates(trace, [layer], {"fc": edges}, MEMBER, CLASSES, 0.2)["fc"]
-    exactly = exact_edges(trace, layer, edges, MEMBER, CLASSES, 0.2)
+    exactly = exact_edges(trace, layer, indices(edges), MEMBER, CLASSES, 0.2)
     torch.testing.assert_close(by_edges, exactly, rtol=1e-12, atol=1e-12)
 
 
@@ -170,10 +174,10 @@ def test_exact_edges_are_edits_of_the_weights_of_one_output() -> None:
     trace, structure, causes, effects = case()
     layer = structure.layer("conv2#1")
     edges = Edges.of(layer, causes[layer.name], effects[layer.name])
-    found = exact_edges(trace, layer, edges, MEMBER, CLASSES, 0.1)
+    found = exact_edges(trace, layer, indices(edges), MEMBER, CLASSES, 0.1)
     weights = small_weights()
     for position in (0, len(edges) // 2, len(edges) - 1):
-        (member,), (cause,), (effect,) = edges.take(torch.tensor([position]))
+        member, cause, effect = (each[position] for each in indices(edges))
         edited = weights["conv2#1"].clone()
         edited[effect, cause] = 0.1
         with torch.no_grad():
