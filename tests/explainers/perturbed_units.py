@@ -22,10 +22,30 @@ Readers = set[tuple[str, int]]
 def readers_by_perturbing(
     network: Network, structure: Structure, values: dict[str, Tensor], layer: str, channel: int
 ) -> Readers:
-    """Change one output channel of a layer, hold all other layers' outputs, and look around."""
+    """Change one output channel of a layer, hold all other layers' outputs, and look around.
+
+    Repeated with other noise, as rectifiers and gates may be off.
+    """
+    expected = readers_by_structure(structure, layer, channel)
+    found: Readers = set()
+    for scale in (5.0, -5.0, 1.0, -1.0, 0.2, 50.0, -50.0):
+        found |= _readers(network, structure, values, layer, channel, scale)
+        if found >= expected:
+            break
+    return found
+
+
+def _readers(
+    network: Network,
+    structure: Structure,
+    values: dict[str, Tensor],
+    layer: str,
+    channel: int,
+    scale: float,
+) -> Readers:
     held = {one.name for one in structure.layers}
     one = structure.layer(layer)
-    changed = {layer: _noisy(values[layer], one, channel)}
+    changed = {layer: _noisy(values[layer], one, channel, scale)}
     found: Readers = set()
     for op in network.operators:
         if op.name == layer or not any(name in changed for name in op.inputs):
@@ -47,13 +67,13 @@ def readers_by_perturbing(
     return found
 
 
-def _noisy(value: Tensor, layer: WeightedLayer, channel: int) -> Tensor:
+def _noisy(value: Tensor, layer: WeightedLayer, channel: int, scale: float) -> Tensor:
     axis = 1 if layer.kind == "convolution" else -1
     noise = torch.randn(value.shape, generator=torch.Generator().manual_seed(channel)).to(value)
-    noise[0].abs_()  # up, where a rectifier may have been off
+    noise[0].abs_()
     moved = value.clone()
     chosen = moved.select(axis, channel)
-    chosen += 5 * value.std() * noise.select(axis, channel)
+    chosen += scale * value.std() * noise.select(axis, channel)
     return moved
 
 
