@@ -72,15 +72,17 @@ class Change:
             return self._reach
         if u in self._touched:
             return self._touched[u]
+        n_neurons, most = self.features.shape
         differs = (self.weight != u).any(2)  # (out, in / groups)
-        n_inner = self.weight.shape[1]
-        found = torch.zeros_like(self._reach)
-        for column in range(self.features.shape[1]):
-            feature = self.features[:, column]
-            is_changed = differs[:, feature % n_inner] & self._reads(feature)
-            found |= is_changed & self.is_feature[:, column]
-        self._touched = {u: found}  # of one u: that of all calls, mostly
-        return found
+        if not self._is_in_order:
+            differs = differs.index_select(1, self.features.flatten() % self.weight.shape[1])
+        found = differs.reshape(-1, n_neurons, most)
+        if self._is_ragged:
+            found = found & self.is_feature
+        if self.layer.groups > 1:
+            found = found & self._reads(self.features.flatten()).reshape(found.shape)
+        self._touched = {u: found.any(2)}  # of one u: that of all calls, mostly
+        return self._touched[u]
 
     def is_active(self, source: Tensor) -> Tensor:
         """Return where a neuron is not all zeros, bool ``(rows, n_neurons)``.
@@ -114,9 +116,8 @@ class Change:
             Laid out as the layer's value, of a pair in each row.
         """
         base = reference.once("base", lambda: self._base(reference, columns))
-        windows, slots = self._windows(reference, pairs)
         n_pairs, extent = len(pairs.rows), base.shape[1:-1]
-        change = self._product(windows, slots, pairs, columns)
+        change = self._product(reference, self._windows(reference, pairs), pairs, columns)
         change = change.reshape(n_pairs, -1, len(columns))
         rest = base.flatten(1, -2) if extent else base[:, None]
         made = change.add_(rest.index_select(0, pairs.own)).reshape(n_pairs, *extent, -1)
@@ -147,34 +148,58 @@ class Change:
         read = read * self._kept(pairs, read.ndim) if self._is_ragged else read
         return read.mT, slots
 
-    @property
+    @cached_property
     def _is_ragged(self) -> bool:
         return self.features.shape[1] > 1 and not bool(self.is_feature.all())
+
+    @cached_property
+    def _is_in_order(self) -> bool:
+        """Whether all features belong to neurons, those of each together."""
+        flat = self.features.flatten()
+        return torch.equal(flat, torch.arange(self.weight.shape[1], device=flat.device))
 
     def _kept(self, pairs: Pairs, n_axes: int) -> Tensor:
         kept = self.is_feature[pairs.distinct][:, None].to(self.weight.dtype)
         return kept.reshape(*kept.shape, *[1] * (n_axes - 3))
 
     def _product(
-        self, windows: Tensor, slots: Tensor | None, pairs: Pairs, columns: Tensor
+        self,
+        reference: Reference,
+        read: tuple[Tensor, Tensor | None],
+        pairs: Pairs,
+        columns: Tensor,
     ) -> Tensor:
         """Return the change, ``(pairs, places, columns)``."""
-        weight, reads = self._read(pairs.distinct, columns)
-        if isinstance(pairs.u, int | float):
-            return _selected(_multiplied(windows, (pairs.u - weight) * reads), slots)
-        ones = reads.expand_as(weight)
-        own = _selected(_multiplied(windows, weight * reads), slots)
-        return _selected(_multiplied(windows, ones), slots) * pairs.u[:, None, None] - own
+        windows, slots = read
+        feature, u = self.features[pairs.distinct], pairs.u
+        if isinstance(u, int | float):
+            table = reference.once(("change", u), lambda: self._table(columns, u))
+            return _selected(_multiplied(windows, self._of(table, feature, columns)), slots)
+        table = reference.once("weights", lambda: self._table(columns, None))
+        own = _selected(_multiplied(windows, self._of(table, feature, columns)), slots)
+        ones = reference.once("ones", lambda: self._table(columns, None, is_of_ones=True))
+        per_u = _selected(_multiplied(windows, self._of(ones, feature, columns)), slots)
+        return per_u * u[:, None, None] - own
 
-    def _read(self, neurons: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
-        """Return weights ``(neurons, features, taps, columns)``, and by how much they count."""
-        feature = self.features[neurons]
-        weight = self.weight[columns][:, feature % self.weight.shape[1]]
-        counts = self._reads(feature.flatten(), columns).reshape(-1, *feature.shape)
-        reads = counts.to(weight.dtype)[..., None]
-        if self.scale is not None:
-            reads = reads * self.scale[columns][:, None, None, None]
-        return weight.permute(1, 2, 3, 0), reads.permute(1, 2, 3, 0)
+    def _table(self, columns: Tensor, u: float | None, *, is_of_ones: bool = False) -> Tensor:
+        """Return ``scale (u - W)`` of some outputs, ``(in / groups, taps, columns)``.
+
+        Without u it is ``scale W``, or the scale alone.
+        """
+        weight = self.weight.index_select(0, columns).permute(1, 2, 0).contiguous()
+        if u is not None:
+            weight = u - weight
+        elif is_of_ones:
+            weight = torch.ones_like(weight)
+        return weight if self.scale is None else weight * self.scale[columns]
+
+    def _of(self, table: Tensor, feature: Tensor, columns: Tensor) -> Tensor:
+        """Return the rows of a table for neurons, ``(neurons, features * taps, columns)``."""
+        found = table[feature % len(table)]
+        if self.layer.groups > 1 and feature.shape[1] > 1:
+            reads = self._reads(feature.flatten(), columns).mT.reshape(*feature.shape, 1, -1)
+            found = found * reads
+        return found.flatten(1, 2)
 
     def _reads(self, features: Tensor, columns: Tensor | None = None) -> Tensor:
         """Return which outputs have a weight for features, bool ``(outputs, features)``."""
@@ -196,7 +221,7 @@ class Change:
 def _multiplied(windows: Tensor, weight: Tensor) -> Tensor:
     """Return ``(neurons, most rows, places, columns)``, by one product for each neuron."""
     n_neurons, n_rows, n_places = windows.shape[:3]
-    product = windows.reshape(n_neurons, n_rows * n_places, -1) @ weight.flatten(1, 2)
+    product = windows.reshape(n_neurons, n_rows * n_places, -1) @ weight
     return product.reshape(n_neurons, n_rows, n_places, -1)
 
 
