@@ -69,8 +69,9 @@ def inspect(
 ) -> None:
     """Show what a run holds, or what a run file's model consists of.
 
-    A run: every array with its dimensions, tables with their columns, the results of scans. A
-    run file: the model's layers, by the names that explainers take.
+    A run: every array with its dimensions, tables with their columns, the results of scans,
+    graphs with how many causes each layer has. A run file: the model's layers, by the names that
+    explainers take.
 
     Example:  xpipe inspect quickstart/run.yaml
     """

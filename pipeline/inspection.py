@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from pipeline import paths
+from pipeline.causal_links import GraphsOfAll
 from pipeline.inputs import to_model
 from pipeline.plan import split_name
+from pipeline.sinks import graphs
 from pipeline.sinks.columns import from_file
 from pipeline.sinks.maps import SCALE, is_relevance
 
@@ -75,12 +77,13 @@ def _in_words(network: Network, n_layers: int) -> str:
 def contents(path: str | Path) -> list[dict[str, Any]]:
     """Return a row per array and table of a run: ``name``, ``dims``, ``shape``, ``dtype``.
 
-    Of tables, the names of the columns stand for dimensions.
+    Of tables, the names of the columns stand for dimensions; of graphs, the layers that have causes
+    do, and their shape is how many these layers have, both signs together.
     """
     from pipeline.store import open_run
 
     run = open_run(path)
-    return [*_maps(run), *_beside(run), *_tables(run), *_scans(run)]
+    return [*_maps(run), *_beside(run), *_tables(run), *_scans(run), *_graphs(run)]
 
 
 def _maps(run: Run) -> Iterator[dict[str, Any]]:
@@ -116,6 +119,17 @@ def _scans(run: Run) -> Iterator[dict[str, Any]]:
     for name, result in run.scans.items():
         for path, shape, dtype in result.leaves():
             yield _row(f"scans/{name}/{path}", (), shape, dtype)
+
+
+def _graphs(run: Run) -> Iterator[dict[str, Any]]:
+    for name in graphs.names(run.path):
+        found = GraphsOfAll.read(run.scans[name]) if name in run.scans else None
+        if found is not None:
+            names = [layer.name for layer in found.tested]
+            for label, n_causes in zip(found.labels, found.n_causes.tolist(), strict=True):
+                having = [(layer, n) for layer, n in zip(names, n_causes, strict=True) if n]
+                layers, shape = zip(*having, strict=True) if having else ((), (0,))
+                yield _row(f"graphs/{name}/{label}", layers, shape, "graph")
 
 
 def _row(name: str, dims: Any, shape: Any, dtype: Any) -> dict[str, Any]:
