@@ -8,26 +8,24 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from explainers.causal import selection, stability
-from explainers.causal.deciding import Rule, decided
+from explainers.causal.asking import Asked
+from explainers.causal.deciding import decided
 from explainers.causal.edges import Edges, edge_estimates
 from explainers.causal.folding import (
     EDGES,
-    HELD_OUT,
     INDEX,
     SUM,
-    SWEEP,
     Batch,
     Folding,
     Parts,
-    merged,
     of_rows,
     parts_of,
     whole,
 )
-from explainers.causal.interventions import Interventions
+from explainers.causal.interventions import Interventions, Outcome
 from explainers.causal.structure import structure_of
 from explainers.causal.sweep import swept
-from explainers.causal.testing import Asked, Task, tallied
+from explainers.causal.tallying import Statistics
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -35,7 +33,11 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from explainers.base import Result, State
+    from explainers.causal.asking import Task
+    from explainers.causal.deciding import Rule
 
+HELD_OUT, SWEEP = "held_out", "sweep"
+"""Kinds of parts: tallies."""
 _BRIEF = 2
 """Edges, and values of u, that are looked at in a trial."""
 
@@ -97,13 +99,12 @@ class Concluding(Folding):
 
     def _test_again(self, parts: Parts, batch: Batch, rows: Tensor) -> None:
         structure = structure_of(batch.trace.network)
-        none = torch.zeros(0, len(batch.index), dtype=torch.float64)
-        paired = replace(self.rule, name="paired")
+        statistics = Statistics(replace(self.rule, name="paired"))
         for name, found in self.layers.items():
             tested = (found.sign[batch.member] != 0) & rows[:, None]
             if tested.any():
                 asked = Asked(batch, structure.layer(name), found.task, tested)
-                tallied(parts, f"{name}/{HELD_OUT}", asked, asked.outcome(), none, paired)
+                _tally(parts, f"{name}/{HELD_OUT}", asked, asked.outcome(), statistics)
 
     def _weigh(self, parts: Parts, batch: Batch, rows: Tensor) -> None:
         structure = structure_of(batch.trace.network)
@@ -123,7 +124,7 @@ class Concluding(Folding):
             member = present[of_layer.member]
             index = torch.stack([member, of_layer.cause, of_layer.effect]).int()
             part = {INDEX: index, SUM: each.cpu()}
-            parts[key] = merged(key, parts[key], part) if key in parts else part
+            parts[key] = self.both(key, parts[key], part) if key in parts else part
 
     def _sweep(self, parts: Parts, batch: Batch) -> None:
         structure = structure_of(batch.trace.network)
@@ -137,10 +138,9 @@ class Concluding(Folding):
             tested = found.task.tested(layer, self.rule.most_inputs)[some.member]
             tested = tested & self.chosen.for_selection[some.position][:, None]
             asked = Asked(some, layer, found.task, tested)
-            none = torch.zeros(0, len(rows), dtype=torch.float64)
             for number, outcome in enumerate(self._outcomes(asked)):
                 key = f"{name}/{SWEEP}/{number}"
-                tallied(parts, key, asked, outcome, none, self.rule)
+                _tally(parts, key, asked, outcome, Statistics(self.rule))
 
     def _outcomes(self, asked: Asked) -> Any:
         if not asked.tested.all():
@@ -180,7 +180,7 @@ class Concluding(Folding):
     def _swept(self, found: Found, states: list[State]) -> dict[str, Tensor]:
         """Return how what is selected depends on u."""
         reached = found.task.effects.any(1)
-        decisions = [decided(each, self.rule, found.task.n_neurons, reached) for each in states]
+        decisions = [decided([each], self.rule, found.task.n_neurons, reached) for each in states]
         sets = torch.stack([each["sign"] != 0 for each in decisions])  # (values, classes, neurons)
         return {
             "u": torch.tensor(self.values, dtype=torch.float64).expand(len(reached), -1),
@@ -256,6 +256,12 @@ def _strongest(part: State, n: Tensor, most: int) -> dict[str, Tensor]:
     kept = order[places < most].sort().values
     named = {"member": member, "cause": cause, "effect": effect, "weight": weight}
     return {name: each[kept] for name, each in named.items()}
+
+
+def _tally(parts: Parts, key: str, asked: Asked, outcome: Outcome, statistics: Statistics) -> None:
+    found = statistics.added(parts.get(key), asked, outcome)
+    if found is not None:
+        parts[key] = found
 
 
 def _some(batch: Batch, rows: Tensor) -> Batch:

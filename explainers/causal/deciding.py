@@ -1,4 +1,4 @@
-"""From the tally of a layer to what is known of it, in blocks of classes."""
+"""From tallies of a layer to what is known of it."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from explainers.causal import selection, stability
 from explainers.causal.results import NOT_REACHED
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from torch import Tensor
 
     from explainers.base import State
 
-_ELEMENTS = 1 << 24
-"""Of signs that bootstrap replicates find, which are made at once."""
 _KEPT = (
     "te",
     "te_low",
@@ -59,7 +59,9 @@ class Rule:
         return 1 if self.is_compat else 2
 
 
-def decided(state: State, rule: Rule, n_neurons: int, reached: Tensor) -> dict[str, Tensor]:
+def decided(
+    tallies: Iterable[State], rule: Rule, n_neurons: int, reached: Tensor
+) -> dict[str, Tensor]:
     """Return what is decided of a layer, by name: ``(classes, neurons)`` or ``(classes,)`` each.
 
     What `explainers.causal.selection.Selection` has, ``tested`` (bool), and from the bootstrap
@@ -68,8 +70,8 @@ def decided(state: State, rule: Rule, n_neurons: int, reached: Tensor) -> dict[s
 
     Parameters
     ----------
-    state
-        Tally of all classes.
+    tallies
+        Of some classes each, in order, together of all.
     rule
         By which causes are selected.
     n_neurons
@@ -77,12 +79,7 @@ def decided(state: State, rule: Rule, n_neurons: int, reached: Tensor) -> dict[s
     reached
         Whether the layer has effects, bool ``(classes,)``.
     """
-    n_replicates = max(1, state["drawn"].shape[1])
-    n_at_once = max(1, _ELEMENTS // (n_replicates * n_neurons))
-    blocks = []
-    for start in range(0, len(reached), n_at_once):
-        some = {name: entry[start : start + n_at_once] for name, entry in state.items()}
-        blocks.append(_block(some, rule, n_neurons))
+    blocks = [_block(state, rule, n_neurons) for state in tallies]
     found = {name: torch.cat([block[name] for block in blocks]) for name in blocks[0]}
     found["how"] = found["how"].long().masked_fill(~reached, NOT_REACHED)
     return found

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from explainers.causal.structure import structure_of
+from explainers.causal.tallying import numbers_of
 from explainers.operators import Convolution, Linear
 
 if TYPE_CHECKING:
@@ -16,13 +17,12 @@ if TYPE_CHECKING:
     from explainers.operators import Operator
 
 _NUMBER = 8
-_PER_NEURON = 8
-"""Numbers that a tally has for each class and neuron, beside those of bootstrap replicates."""
-_PER_REPLICATE = {"paired": 2, "compat": 5}
+_PER_TALLY = 64
+"""Bytes that a tally without bootstrap has for each class and neuron."""
 _RESULTS = 20
 """Numbers that a result has for each class and neuron."""
-_EDGE = 24
-"""Bytes of an edge."""
+_EDGE = 20
+"""Bytes of an edge in a state."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,8 @@ def bytes_of(
 ) -> Mapping[str, int]:
     """Return about how many bytes the rounds of a scan store: ``states`` and ``results``.
 
-    A state has the classes alone of which its shard has samples.
+    A state has the classes alone of which its shard has samples, and of these what
+    `explainers.causal.tallying` keeps.
 
     Parameters
     ----------
@@ -93,8 +94,10 @@ def bytes_of(
             # edges are among causes and effects, which are rarely more than a half of all
             edges = 0 if scan.edges == "none" else layer.n_neurons * layer.n_outputs // 4
             kept = min(edges, scan.max_edges)
-            tallied = layer.n_neurons * _NUMBER * _per_neuron(scan)
-            sizes["states"] += present * (tallied + edges * _EDGE)
+            rows = min(n_samples, n_classes * scan.n_samples) * _row(network)
+            swept = present * _PER_TALLY * (len(scan.sweep) + int(scan.n_held_out > 0))
+            tested = min(rows, present * _statistics(scan)) + swept
+            sizes["states"] += layer.n_neurons * tested + present * edges * _EDGE
             sizes["results"] += n_classes * (layer.n_neurons * _NUMBER * _RESULTS + kept * _EDGE)
     return sizes
 
@@ -103,12 +106,18 @@ def largest(network: Network, scan: Any, layers: Collection[str]) -> int:
     """Return the bytes of the statistics of the widest layer, which are in memory at once."""
     n_classes = network.n_outputs if scan.classes == "all" else len(scan.classes)
     widths = [each.n_neurons for each in structure_of(network).layers if each.name in layers]
-    return n_classes * max(widths, default=0) * _NUMBER * _per_neuron(scan)
+    each = min(scan.n_samples * _row(network), _statistics(scan))
+    return n_classes * max(widths, default=0) * each
 
 
-def _per_neuron(scan: Any) -> int:
-    swept = len(scan.sweep) + 1
-    return _PER_NEURON * swept + _PER_REPLICATE[scan.rule] * int(scan.n_bootstrap)
+def _row(network: Network) -> int:
+    """Return the bytes of a logit, a divergence and whether they are there."""
+    return 2 * network.dtype.itemsize + 1
+
+
+def _statistics(scan: Any) -> int:
+    """Return the bytes of the statistics of a class and neuron."""
+    return _NUMBER * numbers_of(scan.rule, scan.n_bootstrap)
 
 
 def _multiplications(network: Network, op: Operator) -> int:

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from explainers.causal.choosing import Chosen
     from explainers.trace import Trace
 
-TALLY, ESTIMATES, EDGES, HELD_OUT, SWEEP = "tally", "estimates", "edges", "held_out", "sweep"
-"""Kinds of parts."""
+ESTIMATES, EDGES = "estimates", "edges"
+"""Kinds of parts that are no tallies."""
 MEMBERS = "members"
 """Entry of a part: positions of the classes that it has anything of, ascending, int64."""
 INDEX = "index"
@@ -30,7 +30,7 @@ SUM = "sum"
 """Entry of edges: the weights, summed over samples."""
 
 Parts = dict[str, "State"]
-"""Parts of a state, by ``<layer>/<kind>``; of a sweep there are several, ``<layer>/sweep/0`` on."""
+"""Parts of a state, by ``<layer>/<kind>``, or ``<layer>/<kind>/<number>``."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,11 +94,7 @@ class Folding(Scan):
             if batch is not None:
                 with torch.no_grad():
                     self.add(parts, batch)
-        return {
-            f"{key}/{name}": entry.cpu()
-            for key, part in parts.items()
-            for name, entry in part.items()
-        }
+        return flat(parts)
 
     def update(self, state: State, trace: Trace, samples: Samples) -> State:
         """Return the state with one batch added."""
@@ -108,8 +104,12 @@ class Folding(Scan):
         """Return the state of both parts."""
         found, others = parts_of(left), parts_of(right)
         for key, part in others.items():
-            found[key] = merged(key, found[key], part) if key in found else part
-        return {f"{key}/{name}": each for key, part in found.items() for name, each in part.items()}
+            found[key] = self.both(key, found[key], part) if key in found else part
+        return flat(found)
+
+    def both(self, key: str, left: State, right: State) -> State:
+        """Return the part of both."""
+        return merged(key.split("/")[1], left, right)
 
     def groups(self, names: Collection[str]) -> Sequence[Collection[str]]:
         """Return the entries of each layer."""
@@ -150,9 +150,15 @@ def parts_of(state: State) -> Parts:
     return found
 
 
-def merged(key: str, left: State, right: State) -> State:
-    """Return the part of both."""
-    kind = key.split("/")[1]
+def flat(parts: Parts) -> State:
+    """Return parts as a state, on the CPU."""
+    return {
+        f"{key}/{name}": entry.cpu() for key, part in parts.items() for name, entry in part.items()
+    }
+
+
+def merged(kind: str, left: State, right: State) -> State:
+    """Return the part of both; what is neither edges nor estimates is a tally."""
     if kind == EDGES:
         return _edges_of_both(left, right)
     members = torch.unique(torch.cat([left[MEMBERS], right[MEMBERS]]))

@@ -10,12 +10,15 @@ import torch
 
 from explainers.base import Round
 from explainers.causal import tally
+from explainers.causal.asking import Task
 from explainers.causal.choosing import Choosing, Chosen, digest_of
 from explainers.causal.concluding import Concluding, Exact, Found
 from explainers.causal.deciding import Rule, decided
 from explainers.causal.outline import Outline
 from explainers.causal.results import HOW, result_of
-from explainers.causal.testing import Screening, Task, Testing, screened
+from explainers.causal.screening import Screening, screened
+from explainers.causal.tallying import Statistics
+from explainers.causal.testing import Testing
 from explainers.registry import suggest
 
 if TYPE_CHECKING:
@@ -108,7 +111,8 @@ class Progress:
         which = self.chosen.for_selection
         if self.rule.is_compat:
             which = which | self.chosen.is_following
-        test = Testing(self.chosen, which, tasks, self.rule, scan.n_bootstrap)
+        statistics = Statistics(self.rule, scan.n_bootstrap, self._seed)
+        test = Testing(self.chosen, which, tasks, statistics)
         return self._round(name, test)
 
     def _behind(self) -> Round | None:
@@ -190,7 +194,7 @@ class Progress:
         n_classes, n_neurons = len(self.chosen.classes), self.outline.layer(name).n_neurons
         state = tally.empty(n_classes, n_neurons, 0, is_compat=self.rule.is_compat)
         nobody = torch.zeros(n_classes, dtype=torch.bool)
-        found = decided(state, self.rule, n_neurons, nobody)
+        found = decided([state], self.rule, n_neurons, nobody)
         if self.scan.screening is not None:
             none = torch.full((n_classes,), torch.nan, dtype=torch.float64)
             zeros = torch.zeros(n_classes, dtype=torch.int64)
