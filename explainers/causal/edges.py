@@ -18,7 +18,13 @@ from typing import TYPE_CHECKING
 import torch
 from torch.nn import functional
 
-from explainers.causal.first_order import rows_of, value_of, walk_back, weight_changes
+from explainers.causal.first_order import (
+    rows_of,
+    scale_of,
+    value_of,
+    walk_back,
+    weight_changes,
+)
 from explainers.causal.interventions import Interventions
 from explainers.operators import Convolution
 from explainers.sampling.chunks import pieces
@@ -134,8 +140,8 @@ def edge_estimates(
     found: dict[str, Tensor] = {}
 
     def estimate(layer: WeightedLayer, slope: Tensor) -> None:
-        changes = weight_changes(layer, value_of(u, layer.name))
-        found[layer.name] = _summed(trace, layer, edges[layer.name], member.cpu(), slope, changes)
+        constant = value_of(u, layer.name)
+        found[layer.name] = _summed(trace, layer, edges[layer.name], member.cpu(), slope, constant)
 
     walk_back(trace, layers, classes, estimate)
     return {layer.name: found[layer.name] for layer in layers}
@@ -189,7 +195,7 @@ def _summed(
     edges: Edges,
     member: Tensor,
     slope: Tensor,
-    changes: Tensor,
+    u: float,
 ) -> Tensor:
     axis, rows = rows_of(trace.network, layer, trace.n_rows)
     value = trace.values[layer.operator.inputs[0]]
@@ -201,7 +207,7 @@ def _summed(
             chosen = (members == one).nonzero()[:, 0]
             asked = _Asked.of(layer, edges, one, slope.device)
             of_rows = slope.index_select(axis, chosen), value.index_select(axis, chosen)
-            parts[one] = _of_class(layer, asked, *of_rows, changes)
+            parts[one] = _of_class(layer, asked, *of_rows, u)
     return torch.cat(parts)
 
 
@@ -235,38 +241,44 @@ class _Asked:
 
 
 def _of_class(
-    layer: WeightedLayer, asked: _Asked, slope: Tensor, value: Tensor, changes: Tensor
+    layer: WeightedLayer, asked: _Asked, slope: Tensor, value: Tensor, u: float
 ) -> Tensor:
     """Return the sums of the edges of a class, float64, given the values of its rows."""
     op = layer.operator
     if not isinstance(op, Convolution):
-        asked_slope = slope.flatten(0, -2).index_select(1, asked.effects)
-        found = asked_slope.T @ value.flatten(0, -2).index_select(1, asked.features)
-        weights = found * changes[asked.effects[:, None], asked.features]
+        of_effects = slope.flatten(0, -2).index_select(1, asked.effects)
+        found = of_effects.T @ value.flatten(0, -2).index_select(1, asked.features)
+        weights = found * _changes(layer, asked, u)
     elif layer.groups == 1:
-        weights = _of_channels(op, asked, slope, value, changes)
+        weights = _of_channels(op, asked, slope, value) * _changes(layer, asked, u)
+        weights = weights.flatten(2).sum(2)
     else:
-        weights = _of_groups(op, asked, slope, value, changes)
+        weights = _of_groups(op, asked, slope, value, weight_changes(layer, u))
     n_causes = len(asked.is_connected)
     sums = torch.zeros(n_causes, len(asked.effects), dtype=torch.float64, device=weights.device)
     sums.index_add_(0, asked.cause_of, weights.double().T)
     return sums[asked.is_connected]
 
 
-def _of_channels(
-    op: Convolution, asked: _Asked, slope: Tensor, value: Tensor, changes: Tensor
-) -> Tensor:
-    """Return ``(n_effects, n_features)`` sums over the kernel, without groups."""
+def _changes(layer: WeightedLayer, asked: _Asked, u: float) -> Tensor:
+    """Return ``u scale - W`` of a layer without groups, ``(n_effects, n_features, *kernel)``."""
+    op, scale = layer.operator, scale_of(layer)
+    is_turned = isinstance(op, Convolution) and op.transposed
+    weight = op.weight.transpose(0, 1) if is_turned else op.weight
+    # the weights of linear maps may be many: no more of them are looked at than were asked for
+    weight = weight[asked.effects[:, None], asked.features]
+    if u == 0 or scale is None:
+        return u - weight
+    return u * scale[asked.effects].view(-1, *[1] * (weight.ndim - 1)) - weight
+
+
+def _of_channels(op: Convolution, asked: _Asked, slope: Tensor, value: Tensor) -> Tensor:
+    """Return the gradient ``(n_effects, n_features, *kernel)`` of a convolution without groups."""
     rows, columns = asked.effects, asked.features
-    if op.transposed:
-        changes = changes.transpose(0, 1)
-    chosen = changes[rows[:, None], columns]
     slope, value = slope.index_select(1, rows), value.index_select(1, columns)
     sizes = (len(columns), len(rows)) if op.transposed else (len(rows), len(columns))
     gradient = _weight_gradient(op, slope, value, sizes)
-    if op.transposed:
-        gradient = gradient.transpose(0, 1)
-    return (gradient * chosen).flatten(2).sum(2)
+    return gradient.transpose(0, 1) if op.transposed else gradient
 
 
 def _of_groups(

@@ -112,13 +112,17 @@ def value_of(u: Mapping[str, float] | float, layer: str) -> float:
     return float(u) if isinstance(u, int | float) else float(u[layer])
 
 
+def scale_of(layer: WeightedLayer) -> Tensor | None:
+    """Return the scale of a folded norm for each output, ``(n_outputs,)``; None without one."""
+    scale = None if layer.norm is None else layer.norm.scale
+    return None if scale is None else scale.flatten().to(layer.operator.weight)
+
+
 def weight_changes(layer: WeightedLayer, u: float) -> Tensor:
     """Return ``u scale - W``, shaped as the weight: what setting each of the weights changes."""
-    op, weight = layer.operator, layer.operator.weight
-    scale = None if layer.norm is None else layer.norm.scale
+    op, weight, scale = layer.operator, layer.operator.weight, scale_of(layer)
     if u == 0 or scale is None:
         return u - weight
-    scale = scale.flatten().to(weight)
     if not (isinstance(op, Convolution) and op.transposed):
         return u * scale.view(-1, *[1] * (weight.ndim - 1)) - weight
     grouped = weight.reshape(op.groups, -1, *weight.shape[1:])
@@ -196,13 +200,21 @@ def _carried_back(
     layer: WeightedLayer, slope: Tensor, value: Tensor, effects: Tensor, u: float
 ) -> Tensor:
     """Return ``back``, shaped as the layer's input, of effects of some row alone."""
-    op = layer.operator
-    weight = weight_changes(layer, u) if u else op.weight
+    op, scale = layer.operator, scale_of(layer)
+    is_convolution = isinstance(op, Convolution)
+    # linear maps may be large, and what u adds to one is the same for all features
+    weight = weight_changes(layer, u) if u and is_convolution else op.weight
+    added = 0.0 if is_convolution or not u else u * _weighted(slope, scale)
     chosen = effects.any(0).nonzero()[:, 0]
     is_parted = isinstance(op, Convolution) and (op.groups > 1 or op.transposed)
     if not is_parted and 2 * len(chosen) <= layer.n_outputs:
-        slope, weight = slope.index_select(_output_axis(layer), chosen), weight[chosen]
         if not len(chosen):
             return torch.zeros_like(value)
+        slope, weight = slope.index_select(_output_axis(layer), chosen), weight[chosen]
     back = op.transpose(slope, value, weight)
-    return back if u else -back
+    return back if u and is_convolution else added - back
+
+
+def _weighted(slope: Tensor, scale: Tensor | None) -> Tensor:
+    """Return sums over the last axis, with weights, ``(..., 1)``."""
+    return (slope if scale is None else slope * scale).sum(-1, keepdim=True)
