@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from explainers.base import Result
     from explainers.bound import Model
 
+HELD = 1 << 24
+"""Numbers that are held of the samples of a round for the next, 64 MiB in float32."""
+
 
 @outside_inference_mode
 def scan(model: Model, name: str, loader: Iterable[Any], *, seed: int = 0, **params: Any) -> Result:
@@ -65,9 +68,10 @@ def scan(model: Model, name: str, loader: Iterable[Any], *, seed: int = 0, **par
         )
     network = _network(model, loader)
     check(explainer, network)
+    rows = _Rows(network, loader, seed, name)
     results: dict[str, Result] = {}
     while (following := explainer.rounds(results)) is not None:
-        state = following.scan.fold(_traced(network, loader, seed, name, following.samples))
+        state = following.scan.fold(rows.traced(following.samples))
         results[following.name] = following.scan.finalised(state)
     return explainer.conclude(results)
 
@@ -78,6 +82,43 @@ def _network(model: Model, loader: Iterable[Any]) -> Network:
     for batch in loader:
         return Network(model, _parted(batch)[0])
     raise ValueError("the loader has no batch, so there is nothing to scan")
+
+
+class _Rows:
+    """Rows of a loader; of few that several rounds ask for, values are computed once."""
+
+    def __init__(self, network: Network, loader: Iterable[Any], seed: int, namespace: str) -> None:
+        self._network = network
+        self._loader = loader
+        self._who: dict[str, Any] = {"seed": seed, "namespace": namespace}
+        self._wanted: Tensor | None = None
+        self._held: list[Trace] = []
+
+    def traced(self, wanted: Tensor | None) -> Iterator[tuple[Trace, Samples]]:
+        """Yield traces of the rows that are wanted, of all if None."""
+        last = self._wanted
+        if last is not None and wanted is not None and torch.equal(last, wanted):
+            for held in self._held:
+                yield self._like(held), held.who()
+        else:
+            yield from self._read(wanted)
+
+    def _read(self, wanted: Tensor | None) -> Iterator[tuple[Trace, Samples]]:
+        self._wanted, self._held = None, []
+        room = HELD if wanted is not None and self._network.is_program else 0
+        for trace, samples in _traced(self._network, self._loader, wanted=wanted, **self._who):
+            yield trace, samples
+            if room > 0:
+                held = self._like(trace)
+                room -= sum(value.numel() for value in held.values.kept.values())
+                self._held = [*self._held, held] if room > 0 else []
+        self._wanted = wanted if room > 0 else None
+
+    def _like(self, trace: Trace) -> Trace:
+        """Return a trace with the same values; walks and what else was memoised are not kept."""
+        made = Trace(self._network, trace._given, samples=trace.samples, **self._who)
+        made.once("values", lambda: trace.values)
+        return made
 
 
 def _traced(
