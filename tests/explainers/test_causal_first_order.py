@@ -192,7 +192,7 @@ def test_exact_edges_are_edits_of_the_weights_of_one_output() -> None:
 
 
 class Wired(nn.Module):
-    """Strided, grouped and transposed convolutions, all with a norm behind them."""
+    """Strided, grouped and transposed convolutions and a linear map, all with norms behind."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -201,13 +201,15 @@ class Wired(nn.Module):
         self.transposed = nn.ConvTranspose2d(6, 4, 2, stride=2, groups=2)
         self.last = nn.ConvTranspose2d(4, 4, 3, padding=1)
         self.norms = nn.ModuleList(nn.BatchNorm2d(width) for width in (4, 6, 4, 4))
-        self.head = nn.Linear(4 * 64, 3)
+        self.hidden = nn.Linear(4 * 64, 6)
+        self.hidden_norm = nn.BatchNorm1d(6)
+        self.head = nn.Linear(6, 3)
 
     def forward(self, inputs: Tensor) -> Tensor:
         stages = (self.first, self.grouped, self.transposed, self.last)
         for stage, norm in zip(stages, self.norms, strict=True):
             inputs = torch.tanh(norm(stage(inputs)))
-        return self.head(inputs.flatten(1))
+        return self.head(torch.tanh(self.hidden_norm(self.hidden(inputs.flatten(1)))))
 
 
 def pairs_of(layer: object, weight: Tensor, gradient: Tensor, u: float) -> Tensor:
@@ -233,7 +235,7 @@ def test_grouped_and_transposed_convolutions_are_estimated(u: float) -> None:
     model = model.double().eval()
     inputs = torch.randn(4, 2, 9, 9, dtype=torch.float64)
     trace = Trace(Network(model, inputs), inputs)
-    names = ["grouped", "transposed", "last"]
+    names = ["grouped", "transposed", "last", "hidden"]
     structure = structure_of(trace.network)
     layers = [structure.layer(name) for name in names]
     effects = {one.name: torch.rand(3, one.n_outputs) < 0.6 for one in layers}
@@ -251,7 +253,9 @@ def test_grouped_and_transposed_convolutions_are_estimated(u: float) -> None:
     weights = {name: model.get_submodule(name).weight.detach() for name in names}
     expected = gradients(logits, trace.inputs, weights, classes)
     for one in layers:
-        each = pairs_of(one, weights[one.name], expected[one.name], u)
+        each = (by_edge if one.kind == "linear" else pairs_of)(
+            one, weights[one.name], expected[one.name], u
+        )
         joint = (each * of_rows[one.name][:, :, None]).sum(1)
         torch.testing.assert_close(nodes[one.name], joint, rtol=TOLERANCE, atol=TOLERANCE)
         by_class = each.new_zeros(3, *each.shape[1:]).index_add_(0, MEMBER, each)
