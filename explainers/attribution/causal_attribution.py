@@ -104,11 +104,7 @@ class CausalAttribution(Attribution):
 
     def check(self, network: Network) -> None:
         """Refuse what has no classes, no structure or no such convolution, and another's graph."""
-        if network is not network.root:
-            raise ValueError(
-                f"{self.name} explains classes of a network of one floating-point input, got a "
-                "part of a network; explain a class, not a unit of a layer"
-            )
+        _refuse_parts(network)
         structure = structure_of(network)
         if self.graph is not None:
             for links in self.links.values():
@@ -151,6 +147,7 @@ class CausalAttribution(Attribution):
                 f"{self.name} got no graph; pass graph=, the result of "
                 "explainers.scan(model, 'causal_graph', loader)"
             )
+        _refuse_parts(trace.network)
         layer = self._chosen(structure_of(trace.network))
         classes = _classes(trace.cotangent(target))
         found: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
@@ -246,6 +243,14 @@ class CausalAttribution(Attribution):
         # of graphs without any, as of very few samples, the last: their maps are zero
         most = max(counts.values())
         return layers[[name for name, count in counts.items() if count == most][-1]]
+
+
+def _refuse_parts(network: Network) -> None:
+    if network is not network.root:
+        raise ValueError(
+            "causal graphs are of classes of a whole network with one floating-point input, got a "
+            "part of one; explain a class, not a unit of a layer"
+        )
 
 
 def _has_causes(links: Links | None) -> TypeGuard[Links]:

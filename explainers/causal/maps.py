@@ -185,7 +185,7 @@ def literal_maps(
         To which maps are enlarged where parents differ in size: that of the largest.
     """
     counts = torch.stack([_linked(op, each.features, children).sum(0) for each in parts])
-    shares = counts / counts.sum(0).clamp(min=1)
+    shares = counts.to(torch.float64) / counts.sum(0).clamp(min=1)
     total: Tensor | None = None
     for each, share in zip(parts, shares, strict=True):
         maps = _maps(op, each, children, is_literal=True)
