@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
@@ -12,7 +12,7 @@ from explainers.causal.interventions.change import Change
 from explainers.causal.interventions.outcomes import Outcome, of_columns, of_logits
 from explainers.causal.interventions.partial import Partial
 from explainers.causal.interventions.stack import Pairs, Reference, Stack
-from explainers.causal.interventions.tail import Tail, row_bytes
+from explainers.causal.interventions.tail import Tail
 from explainers.sampling.chunks import pieces
 
 if TYPE_CHECKING:
@@ -23,12 +23,6 @@ if TYPE_CHECKING:
     from explainers.causal.structure import WeightedLayer
     from explainers.network import Network
     from explainers.trace import Trace
-
-CHUNK_BYTES = 12 * 2**20
-"""What inputs and value of one operator may take for the pairs that are stacked."""
-
-MOST_PAIRS = 2**14
-"""Whatever the network."""
 
 
 class Interventions:
@@ -89,15 +83,18 @@ class Interventions:
         -------
         Outcome
             ``(pairs,)`` each. Where nothing changes, the logit is that of the trace to the bit.
+
+        Raises
+        ------
+        ValueError
+            If the trace is of another network, or shapes do not fit.
         """
         rows = rows.to(self.network.device)
         of_pairs = classes.to(rows.device)[rows]
         logit = trace.output.gather(1, classes.to(rows.device)[:, None])[:, 0][rows]
         divergence = torch.zeros_like(logit)
         for piece in self._pieces(trace, rows, neurons, effects, u):
-            found = self._outcome(trace, piece, of_pairs[piece.where])
-            logit[piece.where] = found.logit
-            divergence[piece.where] = found.divergence
+            self._enter(trace, piece, of_pairs, logit, divergence)
         return Outcome(logit, divergence)
 
     def all(
@@ -141,6 +138,22 @@ class Interventions:
             axis = 1 if self._change.is_convolution else made.ndim - 1
             return self._tail.run(stack, Partial(made, axis, columns, self.layer.n_outputs))
 
+    def _enter(
+        self, trace: Trace, piece: _Piece, classes: Tensor, logit: Tensor, divergence: Tensor
+    ) -> None:
+        """Write what a piece comes to, in halves where memory runs out."""
+        try:
+            found = self._outcome(trace, piece, classes[piece.where])
+        except torch.OutOfMemoryError:
+            if len(piece.where) == 1:
+                raise
+            found = None
+        if found is None:
+            for half in piece.halves():
+                self._enter(trace, half, classes, logit, divergence)
+        else:
+            logit[piece.where], divergence[piece.where] = found.logit, found.divergence
+
     def _outcome(self, trace: Trace, piece: _Piece, classes: Tensor) -> Outcome:
         found, pairs = self._run(piece), piece.stack.pairs
         if not isinstance(found, Partial):
@@ -152,6 +165,7 @@ class Interventions:
         self, trace: Trace, rows: Tensor, neurons: Tensor, effects: Tensor, u: float | Tensor
     ) -> Iterator[_Piece]:
         """Yield the pairs that something changes for, those with the same effects together."""
+        self._check(trace, rows, neurons, effects)
         device = self.network.device
         rows, neurons = rows.to(device), neurons.to(device)
         u = u if isinstance(u, int | float) else u.to(device)
@@ -189,9 +203,27 @@ class Interventions:
 
     def _limit(self, n_columns: int) -> int:
         """Return how many pairs are stacked."""
-        whole = row_bytes(self.network, self.layer.operator.name)
-        first = whole * n_columns // self.layer.n_outputs
-        return min(max(1, CHUNK_BYTES // max(1, self._tail.widest(first))), MOST_PAIRS)
+        return self._tail.rows_at_once(n_columns / self.layer.n_outputs)
+
+    def _check(self, trace: Trace, rows: Tensor, neurons: Tensor, effects: Tensor) -> None:
+        if trace.network is not self.network:
+            raise ValueError(
+                "got a trace of another network; make it of the network that the interventions "
+                "are of: Trace(network, inputs)"
+            )
+        if rows.ndim != 1 or rows.shape != neurons.shape:
+            raise ValueError(
+                f"got rows of shape {tuple(rows.shape)} and neurons of {tuple(neurons.shape)}, "
+                "expected one of each for every pair"
+            )
+        by_row = (trace.n_rows, self.layer.n_outputs)
+        is_choice = effects.dtype == torch.bool
+        if effects.shape != (by_row if is_choice else rows.shape):
+            raise ValueError(
+                f"got effects of {effects.dtype}, shape {tuple(effects.shape)}; expected bool of "
+                f"{by_row} for the rows of the trace, or int64 of {tuple(rows.shape)}, one of "
+                f"each pair, for layer {self.layer.name!r}"
+            )
 
 
 @dataclass(frozen=True, eq=False)
@@ -203,6 +235,14 @@ class _Piece:
     columns: Tensor
     """The effects that they share."""
     stack: Stack
+
+    def halves(self) -> Iterator[_Piece]:
+        """Yield two pieces with half of the pairs each."""
+        pairs, middle = self.stack.pairs, len(self.where) // 2
+        for part in (slice(middle), slice(middle, None)):
+            u = pairs.u if isinstance(pairs.u, int | float) else pairs.u[part]
+            half = Pairs(pairs.rows[part], pairs.own[part], pairs.neurons[part], u)
+            yield replace(self, where=self.where[part], stack=Stack(self.stack.reference, half))
 
 
 _plans: WeakKeyDictionary[Network, dict[str, tuple[Change, Tail]]] = WeakKeyDictionary()

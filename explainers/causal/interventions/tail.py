@@ -7,6 +7,13 @@ from typing import TYPE_CHECKING
 
 from explainers.causal.interventions.partial import Changed, Partial
 from explainers.causal.interventions.passing import passed
+from explainers.operators import Convolution, Linear
+from explainers.sampling.forward_chunks import (
+    CACHE_BYTES,
+    MOST_BYTES,
+    WEIGHT_SHARE,
+    memory_of,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -14,6 +21,14 @@ if TYPE_CHECKING:
     from explainers.causal.interventions.stack import Stack
     from explainers.network import Network
     from explainers.operators import Operator
+
+
+MOST_PAIRS = 2**14
+"""That are carried together, whatever the network."""
+
+LIVE_SHARE = 1 / 32
+"""Of an accelerator's memory that inputs and value of one operator may take: several values are
+live at a time, with what convolutions need besides."""
 
 
 class Tail:
@@ -54,20 +69,37 @@ class Tail:
         found = changed[self.network.output_name]
         return first if found is None else found
 
-    def widest(self, first: int) -> int:
-        """Return the bytes of a pair that inputs and value of one operator take at most.
+    def rows_at_once(self, share: float) -> int:
+        """Return how many pairs are carried together, at least one.
+
+        On the CPU, that what an operator reads and makes stays in the cache, and weights are not
+        fetched too often, as for plain forward passes; on an accelerator, a share of its memory.
+        It follows from the program and the device alone, so that bits do not depend on the load.
 
         Parameters
         ----------
-        first
-            Bytes of what the operator itself changes.
+        share
+            Of the operator's channels that interventions change.
         """
-        sizes = {self.name: first}
-        found = first
-        for op in self.operators:
-            sizes[op.name] = row_bytes(self.network, op.name)
-            found = max(found, sum(sizes.get(name, 0) for name in (op.name, *op.inputs)))
-        return found
+        sizes = {self.name: row_bytes(self.network, self.name) * share}
+        sizes |= {op.name: row_bytes(self.network, op.name) for op in self.operators}
+        everything = [
+            sum(sizes.get(one, 0) for one in (op.name, *op.inputs)) for op in self.operators
+        ]
+        widest = max([*everything, sizes[self.name], 1])
+        memory = memory_of(self.network.device)
+        if memory is not None:
+            return min(max(1, int(memory.total() * LIVE_SHARE / widest)), MOST_PAIRS)
+        weights = sum(map(_weight_bytes, self.operators))
+        by_weights = WEIGHT_SHARE * weights / max(1, sum(sizes.values()))
+        rows = max(CACHE_BYTES / widest, min(by_weights, MOST_BYTES / widest))
+        return min(max(1, round(rows)), MOST_PAIRS)
+
+
+def _weight_bytes(op: Operator) -> int:
+    if not isinstance(op, Convolution | Linear):
+        return 0
+    return op.weight.numel() * op.weight.element_size()
 
 
 def row_bytes(network: Network, name: str) -> int:
