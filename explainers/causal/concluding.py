@@ -10,7 +10,7 @@ import torch
 from explainers.causal import selection, stability
 from explainers.causal.asking import Asked
 from explainers.causal.deciding import decided
-from explainers.causal.edges import Edges, edge_estimates
+from explainers.causal.edges import Edges, edge_estimates, exact_edges
 from explainers.causal.folding import (
     EDGES,
     INDEX,
@@ -22,7 +22,6 @@ from explainers.causal.folding import (
     parts_of,
     whole,
 )
-from explainers.causal.interventions import Interventions, Outcome
 from explainers.causal.structure import structure_of
 from explainers.causal.sweep import swept
 from explainers.causal.tallying import Statistics
@@ -35,6 +34,7 @@ if TYPE_CHECKING:
     from explainers.base import Result, State
     from explainers.causal.asking import Task
     from explainers.causal.deciding import Rule
+    from explainers.causal.interventions import Outcome
 
 HELD_OUT, SWEEP = "held_out", "sweep"
 """Kinds of parts: tallies."""
@@ -213,26 +213,15 @@ class Exact(Folding):
 
     def add(self, parts: Parts, batch: Batch) -> None:
         """Add a batch to the sums."""
-        trace, structure = batch.trace, structure_of(batch.trace.network)
-        device = trace.network.device
+        structure = structure_of(batch.trace.network)
         for name, edges in self.edges.items():
-            is_asked = batch.member[:, None] == edges["member"]
-            rows, which = is_asked.nonzero(as_tuple=True)
-            if not len(rows):
+            if not torch.isin(batch.member, edges["member"]).any():
                 continue
-            outcome = Interventions(trace.network, structure.layer(name)).pairs(
-                trace,
-                rows.to(device),
-                edges["cause"][which].to(device),
-                edges["effect"][which].to(device),
-                batch.classes,
-                self.layers[name].task.u,
-            )
-            moved = outcome.logit.double() - batch.reference[rows.to(device)].double()
-            zeros = torch.zeros(len(edges["member"]), dtype=torch.float64)
-            index = torch.stack([edges[each] for each in ("member", "cause", "effect")]).int()
-            part = parts.setdefault(f"{name}/{EDGES}", {INDEX: index, SUM: zeros})
-            part[SUM].index_add_(0, which, moved.cpu())
+            asked = edges["member"], edges["cause"], edges["effect"]
+            u, layer = self.layers[name].task.u, structure.layer(name)
+            sums = exact_edges(batch.trace, layer, asked, batch.member, batch.classes, u).cpu()
+            part = {INDEX: torch.stack(asked).int(), SUM: torch.zeros_like(sums)}
+            parts.setdefault(f"{name}/{EDGES}", part)[SUM] += sums
 
     def finalise(self, state: State) -> Result:
         """Return the mean effect of each edge."""
