@@ -47,6 +47,7 @@ OF_LAYERS = (
     "jaccard",
     "nogueira",
     "recall",
+    "recall_of_strongest",
     "n_audited",
     "screen_correlation",
 )

@@ -198,7 +198,8 @@ class Progress:
         if self.scan.screening is not None:
             none = torch.full((n_classes,), torch.nan, dtype=torch.float64)
             zeros = torch.zeros(n_classes, dtype=torch.int64)
-            found |= {"recall": none, "n_audited": zeros, "screen_correlation": none}
+            found |= dict.fromkeys(("recall", "recall_of_strongest", "screen_correlation"), none)
+            found["n_audited"] = zeros
         return found
 
     def _note(self, name: str) -> None:

@@ -91,16 +91,20 @@ def screened(
     return replace(task, screened=chosen, estimates=estimates["mean"])
 
 
-def audited(task: Task, facts: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def audited(task: Task, facts: Mapping[str, Tensor], *, is_compat: bool) -> dict[str, Tensor]:
     """Return what the audit of a screening says, ``(classes,)`` each; nothing without one.
 
-    ``recall``, how many that exact tests select were among the strongest; ``n_audited``; and
-    ``screen_correlation`` of estimated and exact effects.
+    ``recall``, how many that exact tests select were among the strongest; ``recall_of_strongest``,
+    how many of as many truly strongest ones; ``n_audited``; and ``screen_correlation`` of estimated
+    and exact effects.
     """
     if task.screened is None or task.estimates is None:
         return {}
+    # as they were ranked: by means where the original's rule decides, by t otherwise
+    strengths = facts["te" if is_compat else "statistic"].abs().nan_to_num(nan=0, posinf=torch.inf)
     return {
         "recall": audit.recall(facts["sign"] != 0, task.screened),
+        "recall_of_strongest": audit.recall_of_strongest(strengths, task.screened),
         "n_audited": (task.screened.audited & facts["tested"]).sum(1),
         "screen_correlation": audit.correlation(task.estimates, facts["te"], facts["tested"]),
     }

@@ -61,8 +61,9 @@ class CausalGraph(Scan):
     - plain values: ``how`` (``paired``, ``z``, ``fallback``, ``too few samples`` or
       ``not reached``), ``u``, ``n``, ``n_held_out``, and over bootstrap replicates ``jaccard``, the
       mean index to what was selected, and ``nogueira``, the stability (JMLR 18(174), 2018);
-      with `screening` ``recall``, ``n_audited`` and ``screen_correlation`` (Spearman, of estimated
-      and exact effects of what was verified);
+      with `screening` ``recall``, ``recall_of_strongest`` (see `explainers.causal.audit`),
+      ``n_audited`` and ``screen_correlation`` (Spearman, of estimated and exact effects of what was
+      verified);
     - with a sweep ``sweep``: ``u``, ``n_causes`` and ``jaccard`` to the graph, one for each value,
       and over the values ``nogueira`` and, for each neuron, ``frequency``.
 
