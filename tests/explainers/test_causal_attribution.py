@@ -295,9 +295,19 @@ def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["resnet18", "squeezenet1_1"])
 @pytest.mark.parametrize("variant", ["compat", "forward"])
-def test_every_convolution_of_photograph_networks_has_maps(name: str, variant: str) -> None:
+def test_every_convolution_of_a_residual_network_has_maps(variant: str) -> None:
+    check_photographs("resnet18", variant)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", ["squeezenet1_1", "mobilenet_v3_small", "densenet121"])
+@pytest.mark.parametrize("variant", ["compat", "forward"])
+def test_every_convolution_of_more_families_has_maps(name: str, variant: str) -> None:
+    check_photographs(name, variant)
+
+
+def check_photographs(name: str, variant: str) -> None:
     network, inputs = photographs(name)
     structure = structure_of(network)
     layers = [each for each in structure.layers if each.kind == "convolution" and not each.is_root]
@@ -311,6 +321,8 @@ def test_every_convolution_of_photograph_networks_has_maps(name: str, variant: s
         ).explain(inputs, 1)
         assert found.relevance.shape == (2, 32, 32)
         sums = found.arrays["children"].flatten(2).sum(2)
+        if variant == "compat" and name == "densenet121":
+            continue  # interpolation between the centres of cells does not keep sums
         # float32
         torch.testing.assert_close(sums, torch.ones_like(sums))
 
