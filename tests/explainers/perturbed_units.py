@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING
 import torch
 
 from explainers.causal.structure import structure_of
-from explainers.operators import Normalise
+from explainers.operators import Activation, Input, Normalise
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from explainers.causal.structure import Structure, WeightedLayer
     from explainers.network import Network
+    from explainers.operators import Operator
 
 Readers = set[tuple[str, int]]
 """Layer (or ``""`` for the outputs) and neuron (or output)."""
@@ -22,30 +23,9 @@ Readers = set[tuple[str, int]]
 def readers_by_perturbing(
     network: Network, structure: Structure, values: dict[str, Tensor], layer: str, channel: int
 ) -> Readers:
-    """Change one output channel of a layer, hold all other layers' outputs, and look around.
-
-    Repeated with other noise, as rectifiers and gates may be off.
-    """
-    expected = readers_by_structure(structure, layer, channel)
-    found: Readers = set()
-    for scale in (5.0, -5.0, 1.0, -1.0, 0.2, 50.0, -50.0):
-        found |= _readers(network, structure, values, layer, channel, scale)
-        if found >= expected:
-            break
-    return found
-
-
-def _readers(
-    network: Network,
-    structure: Structure,
-    values: dict[str, Tensor],
-    layer: str,
-    channel: int,
-    scale: float,
-) -> Readers:
+    """Change one output channel of a layer, hold all other layers' outputs, and look around."""
     held = {one.name for one in structure.layers}
-    one = structure.layer(layer)
-    changed = {layer: _noisy(values[layer], one, channel, scale)}
+    changed = {layer: _noisy(values[layer], structure.layer(layer), channel)}
     found: Readers = set()
     for op in network.operators:
         if op.name == layer or not any(name in changed for name in op.inputs):
@@ -53,11 +33,7 @@ def _readers(
         if op.name in held:
             found |= _neurons_that_moved(structure.layer(op.name), changed, values)
             continue
-        inputs = [changed.get(name, values[name]) for name in op.inputs]
-        if isinstance(op, Normalise):
-            made = values[op.name] + (inputs[0] - values[op.inputs[0]])
-        else:
-            made = op.run(*inputs)
+        made = _alive(op, [changed.get(name, values[name]) for name in op.inputs])
         if not torch.equal(made, values[op.name]):
             changed[op.name] = made
     if network.output_name in changed:
@@ -67,13 +43,33 @@ def _readers(
     return found
 
 
-def _noisy(value: Tensor, layer: WeightedLayer, channel: int, scale: float) -> Tensor:
+def _alive(op: Operator, inputs: list[Tensor]) -> Tensor:
+    """Run an operator, an activation as one that rises everywhere and is never zero.
+
+    By decree a norm hands each value on to itself alone.
+    """
+    if isinstance(op, Normalise):
+        return inputs[0]
+    if isinstance(op, Activation):
+        return 1 + inputs[0] / (1 + inputs[0].abs())
+    return op.run(*inputs)
+
+
+def _values(network: Network, inputs: Tensor) -> dict[str, Tensor]:
+    values: dict[str, Tensor] = {}
+    for op in network.operators:
+        given = [inputs] if isinstance(op, Input) else [values[name] for name in op.inputs]
+        values[op.name] = _alive(op, given)
+    return values
+
+
+def _noisy(value: Tensor, layer: WeightedLayer, channel: int) -> Tensor:
     axis = 1 if layer.kind == "convolution" else -1
     noise = torch.randn(value.shape, generator=torch.Generator().manual_seed(channel)).to(value)
-    noise[0].abs_()
+    noise[0].abs_()  # up, where a maximum may be another's
     moved = value.clone()
     chosen = moved.select(axis, channel)
-    chosen += scale * value.std() * noise.select(axis, channel)
+    chosen += 5 * value.std() * noise.select(axis, channel)
     return moved
 
 
@@ -106,7 +102,7 @@ def readers_by_structure(structure: Structure, layer: str, channel: int) -> Read
 def assert_structure_is_what_moves(network: Network, inputs: Tensor, n_channels: int) -> None:
     """Check some channels of every layer."""
     structure = structure_of(network)
-    values = network.run(inputs)
+    values = _values(network, inputs)
     generator = torch.Generator().manual_seed(0)
     for layer in structure.layers:
         for channel in torch.randperm(layer.n_outputs, generator=generator)[:n_channels].tolist():

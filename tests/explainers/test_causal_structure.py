@@ -38,7 +38,7 @@ from tests.explainers.perturbed_units import assert_structure_is_what_moves
 
 
 class Branching(nn.Module):
-    """A skip, a join with groups, a gate, a depthwise convolution, a shuffle and a flatten."""
+    """A norm, a skip, a join with groups, a depthwise convolution, a shuffle and a flatten."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -46,19 +46,15 @@ class Branching(nn.Module):
         self.norm = nn.BatchNorm2d(4)
         self.side = nn.Conv2d(4, 4, 1)
         self.join = nn.Conv2d(8, 4, 1, groups=2)
-        self.squeeze = nn.Conv2d(4, 4, 1)
         self.depthwise = nn.Conv2d(4, 8, 3, padding=1, groups=4)
-        self.first = nn.Linear(8 * 4, 3)
-        self.head = nn.Linear(3, 5)
+        self.head = nn.Linear(8 * 4, 5)
 
     def forward(self, x: Tensor) -> Tensor:
         x = functional.relu_(self.norm(self.stem(x)))
         x = x + self.side(x)
-        x = self.join(torch.cat((x, functional.gelu(x)), 1))
-        x = x * self.squeeze(x.mean((2, 3), keepdim=True)).sigmoid()
+        x = self.join(torch.cat((x, x), 1))
         x = functional.channel_shuffle(self.depthwise(x), 2)
-        x = functional.max_pool2d(x, 2).flatten(1)
-        return self.head(functional.relu(self.first(x)))
+        return self.head(functional.max_pool2d(x, 2).flatten(1))
 
 
 @pytest.fixture(scope="module")
@@ -70,12 +66,12 @@ def network() -> Network:
 def test_neurons_are_what_a_layer_reads(network: Network) -> None:
     structure = structure_of(network)
     names = [layer.name for layer in structure.layers]
-    assert names == ["stem", "side", "join", "squeeze", "first", "head"]
-    assert [layer.n_neurons for layer in structure.layers] == [0, 4, 4, 4, 4, 3]
-    assert [layer.n_outputs for layer in structure.layers] == [4, 4, 4, 4, 3, 5]
-    assert [layer.groups for layer in structure.layers] == [1, 1, 2, 1, 1, 1]
-    assert [layer.is_root for layer in structure.layers] == [True] + 5 * [False]
-    assert structure.layer("first").kind == "linear"
+    assert names == ["stem", "side", "join", "head"]
+    assert [layer.n_neurons for layer in structure.layers] == [0, 4, 4, 4]
+    assert [layer.n_outputs for layer in structure.layers] == [4, 4, 4, 5]
+    assert [layer.groups for layer in structure.layers] == [1, 1, 2, 1]
+    assert [layer.is_root for layer in structure.layers] == [True, False, False, False]
+    assert structure.layer("head").kind == "linear"
     assert structure.layer("side").kind == "convolution"
 
 
@@ -85,18 +81,17 @@ def test_features_of_the_same_units_are_one_neuron(network: Network) -> None:
     assert structure.layer("join").neuron_of.tolist() == [0, 1, 2, 3, 0, 1, 2, 3]
     # depthwise: 0 0 1 1 2 2 3 3, shuffled 0 2 0 2 1 3 1 3, four places each; 2 comes second
     of_channel = torch.tensor([0, 1, 0, 1, 2, 3, 2, 3])
-    first = structure.layer("first")
-    assert torch.equal(first.neuron_of, of_channel.repeat_interleave(4))
-    is_second = first.sources.neuron == 1
-    assert first.sources.channel[is_second].tolist() == [2, 2]
-    layers = first.sources.layer[is_second].tolist()
-    assert [structure.layers[position].name for position in layers] == ["join", "squeeze"]
+    head = structure.layer("head")
+    assert torch.equal(head.neuron_of, of_channel.repeat_interleave(4))
+    assert head.sources.neuron.tolist() == [0, 1, 2, 3]
+    assert head.sources.channel.tolist() == [0, 2, 1, 3]
+    assert {structure.layers[at].name for at in head.sources.layer.tolist()} == {"join"}
 
 
 def test_levels_are_counted_from_the_outputs(network: Network) -> None:
     structure = structure_of(network)
-    assert structure.levels == (("head",), ("first",), ("squeeze",), ("join",), ("side",))
-    assert [layer.level for layer in structure.layers] == [5, 4, 3, 2, 1, 0]
+    assert structure.levels == (("head",), ("join",), ("side",))
+    assert [layer.level for layer in structure.layers] == [3, 2, 1, 0]
 
 
 def test_selected_neurons_become_effects_of_all_branches(network: Network) -> None:
@@ -133,8 +128,8 @@ def test_what_does_not_fit_is_refused(network: Network) -> None:
     structure = structure_of(network)
     with pytest.raises(LookupError, match="unknown weighted layer 'heat'"):
         structure.layer("heat")
-    with pytest.raises(ValueError, match=r"has 3 neurons, expected selected as \(classes, 3\)"):
-        structure.passed_on("head", torch.ones(1, 4, dtype=torch.bool))
+    with pytest.raises(ValueError, match=r"has 4 neurons, expected selected as \(classes, 4\)"):
+        structure.passed_on("head", torch.ones(1, 3, dtype=torch.bool))
 
 
 # rules by themselves: reading a network takes a quarter of a second
