@@ -85,7 +85,7 @@ def bytes_of(
     n_samples, n_shards
         Of the data set.
     """
-    n_classes = network.n_outputs if scan.classes == "all" else len(scan.classes)
+    n_classes: int = network.n_outputs if scan.classes == "all" else len(scan.classes)
     n_chosen = min(n_samples, n_classes * (scan.n_samples + scan.n_held_out))
     present = min(n_shards * n_classes, n_chosen)
     sizes = {"states": 0, "results": 0}
@@ -104,15 +104,16 @@ def bytes_of(
 
 def largest(network: Network, scan: Any, layers: Collection[str]) -> int:
     """Return the bytes of the statistics of the widest layer, which are in memory at once."""
-    n_classes = network.n_outputs if scan.classes == "all" else len(scan.classes)
+    n_classes: int = network.n_outputs if scan.classes == "all" else len(scan.classes)
     widths = [each.n_neurons for each in structure_of(network).layers if each.name in layers]
-    each = min(scan.n_samples * _row(network), _statistics(scan))
+    each: int = min(scan.n_samples * _row(network), _statistics(scan))
     return n_classes * max(widths, default=0) * each
 
 
 def _row(network: Network) -> int:
     """Return the bytes of a logit, a divergence and whether they are there."""
-    return 2 * network.dtype.itemsize + 1
+    size: int = network.dtype.itemsize
+    return 2 * size + 1
 
 
 def _statistics(scan: Any) -> int:
