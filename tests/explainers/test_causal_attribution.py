@@ -294,16 +294,13 @@ def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     close(explained().relevance, whole)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("variant", ["compat", "forward"])
-def test_every_convolution_of_a_residual_network_has_maps(variant: str) -> None:
-    check_photographs("resnet18", variant)
+FAMILIES = ["resnet18", "squeezenet1_1", "mobilenet_v3_small", "densenet121"]
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("name", ["squeezenet1_1", "mobilenet_v3_small", "densenet121"])
+@pytest.mark.parametrize("name", FAMILIES)
 @pytest.mark.parametrize("variant", ["compat", "forward"])
-def test_every_convolution_of_more_families_has_maps(name: str, variant: str) -> None:
+def test_every_convolution_of_networks_for_photographs_has_maps(name: str, variant: str) -> None:
     check_photographs(name, variant)
 
 

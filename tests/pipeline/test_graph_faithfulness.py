@@ -226,7 +226,7 @@ def test_a_run_scores_its_scan_and_maps_its_graphs(tmp_path: Path) -> None:
     assert any(row.explainer == "graph" for row in again.aggregates)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_graph_that_only_maps_ask_for_is_scored_too(tmp_path: Path) -> None:
     run_config(configured(tmp_path, explainers={"where": MAPS}))
     found = open_run(tmp_path / "out").scores("graph_faithfulness", "causal_graph")
