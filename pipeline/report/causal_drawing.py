@@ -33,6 +33,8 @@ _PITCH = 25
 _LEFT, _RIGHT = 46, 130
 _STRONG = 0.75
 """Where on the scale of signs the colours of lines are: its ends are nearly black."""
+_UNWEIGHED = 0.2
+"""Strength with which lines are drawn that have no weight."""
 
 Point = tuple[float, float]
 
@@ -169,7 +171,7 @@ def _lines_of(
             column.places[cause],
             end,
             sums[cause, (end, to)],
-            sizes[cause, (end, to)] / largest,
+            sizes[cause, (end, to)] / largest if column.layer["edges"] else _UNWEIGHED,
             f"neuron {cause} of {name} to {to}: {number(sums[cause, (end, to)])}",
         )
         for cause, (end, to) in chosen

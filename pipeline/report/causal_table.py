@@ -11,7 +11,7 @@ import numpy as np
 from pipeline.report.formats import MISSING, count, number, percent
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
 
@@ -79,6 +79,10 @@ def _recall(layer: LayerOfAll) -> str:
     return spread(layer["recall"], _two_digits)
 
 
+def _recall_of_strongest(layer: LayerOfAll) -> str:
+    return spread(layer["recall_of_strongest"], _two_digits)
+
+
 def _audited(layer: LayerOfAll) -> str:
     return spread(layer["n_audited"], count)
 
@@ -120,13 +124,28 @@ COLUMNS = (
         "nogueira",
         _nogueira,
     ),
+)
+SCREENING = (
+    TableColumn("neurons", "What the layer reads.", "recall", _neurons),
+    TableColumn("verified", "Neurons whose removal was carried out.", "recall", _tested),
+    TableColumn(
+        "audited",
+        "Of these, drawn at random from what was screened out.",
+        "n_audited",
+        _audited,
+    ),
     TableColumn(
         "recall",
         "Estimated share of the layer's causes that screening let through, 0 to 1.",
         "recall",
         _recall,
     ),
-    TableColumn("audited", "Neurons drawn at random to estimate that.", "n_audited", _audited),
+    TableColumn(
+        "of strongest",
+        "Estimated share that screening let through of as many truly strongest neurons, 0 to 1.",
+        "recall_of_strongest",
+        _recall_of_strongest,
+    ),
     TableColumn(
         "correlation",
         "Rank correlation of estimated and exact effects.",
@@ -134,6 +153,13 @@ COLUMNS = (
         _correlation,
     ),
 )
+
+
+def rows(
+    columns: Sequence[TableColumn], layers: Sequence[LayerOfAll]
+) -> list[tuple[str, list[str]]]:
+    """Return the name and the cells of each layer."""
+    return [(layer.name, [column.cell(layer) for column in columns]) for layer in layers]
 
 
 def spread(values: NDArray[Any], text: Callable[[float], str]) -> str:

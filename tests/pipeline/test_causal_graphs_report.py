@@ -205,13 +205,17 @@ def test_a_reader_is_warned_of_fallbacks_and_of_classes_with_too_few_samples(
 
 
 @pytest.mark.slow
-def test_a_single_class_and_a_sweep_have_a_section_too(tmp_path: Path) -> None:
+def test_a_single_class_a_sweep_and_screening_have_a_section_too(tmp_path: Path) -> None:
     structure = structure_of(network())
     swept = {"u": torch.tensor([0.0, 0.1]), "jaccard": torch.tensor([1.0, 0.5])}
-    result = graph_result(structure, (1,), sweep={**swept, "nogueira": 0.5})
+    screened = {"recall": 0.75, "recall_of_strongest": 1.0, "n_audited": 2}
+    changes: dict[str, Any] = {**screened, "screen_correlation": float("nan")}
+    result = graph_result(structure, (1,), sweep={**swept, "nogueira": 0.5}, **changes)
     html = causal_graphs.render(make_run(tmp_path, structure, result)) or ""
     assert "Other weights" in html
     assert "What classes share" not in html
+    cells = re.findall(r"<td[^>]*>(.*?)</td>", html.partition("<h3>Screening</h3>")[2])
+    assert cells[:6] == ["4", "4", "2", "0.75", "1.0", "\N{EN DASH}"]
 
 
 def test_graphs_are_told_shortly(run: Run) -> None:

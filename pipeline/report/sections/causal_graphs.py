@@ -10,7 +10,7 @@ import numpy as np
 from pipeline import paths
 from pipeline.causal_links import GraphsOfAll
 from pipeline.report import causal_drawing, causal_overlap, charts, naming, page, pictures
-from pipeline.report.causal_table import COLUMNS
+from pipeline.report.causal_table import COLUMNS, SCREENING, rows
 from pipeline.report.formats import percent
 from pipeline.sinks import graphs as graph_sink
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from pipeline.causal_links import LayerOfAll
     from pipeline.report.causal_drawing import Drawing
+    from pipeline.report.causal_table import TableColumn
     from pipeline.store import Run
 
 title = "Causal graphs"
@@ -60,13 +61,15 @@ the channel is read first. Point at neurons and lines for numbers.</p>
 Pale: not confirmed on the samples held out.
 {% if scan.n_left %}Graphs of {{ scan.n_left }} more classes are not drawn.{% endif %}
 All are in <code>{{ folder }}/{{ scan.name }}</code>, as JSON{{ scan.and_graphml }}.</p>
-<h3>Layers</h3>
+{% for heading, table in scan.tables %}
+<h3>{{ heading }}</h3>
 <div class="scroll framed"><table class="wide tight">
-<thead><tr><th>layer</th>{% for name, meaning in scan.columns %}
-<th class="value" title="{{ meaning }}">{{ name }}</th>{% endfor %}</tr></thead>
-<tbody>{% for name, cells in scan.rows %}
+<thead><tr><th>layer</th>{% for column in table.columns %}
+<th class="value" title="{{ column.meaning }}">{{ column.name }}</th>{% endfor %}</tr></thead>
+<tbody>{% for name, cells in table.rows %}
 <tr><th>{{ name }}</th>{% for cell in cells %}<td class="value">{{ cell }}</td>{% endfor %}</tr>
 {% endfor %}</tbody></table></div>
+{% endfor %}
 <p class="note">Median over classes, and from least to most where they differ. Point at a column's
 name for what it says.</p>
 {% if scan.matrices %}
@@ -100,6 +103,14 @@ class Drawn:
 
 
 @dataclass(frozen=True)
+class Table:
+    """What is said of each layer."""
+
+    columns: Sequence[TableColumn]
+    rows: Sequence[tuple[str, Sequence[str]]]
+
+
+@dataclass(frozen=True)
 class Shown:
     """What is shown of one scan."""
 
@@ -109,8 +120,8 @@ class Shown:
     drawn: Sequence[Drawn]
     n_left: int
     and_graphml: str
-    columns: Sequence[tuple[str, str]]
-    rows: Sequence[tuple[str, Sequence[str]]]
+    tables: Sequence[tuple[str, Table]]
+    """With their headings."""
     matrices: Sequence[tuple[str, Markup]]
     overlap_bar: Markup
     chart: Markup | None
@@ -132,7 +143,6 @@ def _shown(run: Run, name: str) -> Shown | None:
     names = [class_name(label) for label in found.labels]
     matrices = causal_overlap.matrices(found.tested, names)
     chart, keys = _chart(found)
-    columns = [each for each in COLUMNS if any(each.of in layer for layer in found.tested)]
     files = graph_sink.objects(run.path, name)
     return Shown(
         name=name,
@@ -141,11 +151,7 @@ def _shown(run: Run, name: str) -> Shown | None:
         drawn=drawn,
         n_left=int((found.n_causes.sum(1) > 0).sum()) - len(drawn),
         and_graphml=" and GraphML" if any(each.endswith(".graphml") for each in files) else "",
-        columns=[(each.name, each.meaning) for each in columns],
-        rows=[
-            (layer.name, [each.cell(layer) if each.of in layer else "" for each in columns])
-            for layer in found.tested
-        ],
+        tables=_tables(found.tested),
         matrices=matrices,
         overlap_bar=causal_overlap.bar(),
         chart=chart,
@@ -174,6 +180,16 @@ def _drawn(
         bar = pictures.bar(-drawing.limit, drawing.limit, "signed")
         drawn.append(Drawn(class_name(label), _about(document), drawing, bar))
     return drawn
+
+
+def _tables(layers: Sequence[LayerOfAll]) -> list[tuple[str, Table]]:
+    """Return what is said of each layer, and of screening where there was some."""
+    found = []
+    for heading, every in (("Layers", COLUMNS), ("Screening", SCREENING)):
+        columns = [each for each in every if all(each.of in layer for layer in layers)]
+        if columns:
+            found.append((heading, Table(columns, rows(columns, layers))))
+    return found
 
 
 def _about(document: Mapping[str, Any]) -> str:
