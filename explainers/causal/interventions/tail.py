@@ -43,7 +43,8 @@ class Tail:
     """
 
     def __init__(self, network: Network, name: str) -> None:
-        self.network, self.name = network, name
+        # the network itself is not kept: plans are remembered for as long as it lives
+        self.name, self.output_name = name, network.output_name
         behind = {name}
         found: list[Operator] = []
         for op in network.operators:
@@ -51,6 +52,8 @@ class Tail:
                 behind.add(op.name)
                 found.append(op)
         self.operators = tuple(found)
+        self._bytes = {one: row_bytes(network, one) for one in behind}
+        self._memory = memory_of(network.device)
         seen = {network.output_name}
         self._dropped: dict[str, list[str]] = {}
         for op in reversed(found):
@@ -66,7 +69,7 @@ class Tail:
             changed[op.name] = passed(op, changed)
             for name in self._dropped[op.name]:
                 changed.drop(name)
-        found = changed[self.network.output_name]
+        found = changed[self.output_name]
         return first if found is None else found
 
     def rows_at_once(self, share: float) -> int:
@@ -81,15 +84,13 @@ class Tail:
         share
             Of the operator's channels that interventions change.
         """
-        sizes = {self.name: row_bytes(self.network, self.name) * share}
-        sizes |= {op.name: row_bytes(self.network, op.name) for op in self.operators}
+        sizes = {**self._bytes, self.name: self._bytes[self.name] * share}
         everything = [
             sum(sizes.get(one, 0) for one in (op.name, *op.inputs)) for op in self.operators
         ]
         widest = max([*everything, sizes[self.name], 1])
-        memory = memory_of(self.network.device)
-        if memory is not None:
-            return min(max(1, int(memory.total() * LIVE_SHARE / widest)), MOST_PAIRS)
+        if self._memory is not None:
+            return min(max(1, int(self._memory.total() * LIVE_SHARE / widest)), MOST_PAIRS)
         weights = sum(map(_weight_bytes, self.operators))
         by_weights = WEIGHT_SHARE * weights / max(1, sum(sizes.values()))
         rows = max(CACHE_BYTES / widest, min(by_weights, MOST_BYTES / widest))
