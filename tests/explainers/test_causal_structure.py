@@ -272,9 +272,10 @@ def test_places_that_differ_do_not_agree() -> None:
     places = standing(torch.arange(3), 1, (2, 3, 4))
     assert agreed(places, (1,)) is None
     assert agreed(places, (0, 2)) is not None
+    both = Units(torch.arange(12).reshape(3, 4), torch.arange(12)[:, None])
     op = _operator(Linear, "x", weight=torch.zeros(2, 4), bias=None)
     with pytest.raises(NotImplementedError, match="different channels at different places"):
-        _behind(op, places, shape=(2, 3, 2), setting=_setting())
+        _behind(op, both, shape=(3, 2), setting=_setting())
 
 
 def test_gates_join_the_units_of_both() -> None:
@@ -290,3 +291,12 @@ def test_members_are_found_in_order() -> None:
     position, entry = members_of(torch.tensor([0, 0, 2, 5]), torch.tensor([5, 1, 0, 0]))
     assert position.tolist() == [0, 2, 2, 3, 3]
     assert entry.tolist() == [3, 0, 1, 0, 1]
+
+
+def test_a_linear_map_over_the_places_of_channels_is_no_layer() -> None:
+    setting = _setting()
+    places = standing(torch.arange(3), 1, (2, 3, 4))
+    op = _operator(Linear, "x", weight=torch.zeros(5, 4), bias=None)
+    found = _behind(op, places, shape=(2, 3, 5), setting=setting)
+    assert found.table[found.index[0], 0].tolist() == [[channel] * 5 for channel in range(3)]
+    assert not setting.entries

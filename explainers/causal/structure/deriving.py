@@ -16,6 +16,7 @@ from explainers.causal.structure import (  # noqa: F401  # each enters its rules
 from explainers.causal.structure.layers import Sources, Structure, WeightedLayer
 from explainers.causal.structure.table import Setting, channels, refuse
 from explainers.causal.structure.units import NOTHING, agreed
+from explainers.inference import outside_inference_mode
 from explainers.operators import Convolution, Input, Linear, Recurrent
 from explainers.rules.sizes import is_of_sizes
 
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 _known: WeakKeyDictionary[Network, Structure] = WeakKeyDictionary()
 
 
+@outside_inference_mode
 def structure_of(network: Network) -> Structure:
     """Return the weighted layers of a network and who reads what, derived from its program.
 
@@ -54,7 +56,7 @@ def structure_of(network: Network) -> Structure:
 
 
 def _derived(network: Network) -> Structure:
-    setting = Setting(_shapes(network))
+    setting = Setting(_shapes(network), network.device)
     outputs = _walked(network, setting)
     if outputs is None:
         raise ValueError(

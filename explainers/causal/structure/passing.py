@@ -72,12 +72,11 @@ def reshape(op: Reshape, units: Given, setting: Setting) -> Units | None:
     one = units[position]
     if one is None:
         return None
-    sizes = [torch.empty(1).expand(setting.shapes[name]) for name in op.inputs]
-    index = one.index
+    given = [torch.empty(1).expand(setting.shapes[name]) for name in op.inputs]
+    given[position] = one.index.to(setting.device)
     if op.word.startswith("upsample"):
-        index = index.double()  # there are no kernels for integers
-    sizes[position] = index
-    return settled(Units(op.run(*sizes).long(), one.table))
+        given[position] = given[position].double()  # there are no kernels for integers
+    return settled(Units(op.run(*given).long().cpu(), one.table))
 
 
 @channels.rule(Pad)

@@ -17,6 +17,7 @@ from explainers.rules.table import RuleTable, describe
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    import torch
     from torch import Tensor
 
     from explainers.operators import Convolution, Linear, Operator
@@ -43,6 +44,8 @@ class Setting:
 
     shapes: Mapping[str, tuple[int, ...]]
     """Operator to the shape of its value for the network's example."""
+    device: torch.device | str = "cpu"
+    """Where the indices are by which operators move values."""
     register: Register = field(default_factory=Register)
     entries: list[Entry] = field(default_factory=list)
 

@@ -41,10 +41,25 @@ def convolution(op: Convolution, units: Given, setting: Setting) -> Units | None
 
 @channels.rule(Linear)
 def linear(op: Linear, units: Given, setting: Setting) -> Units | None:
-    """Enter a layer whose input features lie along the last axis."""
+    """Enter a layer whose input features lie along the last axis.
+
+    Where that axis has the places of one channel, whose weights all channels share (Tolstikhin et
+    al. 2021, arXiv:2105.01601), it is no layer: units pass on, as through a depthwise convolution.
+    """
     shape = setting.shapes[op.name]
+    of_channel = None if units[0] is None else _mixing_places(units[0])
+    if of_channel is not None:
+        return broadcast(of_channel, shape)
     features = _features(op, units[0], -1, op.weight.shape[1])
     return _entered(op, features, -1, shape, setting)
+
+
+def _mixing_places(units: Units) -> Units | None:
+    """Return the units of which the last axis holds places, if it does and others differ."""
+    of_channel = agreed(units, (-1,))
+    if of_channel is None or agreed(units, range(units.index.ndim - 1)) is not None:
+        return None
+    return of_channel
 
 
 def _entered(
