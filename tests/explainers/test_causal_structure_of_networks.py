@@ -11,7 +11,7 @@ from explainers.network import Network
 from tests.explainers.families import LARGE, SMALL, family
 from tests.explainers.perturbed_units import assert_structure_is_what_moves
 
-SLOW = ("resnet18", "shufflenet_v2_x0_5", "small_vit")
+SLOW = ("resnet18", "small_vit")
 
 NAMES = [
     pytest.param(name, marks=pytest.mark.slow if name in SLOW else pytest.mark.long)
