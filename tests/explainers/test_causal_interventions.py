@@ -97,7 +97,7 @@ def interventions(kind: type[nn.Module], layer: WeightedLayer) -> tuple[Interven
     return Interventions(trace.network, layer), trace
 
 
-@pytest.mark.parametrize("kind", [Convolutions, Tokens])
+@pytest.mark.parametrize("kind", [Convolutions, pytest.param(Tokens, marks=pytest.mark.slow)])
 def test_every_neuron_of_every_layer_is_as_edited_weights_have_it(kind: type[nn.Module]) -> None:
     model, trace, structure = setting(kind)
     classes = torch.tensor([1, 0, 2])
@@ -215,6 +215,6 @@ def test_what_does_not_fit_is_refused() -> None:
         made.logits(trace, rows, rows[:1], effects_of(layer, 3))
     with pytest.raises(ValueError, match=r"expected bool of \(3, 8\)"):
         made.logits(trace, rows, rows, effects_of(layer, 2))
-    other = setting(Tokens)[1]
+    other = trace.starting_at("shrink")
     with pytest.raises(ValueError, match="trace of another network"):
         made.logits(other, rows, rows, effects_of(layer, 3))

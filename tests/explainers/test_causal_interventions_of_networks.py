@@ -88,8 +88,13 @@ def test_larger_networks_are_as_edited_weights_have_them(name: str, side: int) -
     torchvision_check(name, side)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("make", [families.small_vit, families.small_swin])
+@pytest.mark.parametrize(
+    "make",
+    [
+        pytest.param(families.small_vit, marks=pytest.mark.slow),
+        pytest.param(families.small_swin, marks=pytest.mark.long),
+    ],
+)
 def test_transformers_are_as_edited_weights_have_them(
     make: Callable[[], nn.Module],
 ) -> None:
