@@ -200,20 +200,35 @@ def loop(name: str, asked: argparse.Namespace) -> None:
     network = Network(model, images[:2])
     batches = [(images, torch.full((len(images),), label))]
     common = {"classes": [label], "n_samples": asked.samples, "n_held_out": 0, **WIDE}
+    found: dict[str, dict[Any, Any]] = {}
+
+    def learned(which: str, **parameters: Any) -> None:
+        found[which] = explainers.scan(network, "causal_graph", batches, **common, **parameters)
+
     runs = {
         "probes": partial(probe, model, images, asked.probes),
-        "exact": scan(network, batches, **common),
-        "screening": scan(network, batches, screening=SCREENING, **common),
+        "exact": partial(learned, "exact"),
+        "screening": partial(learned, "screening", screening=SCREENING),
     }
-    seconds = measure(runs, asked.rounds)
-    counts = {each: reached(network, runs[each]()[label]) for each in ("exact", "screening")}
-    print(f"{name}, {len(images)} samples of {asked.size} x {asked.size}: {counts} neurons")
-    print(f"share of channels that are effects: {linked(network, runs['exact']()[label]):.2f}")
+    seconds = measured(runs, asked.rounds)
+    print(f"{name}, {len(images)} samples of {asked.size} x {asked.size}")
     for each, factor in (("exact", 1), ("screening", 3)):
-        times = counts[each] / asked.probes
-        own = [times * one for one in ratios(seconds, "probes", each)]
+        n_neurons, share = reached(network, found[each][label]), linked(network, found[each][label])
+        print(f"{each}: {n_neurons} neurons; of the channels {share:.2f} are effects")
+        own = [n_neurons / asked.probes * one for one in ratios(seconds, "probes", each)]
         row(f"loop / {each}", own, factor * TARGETS[name])
-    print(f"recall of screening: {recall(runs['screening']())}", flush=True)
+    print(f"recall of screening: {recall(found['screening'])}", flush=True)
+
+
+def measured(runs: dict[str, Callable[[], Any]], rounds: int) -> dict[str, list[float]]:
+    """Return CPU seconds of each, round by round; all last long enough to need no warming up."""
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    for _ in range(rounds):
+        for name, run in runs.items():
+            began = time.process_time()
+            run()
+            seconds[name].append(time.process_time() - began)
+    return seconds
 
 
 @torch.no_grad()
