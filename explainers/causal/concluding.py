@@ -181,14 +181,24 @@ class Concluding(Folding):
         """Return how what is selected depends on u."""
         reached = found.task.effects.any(1)
         decisions = [decided([each], self.rule, found.task.n_neurons, reached) for each in states]
-        sets = torch.stack([each["sign"] != 0 for each in decisions])  # (values, classes, neurons)
+        signs = torch.stack([each["sign"] for each in decisions])  # (values, classes, neurons)
+        sets = self.rule.sets(signs)
         return {
             "u": torch.tensor(self.values, dtype=torch.float64).expand(len(reached), -1),
-            "n_causes": sets.sum(2).T,
-            "jaccard": stability.jaccard(sets, found.sign != 0).T,
+            "how": torch.stack([each["how"] for each in decisions], 1),
+            "n_causes": (signs > 0).sum(2).T,
+            "n_negative_causes": (signs < 0).sum(2).T,
+            "jaccard": stability.jaccard(sets, self.rule.sets(found.sign)).T,
             "nogueira": stability.nogueira(sets),
-            "frequency": stability.frequency(sets),
+            "frequency": _frequency(signs, found.sign),
         }
+
+
+def _frequency(signs: Tensor, sign: Tensor) -> Tensor:
+    """Return how often the sign of the graph is found; of neurons without, the more frequent."""
+    lower, higher = stability.frequency(signs > 0), stability.frequency(signs < 0)
+    found = torch.where(sign > 0, lower, torch.maximum(lower, higher))
+    return torch.where(sign < 0, higher, found)
 
 
 @dataclass(frozen=True, eq=False)

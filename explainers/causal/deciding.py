@@ -53,6 +53,13 @@ class Rule:
         """Whether it is the original's."""
         return self.name == "compat"
 
+    def sets(self, sign: Tensor) -> Tensor:
+        """Return the pairs of neuron and sign that were selected, bool ``(..., pairs)``.
+
+        A neuron whose sign differs is another cause. The original has positive ones alone.
+        """
+        return sign > 0 if self.is_compat else torch.cat([sign > 0, sign < 0], -1)
+
     @property
     def fewest(self) -> int:
         """Samples of a class without which there is no test."""
@@ -65,8 +72,8 @@ def decided(
     """Return what is decided of a layer, by name: ``(classes, neurons)`` or ``(classes,)`` each.
 
     What `explainers.causal.selection.Selection` has, ``tested`` (bool), and from the bootstrap
-    ``jaccard``, the mean over replicates of the index between the neurons that one selects and
-    those that were selected, and ``nogueira``, the stability among replicates.
+    ``jaccard``, the mean over replicates of the index between the pairs of neuron and sign that one
+    selects and those that were selected, and ``nogueira``, the stability among replicates.
 
     Parameters
     ----------
@@ -89,7 +96,7 @@ def _block(state: State, rule: Rule, n_neurons: int) -> dict[str, Tensor]:
     made = selection.decide(
         state, rule=rule.name, level=rule.level, n_tested_of=n_neurons, dtype=rule.dtype
     )
-    replicates, selected = made.replicates != 0, made.sign != 0
+    replicates, selected = rule.sets(made.replicates), rule.sets(made.sign)
     return {
         **{name: getattr(made, name) for name in _KEPT},
         "tested": state["n"] > 0,

@@ -52,7 +52,7 @@ OF_LAYERS = (
     "screen_correlation",
 )
 """Plain values of a layer, likewise."""
-OF_SWEEPS = ("u", "n_causes", "jaccard", "nogueira")
+OF_SWEEPS = ("u", "how", "n_causes", "n_negative_causes", "jaccard", "nogueira")
 _FLAGS = ("is_borderline", "is_confirmed")
 _WHOLE = ("sign", "n", "n_held_out", "n_audited")
 

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from explainers.causal.outline import dtype_of
 from explainers.causal.structure import structure_of
 from explainers.causal.tallying import numbers_of
 from explainers.operators import Convolution, Linear
@@ -112,7 +113,7 @@ def largest(network: Network, scan: Any, layers: Collection[str]) -> int:
 
 def _row(network: Network) -> int:
     """Return the bytes of a logit, a divergence and whether they are there."""
-    size: int = network.dtype.itemsize
+    size: int = dtype_of(network).itemsize
     return 2 * size + 1
 
 

@@ -22,6 +22,12 @@ _STARTS = "starts"
 _DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 
 
+def dtype_of(network: Network) -> torch.dtype:
+    """Return in which numbers a network computes its logits; its inputs may be whole numbers."""
+    dtype: torch.dtype = structure_of(network).layers[-1].operator.weight.dtype
+    return dtype
+
+
 @dataclass(frozen=True, eq=False)
 class Reader:
     """A weighted layer, without its weights."""
@@ -50,7 +56,7 @@ class Outline:
     """Layer to its channels that each output of the network is made of, bool,
     ``(outputs, channels)``."""
     dtype: torch.dtype
-    """Of the network."""
+    """Of the logits."""
 
     @classmethod
     def of(cls, network: Network) -> Outline:
@@ -68,7 +74,8 @@ class Outline:
             for each in structure.layers
         )
         starts = structure.starts(torch.arange(network.n_outputs))
-        return cls(layers, {name: each.cpu() for name, each in starts.items()}, network.dtype)
+        dtype = dtype_of(network)
+        return cls(layers, {name: each.cpu() for name, each in starts.items()}, dtype)
 
     def entries(self) -> State:
         """Return tensors that say the same, as a part of a state."""

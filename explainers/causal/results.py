@@ -109,11 +109,16 @@ def _by_class(facts: Facts, n_classes: int) -> list[Result]:
         elif isinstance(value, Tensor):
             rows = value.tolist() if value.ndim == 1 else value
             for each, row in zip(found, rows, strict=True):
-                each[name] = HOW[row] if name == "how" else row
+                each[name] = _words(row) if name == "how" else row
         else:
             for each, below in zip(found, _by_class(value, n_classes), strict=True):
                 each[name] = below
     return found
+
+
+def _words(how: Any) -> str | tuple[str, ...]:
+    """Return how causes were selected, in words; of each value of a sweep."""
+    return HOW[how] if isinstance(how, int) else tuple(HOW[each] for each in how.tolist())
 
 
 def _edges(edges: Mapping[str, Tensor], n_classes: int) -> list[dict[str, Tensor]]:
@@ -163,6 +168,8 @@ def _in_one_shape(values: list[Tensor]) -> list[Tensor]:
 def _tensor(value: Any) -> Tensor:
     if isinstance(value, str):
         return torch.tensor(HOW.index(value))
+    if isinstance(value, tuple):
+        return torch.tensor([HOW.index(each) for each in value])
     if isinstance(value, float):
         return torch.tensor(value, dtype=torch.float64)
     return value if isinstance(value, Tensor) else torch.tensor(value)

@@ -15,7 +15,7 @@ from explainers.causal.choosing import Choosing, Chosen, digest_of
 from explainers.causal.concluding import Concluding, Exact, Found
 from explainers.causal.deciding import Rule, decided
 from explainers.causal.outline import Outline
-from explainers.causal.results import HOW, result_of
+from explainers.causal.results import HOW, NOT_REACHED, result_of
 from explainers.causal.screening import Screening, screened
 from explainers.causal.tallying import Statistics
 from explainers.causal.testing import Testing
@@ -145,11 +145,18 @@ class Progress:
         self._complete(found)
         return None
 
+    @property
+    def _swept(self) -> set[str]:
+        """The layers that other values of u are tried in, as far as they are tested."""
+        if not self.scan.sweep:
+            return set()
+        names = [each.name for each in self.outline.layers]
+        return set(named(self.scan, names, "sweep_layers") or names)
+
     def _layers(self) -> dict[str, Found]:
         """Return the layers that something was found in, or that are swept."""
-        wanted = set(named(self.scan, list(self.tasks), "sweep_layers") or self.tasks)
         found = {
-            name: Found(task, self.facts[name]["sign"], bool(self.scan.sweep) and name in wanted)
+            name: Found(task, self.facts[name]["sign"], name in self._swept)
             for name, task in self.tasks.items()
         }
         return {name: each for name, each in found.items() if each.sign.any() or each.is_swept}
@@ -157,7 +164,6 @@ class Progress:
     def _complete(self, found: Mapping[str, Result]) -> None:
         """Add to each layer what the last rounds found, or that they found nothing."""
         n_classes = len(self.chosen.classes)
-        n_values = len(self.scan.sweep)
         for name, facts in self.facts.items():
             shape = facts["sign"].shape
             blank = torch.full(shape, torch.nan, dtype=torch.float64)
@@ -174,10 +180,13 @@ class Progress:
                 facts["edges"] = dict.fromkeys(("member", "cause", "effect"), none) | {
                     "weight": torch.zeros(0, dtype=torch.float64)
                 }
-            swept = named(self.scan, list(self.facts), "sweep_layers") or list(self.facts)
-            if n_values and name in swept:
+            if name in self._swept:
                 facts["sweep"] = _unswept(self.scan.sweep, shape)
             facts |= found.get(name, {})
+            if name in self._swept:
+                how = facts["sweep"]["how"]
+                few = HOW.index("too few samples")
+                facts["sweep"]["how"] = how.masked_fill(~self._is_enough[:, None], few)
 
     def _task(self, name: str) -> Task:
         return Task(self.effects[name], self._u(name), self.outline.layer(name).n_neurons)
@@ -238,7 +247,8 @@ def named(
     for pattern in patterns:
         if not fnmatch.filter(layers, pattern):
             raise LookupError(
-                f"{parameter}: no weighted layer matches {pattern!r}; {suggest(pattern, layers)}"
+                f"{parameter}: no layer that can be named matches {pattern!r}; "
+                f"{suggest(pattern, layers)}"
             )
     return tuple(
         name for name in layers if any(fnmatch.fnmatchcase(name, each) for each in patterns)
@@ -254,10 +264,12 @@ def _unswept(values: Sequence[float], shape: torch.Size) -> dict[str, Tensor]:
     """Return what is said of values of u where no class was reached."""
     n_classes, n_neurons = shape
     given = torch.tensor(tuple(values), dtype=torch.float64).expand(n_classes, -1)
-    nan = torch.nan
+    nan, none = torch.nan, torch.zeros(given.shape, dtype=torch.int64)
     return {
         "u": given,
-        "n_causes": torch.zeros(given.shape, dtype=torch.int64),
+        "how": torch.full(given.shape, NOT_REACHED),
+        "n_causes": none,
+        "n_negative_causes": none,
         "jaccard": torch.full(given.shape, nan, dtype=torch.float64),
         "nogueira": torch.full((n_classes,), nan, dtype=torch.float64),
         "frequency": torch.full((n_classes, n_neurons), nan, dtype=torch.float64),

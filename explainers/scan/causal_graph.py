@@ -64,8 +64,10 @@ class CausalGraph(Scan):
       with `screening` ``recall``, ``recall_of_strongest`` (see `explainers.causal.audit`),
       ``n_audited`` and ``screen_correlation`` (Spearman, of estimated and exact effects of what was
       verified);
-    - with a sweep ``sweep``: ``u``, ``n_causes`` and ``jaccard`` to the graph, one for each value,
-      and over the values ``nogueira`` and, for each neuron, ``frequency``.
+    - with a sweep ``sweep``: ``u``, ``how``, ``n_causes``, ``n_negative_causes`` and ``jaccard`` to
+      the graph, one for each value, and over the values ``nogueira`` and, for each neuron,
+      ``frequency``, of its sign in the graph, or, where it has none, of the more frequent one;
+    - ``jaccard`` and ``nogueira`` are of sets of neurons with their signs.
 
     Beside the classes there is ``samples``: ``sample`` (indices), ``label`` and ``is_held_out`` of
     those chosen, and of each class how many were ``seen`` and how many of these ``correct``.
@@ -104,7 +106,7 @@ class CausalGraph(Scan):
     sweep: tuple[float, ...] = ()
     """Further values of u that all neurons are tested with, given the graph's effects."""
     sweep_layers: str | tuple[str, ...] | None = None
-    """Names, or patterns, of the layers where that is done; None for all."""
+    """Names, or patterns, of those tested layers where that is done; None for all."""
     compat_max_inputs: int = 600
     """Neurons of a layer above which rule `compat` tests a fifth of them, as the original does."""
 
@@ -167,14 +169,13 @@ class CausalGraph(Scan):
             )
         structure = structure_of(network)
         names = [each.name for each in structure.layers]
-        tested = [each.name for each in structure.layers if not each.is_root]
-        if not tested:
+        if all(each.is_root for each in structure.layers):
             raise ValueError(
                 f"{self.name} needs a weighted layer that reads another one, and this network has "
                 f"{', '.join(names) or 'none'} alone"
             )
         named(self, names)
-        named(self, tested, "sweep_layers")
+        named(self, self._tested(network), "sweep_layers")
 
     def notes(self, network: Network) -> tuple[str, ...]:
         """Return how much is done for each chosen sample, and what is not tested."""

@@ -114,7 +114,7 @@ COLUMNS = (
     ),
     TableColumn(
         "Jaccard",
-        "Likeness of the causes selected from resamples to those of the graph, 0 to 1.",
+        "Likeness of causes, with their signs, from resamples to those of the graph, 0 to 1.",
         "jaccard",
         _jaccard,
     ),

@@ -203,6 +203,78 @@ def test_screening_verifies_a_share_and_tells_what_it_missed() -> None:
         assert math.isnan(found["recall"]) or 0 <= found["recall"] <= 1
 
 
+def test_networks_of_whole_numbers_have_graphs() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Embedding(9, 3), nn.Flatten(), nn.Linear(6, 4), nn.ReLU())
+    model.append(nn.Linear(4, 2))
+    tokens = torch.arange(80).view(40, 2) % 9
+    network = Network(model, tokens)
+    found = explainers.scan(network, "causal_graph", [tokens], n_samples=9, n_bootstrap=0)
+    label = int(found["samples"]["label"][0])
+    of_class = found["samples"]["label"] == label
+    rows = found["samples"]["sample"][of_class & ~found["samples"]["is_held_out"]]
+    hidden = model[:4](tokens[rows])
+    expected = -(hidden * model[4].weight[label]).mean(0)
+    # float32
+    torch.testing.assert_close(
+        found[label]["4"]["te"].float(), expected.detach(), rtol=0, atol=1e-5
+    )
+    assert any(cast("CausalGraph", explainers.build("causal_graph")).stored_bytes(network, 40, 1))
+
+
+class Turning(nn.Module):
+    """The logit of class 0 loses without neuron 0 if weights become 0, and gains if they become 2.
+
+    Neuron 1 does the same the other way round.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(2, 2), nn.Linear(2, 2)
+        with torch.no_grad():
+            self.first.weight.copy_(torch.eye(2))
+            self.first.bias.zero_()
+            self.last.weight.copy_(torch.tensor([[1.0, -1.0], [0.0, 0.0]]))
+            self.last.bias.copy_(torch.tensor([5.0, 0.0]))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Return logits."""
+        read: Tensor = self.last(torch.relu(self.first(inputs)))
+        return read
+
+
+def test_a_cause_whose_sign_turns_is_another_one() -> None:
+    inputs = 1 + torch.rand(12, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    found = explainers.scan(
+        Turning().double(), "causal_graph", [inputs], classes=[0], sweep=(0.0, 2.0), edges="none"
+    )
+    layer = found[0]["last"]
+    assert layer["sign"].tolist() == [1, -1]
+    swept = layer["sweep"]
+    assert swept["n_causes"].tolist() == [1, 0]
+    assert swept["n_negative_causes"].tolist() == [1, 2]
+    # of the two pairs of neuron and sign, neuron 1 stays, and neuron 0 turns
+    assert swept["jaccard"].tolist() == [1.0, pytest.approx(1 / 3)]
+    assert swept["frequency"].tolist() == [0.5, 1.0]
+    assert swept["nogueira"] < 1
+    assert swept["how"] == ("paired", "paired")
+
+
+def test_layers_are_swept_as_far_as_classes_reach_them() -> None:
+    inputs, labels = images()
+    rows = [torch.arange(64)]
+    plain = {"classes": (1,), "n_bootstrap": 0, "edges": "none", "sweep": (0.1,)}
+    found = learned(graph(**plain, level=1e-12, sweep_layers="conv2"), inputs, labels, rows)
+    assert found[1]["conv2"]["how"] == "not reached"
+    assert found[1]["conv2"]["sweep"]["how"] == ("not reached",)
+    assert "sweep" not in found[1]["fc"]
+    both = graph(**plain, layers="fc", sweep_layers=("conv2", "fc"))
+    assert "sweep" in learned(both, inputs, labels, rows)[1]["fc"]
+    outside = graph(**plain, layers="fc", sweep_layers="conv2")
+    with pytest.raises(LookupError, match=r"sweep_layers.*'fc'|sweep_layers.*fc"):
+        outside.check(small_network())
+
+
 def test_rows_are_tallied_where_a_class_has_many_of_them() -> None:
     statistics = Statistics(Rule("paired", 0.05, torch.float64), n_replicates=0)
     generator = torch.Generator().manual_seed(0)

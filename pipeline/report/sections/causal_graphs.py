@@ -86,7 +86,8 @@ either has. Grey where neither has any.</p>
 {% for name, look in scan.keys %}<p class="note"><span class="key {{ look }}"></span>{{ name }}</p>
 {% endfor %}</div></div>
 <p class="note">How alike the causes are (Jaccard's index, mean over classes, with the band from
-their first quartile to their third) when weights are set to u instead of 0.</p>
+their first quartile to their third) when weights are set to u instead of what the graph has. A
+neuron that is a cause of the other sign is not the same cause.</p>
 {% endif %}
 {% endfor %}
 """
