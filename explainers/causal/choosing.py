@@ -29,8 +29,8 @@ class Choosing(Scan):
     Every sample gets a pseudo-random number from the run's seed and its index, and of each class
     those with the smallest are kept (bottom-k sampling, Cohen and Kaplan 2007,
     doi:10.1145/1281100.1281133): the same from any shards, batches and order, and fewer are the
-    first of more. A sample belongs to a class if it is classified as it and its label, if it has
-    one, agrees.
+    first of more. A sample belongs to a class if it is classified as it, by finite outputs, and its
+    label, if it has one, agrees.
 
     A state has ``sample``, ``label`` (the class) and ``rank`` (the number), int64, in the order of
     classes and then of ranks; ``seen`` and ``correct``, of every output how many samples have the
@@ -61,7 +61,8 @@ class Choosing(Scan):
         found = trace.prediction.cpu()
         is_known = (label >= 0) & (label < n_classes)
         of_class = torch.where(label < 0, found, label)
-        is_kept = found == of_class
+        # of what is not a number, argmax says something as well
+        is_kept = (found == of_class) & trace.output.isfinite().all(1).cpu()
         counted = {
             "seen": _counts(label[is_known], n_classes),
             "correct": _counts(label[is_known & is_kept], n_classes),

@@ -10,9 +10,9 @@ import torch
 if TYPE_CHECKING:
     from torch import Tensor
 
-PAIRED, Z, FALLBACK, TOO_FEW = range(4)
+PAIRED, Z, FALLBACK, TOO_FEW, ONE = range(5)
 """By what the neurons of a class were selected."""
-HOW = ("paired", "z", "fallback", "too few samples")
+HOW = ("paired", "z", "fallback", "too few samples", "one sample")
 """The same in words."""
 
 

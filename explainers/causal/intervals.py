@@ -25,8 +25,8 @@ def of(state: State) -> tuple[Tensor, Tensor]:
     replicates of a tally: quantiles at :math:`\alpha` and :math:`1 - \alpha` with
     :math:`\alpha = \Phi(-\sqrt{n / (n - 1)}\, t_{0.975, n - 1})`, because plain percentiles are too
     narrow for few samples. A quantile of R ordered replicates lies at :math:`\alpha (R + 1)`,
-    between neighbours on the line, and at the extreme ones at most. NaN where nothing was tested,
-    of fewer than two samples, and without replicates.
+    between neighbours on the line. NaN where nothing was tested, of fewer than two samples, and
+    where :math:`\alpha (R + 1) < 1`: such quantiles are beyond what so few replicates have.
     """
     n, mean = state["reference_n"], state["te_mean"]
     n_replicates = state["drawn"].shape[1]
@@ -38,7 +38,7 @@ def of(state: State) -> tuple[Tensor, Tensor]:
     means = torch.where(drawn > 0, state["drawn_te"] / drawn, mean[:, None])
     ordered = means.sort(1).values
     share = _share(n)
-    is_known = (state["n"] > 0) & (n > 1)[:, None]
+    is_known = (state["n"] > 0) & ((n > 1) & (share * (n_replicates + 1) >= 1))[:, None]
     low = _quantile(ordered, share * (n_replicates + 1) - 1)
     high = _quantile(ordered, (1 - share) * (n_replicates + 1) - 1)
     return torch.where(is_known, low, torch.nan), torch.where(is_known, high, torch.nan)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from explainers.causal import decision
 from explainers.causal.graphs import CLASSES
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 SAMPLES = "samples"
 """Key of the samples, beside the classes."""
-HOW = ("paired", "z", "fallback", "too few samples", "not reached")
+HOW = (*decision.HOW, "not reached")
 """How causes were selected, or why none were; stored by its position here."""
 NOT_REACHED = HOW.index("not reached")
 EDGES = ("cause", "effect", "weight")

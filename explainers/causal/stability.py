@@ -9,9 +9,6 @@ import torch
 if TYPE_CHECKING:
     from torch import Tensor
 
-_NORMAL = 1.959963984540054
-"""Quantile of the standard normal distribution at 97.5 %."""
-
 
 def jaccard(left: Tensor, right: Tensor) -> Tensor:
     """Return ``|A and B| / |A or B|`` of sets along the last axis, in [0, 1]; 1 if both are empty.
@@ -66,33 +63,6 @@ def nogueira(sets: Tensor) -> Tensor:
         return share.new_full(sets.shape[1:-1], torch.nan)
     spread = (share * (1 - share)).mean(-1) * n_repeats / (n_repeats - 1)
     return 1 - spread / _chance(share.mean(-1))
-
-
-def nogueira_interval(sets: Tensor) -> tuple[Tensor, Tensor]:
-    r"""Return the ends of the asymptotic 95 % confidence interval of `nogueira`.
-
-    Theorem 7 there: :math:`\Phi \pm 1.96 \sqrt v` with
-    :math:`v = \frac{4}{M^2} \sum_i (\phi_i - \bar\phi)^2` and, for repeat i with set
-    :math:`S_i` of size :math:`k_i`,
-
-    .. math:: \phi_i = \frac{1}{\frac{\bar k}{d} (1 - \frac{\bar k}{d})} \Big[\frac1d
-              \sum_{f \in S_i} p_f - \frac{k_i \bar k}{d^2} + \frac\Phi2
-              \Big(\frac{2 k_i \bar k}{d^2} - \frac{k_i + \bar k}{d} + 1\Big)\Big].
-
-    The repeats have to be independent; those of one bootstrap are so given the samples alone.
-    """
-    index = nogueira(sets)
-    if len(sets) < 2 or sets.shape[-1] == 0:
-        return index, index
-    share = frequency(sets)
-    size = share.mean(-1)
-    sizes = sets.double().mean(-1)  # (repeats, ...)
-    shared = (sets * share).mean(-1)
-    inner = shared - sizes * size + index / 2 * (2 * sizes * size - sizes - size + 1)
-    parts = inner / _chance(size)
-    variance = 4 / len(sets) ** 2 * (parts - parts.mean(0)).square().sum(0)
-    reach = _NORMAL * variance.sqrt()
-    return index - reach, index + reach
 
 
 def _chance(size: Tensor) -> Tensor:

@@ -12,7 +12,8 @@ bootstrap (`explainers.causal.poisson`), and all but the counts float64:
 - ``drawn`` ``(classes, replicates)``, the sum of the bootstrap weights w, and ``drawn_te`` and
   ``drawn_te2`` ``(classes, replicates, neurons)``, the sums of w TE and w TE^2;
 - for the rule of the original alone, ``drawn_logit``, ``drawn_logit2`` and ``drawn_relative``, the
-  sums of w Y', w Y'^2 and w (Y' / Y - 1); and of a reference to which samples without
+  sums of w Y', w Y'^2 and w (Y' / Y - 1); ``reference_inverse2`` ``(classes,)``, the sum of
+  1 / Y^2; and of a reference to which samples without
   interventions may be added (`with_reference`), ``wider_n``, ``wider_mean``, ``wider_m2``
   ``(classes,)`` and ``wider_drawn``, ``wider_drawn_logit``, ``wider_drawn_logit2``
   ``(classes, replicates)``.
@@ -59,7 +60,7 @@ def empty(n_classes: int, n_neurons: int, n_replicates: int, *, is_compat: bool 
     for name in _DRAWN + _DRAWN_COMPAT if is_compat else _DRAWN:
         state[f"drawn_{name}"] = _zeros(n_classes, n_replicates, n_neurons)
     if is_compat:
-        state |= _reference("wider", n_classes)
+        state |= _reference("wider", n_classes) | {"reference_inverse2": _zeros(n_classes)}
         for name in ("wider_drawn", "wider_drawn_logit", "wider_drawn_logit2"):
             state[name] = _zeros(n_classes, n_replicates)
     return state
@@ -118,6 +119,9 @@ def added(
     for name in _DRAWN + _DRAWN_COMPAT:
         if f"drawn_{name}" in state:
             state[f"drawn_{name}"].index_add_(0, present, drawn @ columns[name])
+    if "reference_inverse2" in state:
+        inverse = plain.square().reciprocal().masked_fill_(~groups.is_row, 0.0)
+        state["reference_inverse2"].index_add_(0, present, inverse.sum(1))
     _add_wider(state, groups, plain, drawn)
     return state
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from explainers.causal.decision import FALLBACK, TOO_FEW, Decision, Z, adjusted, rounding
+from explainers.causal.decision import FALLBACK, ONE, TOO_FEW, Decision, Z, adjusted, rounding
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -48,7 +48,7 @@ def decide(state: State, dtype: torch.dtype) -> Decision:
     rule = _Rule(n[:, None], is_tested)
     selected, is_z = rule.selected(excess, state["relative_mean"])
     p = torch.special.ndtr(z).nan_to_num(1.0).masked_fill(~is_tested, 1.0)
-    how = torch.where(is_z, Z, FALLBACK).masked_fill(n == 0, TOO_FEW)
+    how = torch.where(is_z, Z, FALLBACK).masked_fill(n == 1, ONE).masked_fill(n == 0, TOO_FEW)
     by_relative = rule.bound - state["relative_mean"]
     return Decision(
         statistic=z,
@@ -106,16 +106,32 @@ def _excess(state: State, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
 def _borderline(
     state: State, rule: _Rule, excess: Tensor, z_doubt: Tensor, dtype: torch.dtype
 ) -> Tensor:
-    relative = state["relative_mean"]
-    # as if every logit were as large as their mean: small ones are in more doubt than this says
-    size = state["reference_mean"].abs()[:, None]
-    doubt = 2 * rounding(state["reference_max"][:, None], dtype) / size.clamp(min=1e-300)
-    lenient, is_z = rule.selected(excess - z_doubt, relative - doubt)
-    strict, is_still_z = rule.selected(excess + z_doubt, relative + doubt)
+    low, high = _within_rounding(state, dtype)
+    lenient, is_z = rule.selected(excess - z_doubt, low)
+    strict, is_still_z = rule.selected(excess + z_doubt, high)
     # where the test might select or not, what the fallback selects may be the outcome as well
     is_open = (is_z & ~is_still_z)[:, None]
-    fallback, _ = rule.selected(torch.full_like(excess, torch.inf), relative - doubt)
+    fallback, _ = rule.selected(torch.full_like(excess, torch.inf), low)
     return torch.where(is_open, lenient | fallback, lenient & ~strict)
+
+
+def _within_rounding(state: State, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Return the least and the largest mean relative effect that rounding could lead to.
+
+    Moving TE and Y by up to d moves TE / Y by up to ``d / |Y| (1 + |TE / Y|)`` to first order. The
+    mean of that is at most ``d r (1 + s)`` with r and s the roots of the mean squares of 1 / Y and
+    of TE / Y (Cauchy and Schwarz). Where a logit is 0 there is no bound.
+    """
+    relative, n = state["relative_mean"], state["reference_n"].clamp(min=1)[:, None]
+    inverse = (state["reference_inverse2"][:, None] / n).sqrt()
+    size = (state["relative_m2"] / n + relative.square()).sqrt()
+    doubt = rounding(state["reference_max"][:, None], dtype) * inverse * (1 + size)
+    doubt = doubt.nan_to_num(torch.inf, torch.inf)
+    is_open = doubt.isinf()
+    return (
+        (relative - doubt).masked_fill(is_open, -torch.inf),
+        (relative + doubt).masked_fill(is_open, torch.inf),
+    )
 
 
 def _replicates(state: State, rule: _Rule) -> Tensor:

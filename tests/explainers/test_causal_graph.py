@@ -130,6 +130,16 @@ def test_samples_are_those_of_the_smallest_numbers_that_are_classified_right() -
     assert "te" not in found[4]["conv2"]
 
 
+def test_samples_without_finite_outputs_are_not_classified_right() -> None:
+    inputs, labels = images()
+    inputs[::2] = torch.nan
+    labels[::2] = 0
+    plain = {"classes": [0], "n_bootstrap": 0, "edges": "none", "layers": "fc"}
+    for given in ((inputs, labels), (inputs, None)):
+        found = explainers.scan(small_network(), "causal_graph", [given], **plain)
+        assert (found["samples"]["sample"] % 2 == 1).all()
+
+
 def test_effects_go_from_the_class_to_what_its_causes_are_made_of() -> None:
     inputs, labels = images()
     found = learned(graph(n_bootstrap=0), inputs, labels, [torch.arange(64)])
