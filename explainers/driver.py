@@ -51,7 +51,7 @@ def scan(model: Model, name: str, loader: Iterable[Any], *, seed: int = 0, **par
         If `name` is not a scan, `loader` can be read only once or gives no batches, or labels
         are no integers.
     ValueError
-        If there is no batch, or not one label for each row.
+        If there are no samples, or not one label for each row. An empty batch is nothing.
     """
     explainer = build(name, **params)
     if not isinstance(explainer, Scan):
@@ -80,8 +80,10 @@ def _network(model: Model, loader: Iterable[Any]) -> Network:
     if isinstance(model, Network):
         return model
     for batch in loader:
-        return Network(model, _parted(batch)[0])
-    raise ValueError("the loader has no batch, so there is nothing to scan")
+        inputs, _ = _parted(batch)
+        if len(_held(inputs)[0]):
+            return Network(model, inputs)
+    raise ValueError("the loader has no batch with samples, so there is nothing to scan")
 
 
 class _Rows:
@@ -105,13 +107,17 @@ class _Rows:
 
     def _read(self, wanted: Tensor | None) -> Iterator[tuple[Trace, Samples]]:
         self._wanted, self._held = None, []
+        n_rows = 0
         room = HELD if wanted is not None and self._network.is_program else 0
         for trace, samples in _traced(self._network, self._loader, wanted=wanted, **self._who):
             yield trace, samples
+            n_rows += trace.n_rows
             if room > 0:
                 held = self._like(trace)
                 room -= sum(value.numel() for value in held.values.kept.values())
                 self._held = [*self._held, held] if room > 0 else []
+        if wanted is None and not n_rows:
+            raise ValueError("the loader has no samples, so there is nothing to scan")
         self._wanted = wanted if room > 0 else None
 
     def _like(self, trace: Trace) -> Trace:
@@ -131,7 +137,9 @@ def _traced(
     start = 0
     for batch in loader:
         inputs, labels = _parted(batch)
-        n_rows = len(network.structure.parts(inputs)[0])
+        n_rows = len(_held(inputs)[0])
+        if not n_rows:
+            continue
         samples = samples_of(n_rows, labels, start)
         start += n_rows
         if wanted is not None:
@@ -161,8 +169,13 @@ def _parted(batch: Any) -> tuple[Any, Any]:
 
 
 def _are_inputs(inputs: Any) -> bool:
-    if isinstance(inputs, Tensor):
-        return True
-    held = list(inputs.values()) if isinstance(inputs, dict) else inputs
+    held = _held(inputs)
     is_held = isinstance(held, tuple | list) and len(held) > 0
     return is_held and all(isinstance(part, Tensor) for part in held)
+
+
+def _held(inputs: Any) -> Any:
+    """Return the tensors of inputs, if that is what they hold."""
+    if isinstance(inputs, Tensor):
+        return [inputs]
+    return list(inputs.values()) if isinstance(inputs, dict) else inputs

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -74,14 +74,11 @@ def moments(state: State) -> tuple[Tensor, Tensor]:
     return mean, (scatter / (count * (count - 1)).clamp(min=1)).sqrt()
 
 
-def strength(mean: Tensor, error: Tensor, by: Literal["t", "mean"] = "t") -> Tensor:
-    """Return by what neurons are ranked: ``|mean| / standard error``, or ``|mean|``.
+def strength(mean: Tensor, error: Tensor) -> Tensor:
+    """Return by what neurons are ranked: ``|mean| / standard error``, by which tests select them.
 
-    The paired test selects by t, the original's unpaired one by the mean. Nothing (0) where the
-    mean is zero, and infinite where it is not but all estimates are the same.
+    Nothing (0) where the mean is zero, and infinite where it is not but all estimates are the same.
     """
-    if by == "mean":
-        return mean.abs()
     return torch.where(mean == 0, 0.0, mean.abs() / error)
 
 

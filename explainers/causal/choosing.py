@@ -136,7 +136,7 @@ class Chosen:
         empty = torch.zeros(0, dtype=torch.int64)
         label, sample = (result.get(name, empty) for name in ("label", "sample"))
         order = sample.argsort()
-        n_seen = seen if len(seen) else torch.zeros(int(classes.amax()) + 1, dtype=torch.int64)
+        n_seen = seen if len(seen) else torch.zeros(max(classes.tolist(), default=-1) + 1).long()
         n_correct = result.get("correct", n_seen)
         return cls(
             tuple(classes.tolist()),

@@ -16,6 +16,10 @@ HOW = ("paired", "z", "fallback", "too few samples", "one sample")
 """The same in words."""
 
 
+LEAST = 64
+"""Effect below which there is none, in units of the rounding of the largest logit."""
+
+
 @dataclass(frozen=True, eq=False)
 class Decision:
     """Tensors ``(classes, neurons)`` as in `explainers.causal.selection.Selection`."""
@@ -34,7 +38,7 @@ class Decision:
 
 def nothing(largest: Tensor, dtype: torch.dtype) -> Tensor:
     """Return up to where a mean effect is none, ``64 eps max|Y|``: it may be rounding alone."""
-    return 64 * torch.finfo(dtype).eps * largest
+    return LEAST * torch.finfo(dtype).eps * largest
 
 
 def rounding(largest: Tensor, dtype: torch.dtype) -> Tensor:

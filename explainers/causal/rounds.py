@@ -93,12 +93,10 @@ class Progress:
                 which = self.chosen.for_selection
                 return self._round(key, Screening(self.chosen, which, tasks))
             found = self.results[key]
-            by = "mean" if self.rule.is_compat else "t"
             for layer, task in tasks.items():
                 tasks[layer] = screened(
                     task,
                     found[layer],
-                    by="mean" if by == "mean" else "t",
                     screening=scan.screening,
                     share=scan.audit,
                     seed=self._seed,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -62,7 +62,6 @@ def screened(
     task: Task,
     estimates: Mapping[str, Tensor],
     *,
-    by: Literal["t", "mean"],
     screening: float,
     share: float,
     seed: int,
@@ -77,21 +76,19 @@ def screened(
         Of the layer.
     estimates
         Result of its screening.
-    by
-        By what neurons are ranked, see `explainers.causal.audit.strength`.
     screening, share
         Of the neurons, those that are verified; of the others, those that are drawn.
     seed, layer, classes
         See `explainers.causal.audit.chosen`.
     """
-    strengths = audit.strength(estimates["mean"], estimates["error"], by)
+    strengths = audit.strength(estimates["mean"], estimates["error"])
     chosen = audit.chosen(
         strengths, screening=screening, audit=share, seed=seed, layer=layer, classes=classes
     )
     return replace(task, screened=chosen, estimates=estimates["mean"])
 
 
-def audited(task: Task, facts: Mapping[str, Tensor], *, is_compat: bool) -> dict[str, Tensor]:
+def audited(task: Task, facts: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return what the audit of a screening says, ``(classes,)`` each; nothing without one.
 
     ``recall``, how many that exact tests select were among the strongest; ``recall_of_strongest``,
@@ -100,8 +97,7 @@ def audited(task: Task, facts: Mapping[str, Tensor], *, is_compat: bool) -> dict
     """
     if task.screened is None or task.estimates is None:
         return {}
-    # as they were ranked: by means where the original's rule decides, by t otherwise
-    strengths = facts["te" if is_compat else "statistic"].abs().nan_to_num(nan=0, posinf=torch.inf)
+    strengths = facts["statistic"].abs().nan_to_num(nan=0, posinf=torch.inf)
     return {
         "recall": audit.recall(facts["sign"] != 0, task.screened),
         "recall_of_strongest": audit.recall_of_strongest(strengths, task.screened),

@@ -77,7 +77,7 @@ class Testing(Folding):
             of_layer = {kind: each[0] for kind, each in parts.items()}
             blocks = self.statistics.blocks(of_layer, n_classes, task.n_neurons)
             facts = decided(blocks, self.statistics.rule, task.n_neurons, task.reached)
-            found[name] = facts | audited(task, facts, is_compat=self.statistics.rule.is_compat)
+            found[name] = facts | audited(task, facts)
         return found
 
     def _settled(self, states: list[Parts]) -> State:

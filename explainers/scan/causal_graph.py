@@ -3,26 +3,32 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import torch
 
 from explainers import numeric, register
 from explainers.base import Cost, Round, Scan
 from explainers.causal import results as form
+from explainers.causal.decision import LEAST
 from explainers.causal.effort import bytes_of, effort_of, largest
-from explainers.causal.outline import Outline
+from explainers.causal.outline import Outline, dtype_of
 from explainers.causal.rounds import SAMPLES, Progress, choosing, named
 from explainers.causal.structure import structure_of
 from explainers.registry import suggest
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Mapping, Sequence
+    from collections.abc import Collection, Iterator, Mapping
 
     from explainers.base import Result, Samples, State
     from explainers.causal.choosing import Choosing
     from explainers.network import Network
     from explainers.trace import Trace
 
+_COARSE = 1e-4
+"""Rounding of numbers of which users are told: that of half precision."""
 _MUCH = 1 << 30
 """Bytes of which users are told."""
 
@@ -76,7 +82,7 @@ class CausalGraph(Scan):
     classes: tuple[int, ...] | Literal["all"] = "all"
     """Whose graphs are learned."""
     n_samples: int = 100
-    """Samples of each class on which causes are selected."""
+    """Samples of each class on which causes are selected; rule `paired` takes two at least."""
     n_held_out: int = 50
     """Further samples, as far as there are any, on which what was selected is tested again."""
     rule: Literal["paired", "compat"] = "paired"
@@ -93,7 +99,7 @@ class CausalGraph(Scan):
     """Names, or patterns, of layers down to which graphs go; None for all that can be tested."""
     screening: float | None = None
     """Share of the neurons of a layer, those with the strongest first-order estimates, that are
-    verified by exact interventions; None for all."""
+    verified by exact interventions; None for all. Of rule `paired` alone."""
     audit: float = 0.02
     """Share of the others that are verified as well, by lot, to measure how many were missed."""
     n_bootstrap: int = 100
@@ -102,7 +108,7 @@ class CausalGraph(Scan):
     edges: Literal["gradient", "exact", "none"] = "gradient"
     """How weights of edges are found; `exact` intervenes on those that gradients say are the
     strongest."""
-    max_edges: int = 10000
+    max_edges: int = 1000
     """How many edges are kept of a class and layer, the strongest."""
     sweep: tuple[float, ...] = ()
     """Further values of u that all neurons are tested with, given the graph's effects."""
@@ -114,7 +120,8 @@ class CausalGraph(Scan):
     has_graphs: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        for name, least in (("n_samples", 1), ("n_held_out", 0), ("n_bootstrap", 0)):
+        least_samples = 2 if self.rule == "paired" else 1
+        for name, least in (("n_samples", least_samples), ("n_held_out", 0), ("n_bootstrap", 0)):
             numeric.check_whole(name, getattr(self, name), least)
         numeric.check_whole("max_edges", self.max_edges)
         numeric.check_whole("compat_max_inputs", self.compat_max_inputs)
@@ -130,16 +137,33 @@ class CausalGraph(Scan):
         for name in ("screening", "audit"):
             if getattr(self, name) is not None:
                 _check_share(name, getattr(self, name), least_is_in=name == "audit")
-        for value in (self.u, *self.sweep, *(() if self.beta is None else (self.beta,))):
-            numeric.check_finite("u", value, -1e30)
-        if self.beta is not None and self.u:
-            raise ValueError(f"got u={self.u} and beta={self.beta}, expected one of them alone")
+        if self.rule == "compat" and self.screening is not None:
+            raise ValueError(
+                f"got rule='compat' and screening={self.screening}, expected one of them alone: "
+                "the original screens by compat_max_inputs; leave screening out"
+            )
+        self._check_constants()
+        _check_names("layers", self.layers)
+        _check_names("sweep_layers", self.sweep_layers)
         if self.classes != "all":
             self._check_classes()
 
+    def _check_constants(self) -> None:
+        numeric.check_finite("u", self.u, -1e30)
+        if self.beta is not None:
+            numeric.check_finite("beta", self.beta, -1e30)
+            if self.u:
+                raise ValueError(f"got u={self.u} and beta={self.beta}, expected one of them alone")
+        if isinstance(self.sweep, str) or not isinstance(self.sweep, Sequence):
+            raise TypeError(f"got sweep={self.sweep!r}, expected a list of numbers, such as [0.1]")
+        for value in self.sweep:
+            numeric.check_finite("sweep", value, -1e30)
+
     def _check_classes(self) -> None:
-        if isinstance(self.classes, str) or not len(self.classes):
-            raise ValueError(f"got classes {self.classes!r}, expected 'all' or a list of numbers")
+        if isinstance(self.classes, str) or not isinstance(self.classes, Sequence):
+            raise TypeError(f"got classes={self.classes!r}, expected 'all' or a list of numbers")
+        if not len(self.classes):
+            raise ValueError("got no classes, expected 'all' or a list of numbers")
         for each in self.classes:
             numeric.check_whole("classes", each, 0)
         if len({*self.classes}) < len(self.classes):
@@ -189,6 +213,12 @@ class CausalGraph(Scan):
         ]
         if effort.roots:
             found.append(f"not tested, as they read the input only: {', '.join(effort.roots)}")
+        eps = torch.finfo(dtype_of(network)).eps
+        if eps > _COARSE:
+            found.append(
+                f"effects of less than {100 * LEAST * eps:.2g} % of the largest logit of a class "
+                "are none, as they may be rounding: graphs may be empty; take float32"
+            )
         if network.has_softmax:
             found.append("the network ends with a softmax; effects are on the logits before it")
         size = largest(network, self, layers)
@@ -251,6 +281,16 @@ class CausalGraph(Scan):
     @property
     def _first(self) -> Choosing:
         return choosing(self)
+
+
+def _check_names(name: str, given: Any) -> None:
+    names = (given,) if isinstance(given, str) else given
+    if given is None:
+        return
+    if not isinstance(names, Sequence) or not all(isinstance(each, str) for each in names):
+        raise TypeError(f"got {name}={given!r}, expected the name of a layer, or a list of names")
+    if not names:
+        raise ValueError(f"got {name} without a name, expected one at least; leave it out for all")
 
 
 def _check_share(name: str, value: float, *, least_is_in: bool = False) -> None:

@@ -121,7 +121,6 @@ def test_moments_of_estimates_are_those_of_all_rows_however_parted() -> None:
 def test_estimates_that_are_all_zero_are_the_weakest_and_constant_others_the_strongest() -> None:
     mean, error = torch.tensor([[0.0, 0.5, -2.0]]), torch.tensor([[0.0, 0.0, 1.0]])
     assert audit.strength(mean, error).tolist() == [[0.0, torch.inf, 2.0]]
-    assert audit.strength(mean, error, by="mean").tolist() == [[0.0, 0.5, 2.0]]
 
 
 def ranked(values: Tensor) -> Tensor:

@@ -363,11 +363,27 @@ def test_what_is_stored_is_alike_for_all_classes() -> None:
         ({"layers": "conv9"}, "layers"),
         ({"sweep_layers": "conv1"}, "sweep_layers"),
         ({"u": 0.1, "beta": 0.0}, "beta"),
+        ({"n_samples": 1}, "n_samples=1"),
+        ({"layers": ()}, "layers"),
+        ({"layers": 5}, "layers"),
+        ({"sweep": 0.1}, "sweep"),
+        ({"sweep": (math.inf,)}, "sweep"),
+        ({"beta": math.inf}, "beta"),
+        ({"classes": 3}, "classes"),
+        ({"rule": "compat", "screening": 0.5}, "screening"),
     ],
 )
 def test_parameters_that_do_not_fit_are_refused(parameters: dict[str, Any], said: str) -> None:
-    with pytest.raises((ValueError, LookupError), match=said):
+    with pytest.raises((ValueError, LookupError, TypeError), match=said):
         explainers.build("causal_graph", **parameters).check(small_network())
+
+
+def test_half_precision_is_warned_of() -> None:
+    scan = cast("CausalGraph", explainers.build("causal_graph"))
+    model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
+    assert not any("rounding" in note for note in scan.notes(Network(model, torch.zeros(1, 3))))
+    half = Network(model.bfloat16(), torch.zeros(1, 3, dtype=torch.bfloat16))
+    assert any("50 %" in note and "float32" in note for note in scan.notes(half))
 
 
 @pytest.mark.slow

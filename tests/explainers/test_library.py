@@ -229,7 +229,9 @@ def test_a_scan_runs_all_its_rounds_over_a_loader(has_labels: bool) -> None:
     model = nn.Linear(4, 3)
     inputs = torch.randn(10, 4)
     loader: list[Any] = [
-        (part, torch.zeros(len(part)).long()) if has_labels else part for part in inputs.split(4)
+        (part, torch.zeros(len(part)).long()) if has_labels else part
+        # an empty batch is nothing
+        for part in (inputs[:0], *inputs.split(4), inputs[:0])
     ]
     result = explainers.scan(model, "classes", loader)
     expected = torch.bincount(model(inputs).argmax(1), minlength=3)
@@ -252,6 +254,10 @@ def test_what_cannot_be_scanned_is_refused() -> None:
         explainers.scan(model, "moments", (batch for batch in [torch.ones(1, 2)]))
     with pytest.raises(ValueError, match="no batch"):
         explainers.scan(model, "moments", [])
+    nothing = [(torch.ones(0, 2), torch.zeros(0).long())]
+    for loader in ([], nothing):
+        with pytest.raises(ValueError, match="no samples"):
+            explainers.scan(explainers.Network(model, torch.ones(1, 2)), "moments", loader)
     with pytest.raises(TypeError, match="is a scan"):
         explainers.get("moments")(model)
 
