@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from dataclasses import replace
 from html import unescape
 from typing import TYPE_CHECKING, Any
 
@@ -202,6 +203,18 @@ def test_a_reader_is_warned_of_fallbacks_and_of_classes_with_too_few_samples(
     html = causal_graphs.render(make_run(tmp_path, structure, result)) or ""
     assert "In 1 of 6 layers of a class the test found nothing" in html
     assert "1 classes have too few samples" in html
+    assert "(0: 8 of 9)" in html
+    assert "numbered" not in html
+
+
+def test_labels_that_fit_no_output_are_told(run: Run) -> None:
+    found = GraphsOfAll.read(run.scans[SCAN])
+    assert found is not None
+    samples = {"seen": np.array([9, 9]), "correct": np.array([0, 0])}
+    said = causal_graphs.few_samples(replace(found, samples=samples), {0, 2})
+    assert said.startswith("2 classes have too few samples")
+    assert "(0: 0 of 9, 2: 0 of 9)" in said
+    assert "labels and outputs are numbered alike" in said
 
 
 @pytest.mark.slow

@@ -15,7 +15,7 @@ from pipeline.report.formats import percent
 from pipeline.sinks import graphs as graph_sink
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
 
     from markupsafe import Markup
 
@@ -29,6 +29,8 @@ order = 53
 
 MOST_CLASSES = 10
 """Graphs that are drawn, of classes that are spread over all."""
+MOST_COUNTED = 5
+"""Classes with too few samples of which it is said how many there are."""
 MOST_SHAPES = 9000
 """Nodes and lines of all drawings: they take a few hundred bytes each."""
 
@@ -245,8 +247,33 @@ def _warning(found: GraphsOfAll) -> str:
             "and the far looser fallback of the original selected the causes."
         )
     if few:
-        said.append(f"{len(few)} classes have too few samples that are classified as they are.")
+        said.append(few_samples(found, few))
     return " ".join(said)
+
+
+def few_samples(found: GraphsOfAll, few: Collection[int]) -> str:
+    """Return what is said of classes with too few samples, and how many of the labelled they are.
+
+    Parameters
+    ----------
+    found
+        The graphs.
+    few
+        The classes.
+    """
+    seen, correct = (np.asarray(found.samples[name]) for name in ("seen", "correct"))
+    counts = [
+        f"{label}: {right} of {n}"
+        for label, n, right in zip(found.labels, seen, correct, strict=True)
+        if label in few and n
+    ]
+    said = f"{len(few)} classes have too few samples that are classified as they are"
+    if counts:
+        more = ", ..." if len(counts) > MOST_COUNTED else ""
+        said += f" ({', '.join(counts[:MOST_COUNTED])}{more})"
+    if seen.any() and not correct.any():
+        said += ": none at all is. Look whether labels and outputs are numbered alike"
+    return f"{said}."
 
 
 def _chart(found: GraphsOfAll) -> tuple[Markup | None, list[tuple[str, str]]]:
