@@ -10,10 +10,12 @@ import torch
 from explainers.causal import selection, stability
 from explainers.causal.asking import Asked
 from explainers.causal.deciding import decided
-from explainers.causal.edges import Edges, edge_estimates, exact_edges
+from explainers.causal.edges import Edges, between, edge_estimates, exact_edges
 from explainers.causal.folding import (
+    CONNECTED,
+    COUNTS,
     EDGES,
-    INDEX,
+    MEMBERS,
     SUM,
     Batch,
     Folding,
@@ -121,9 +123,9 @@ class Concluding(Folding):
         sums = edge_estimates(batch.trace, layers, edges, place, batch.classes, constants)
         for name, each in sums.items():
             of_layer, key = edges[name], f"{name}/{EDGES}"
-            member = present[of_layer.member]
-            index = torch.stack([member, of_layer.cause, of_layer.effect]).int()
-            part = {INDEX: index, SUM: each.cpu()}
+            members, counts = torch.unique(present[of_layer.member], return_counts=True)
+            part = {MEMBERS: members, COUNTS: counts, CONNECTED: of_layer.is_connected}
+            part[SUM] = each.cpu()
             parts[key] = self.both(key, parts[key], part) if key in parts else part
 
     def _sweep(self, parts: Parts, batch: Batch) -> None:
@@ -168,7 +170,7 @@ class Concluding(Folding):
             result["n_held_out"] = state["reference_n"]
         if EDGES in parts:
             n = self.chosen.counts(self.chosen.for_selection)
-            result["edges"] = _strongest(parts[EDGES], n, self.max_edges)
+            result["edges"] = _strongest(parts[EDGES], found, n, self.max_edges)
         swept_parts = [parts[f"{SWEEP}/{n}"] for n in range(len(self.values)) if self._has(parts)]
         if swept_parts:
             result["sweep"] = self._swept(found, [whole(each, n_classes) for each in swept_parts])
@@ -230,8 +232,11 @@ class Exact(Folding):
             asked = edges["member"], edges["cause"], edges["effect"]
             u, layer = self.layers[name].task.u, structure.layer(name)
             sums = exact_edges(batch.trace, layer, asked, batch.member, batch.classes, u).cpu()
-            part = {INDEX: torch.stack(asked).int(), SUM: torch.zeros_like(sums)}
-            parts.setdefault(f"{name}/{EDGES}", part)[SUM] += sums
+            parts.setdefault(f"{name}/{EDGES}", {SUM: torch.zeros_like(sums)})[SUM] += sums
+
+    def both(self, key: str, left: State, right: State) -> State:
+        """Return the sums of both: each part has all edges of its layer."""
+        return {SUM: left[SUM] + right[SUM]}
 
     def finalise(self, state: State) -> Result:
         """Return the mean effect of each edge."""
@@ -244,9 +249,12 @@ class Exact(Folding):
         return found
 
 
-def _strongest(part: State, n: Tensor, most: int) -> dict[str, Tensor]:
+def _strongest(part: State, found: Found, n: Tensor, most: int) -> dict[str, Tensor]:
     """Return the strongest edges of each class, in order of class, cause and effect."""
-    member, cause, effect = part[INDEX].long()
+    members = part[MEMBERS]
+    causes, effects = found.sign[members] != 0, found.task.effects[members]
+    place, cause, effect = between(causes, effects, part[CONNECTED])
+    member = members[place]
     weight = part[SUM] / n[member]
     order = weight.abs().argsort(descending=True, stable=True)
     order = order[member[order].argsort(stable=True)]

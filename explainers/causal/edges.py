@@ -77,16 +77,26 @@ class Edges:
         """
         causes, effects = causes.cpu(), effects.cpu()
         is_connected = _connected(layer)
-        blocks = [
-            _block(causes[member], effects[member], is_connected, member)
-            for member in range(len(causes))
-        ]
-        joined = torch.cat([torch.zeros(3, 0, dtype=torch.int64), *blocks], 1)
-        return cls(causes, effects, is_connected, *joined)
+        return cls(causes, effects, is_connected, *between(causes, effects, is_connected))
 
     def __len__(self) -> int:
         """Return how many there are."""
         return len(self.member)
+
+
+def between(causes: Tensor, effects: Tensor, is_connected: Tensor) -> Tensor:
+    """Return member, cause and effect of the edges of all classes as `Edges` has them, stacked.
+
+    Parameters
+    ----------
+    causes, effects, is_connected
+        As in `Edges`.
+    """
+    blocks = [
+        _block(causes[member], effects[member], is_connected, member)
+        for member in range(len(causes))
+    ]
+    return torch.cat([torch.zeros(3, 0, dtype=torch.int64), *blocks], 1)
 
 
 def _connected(layer: WeightedLayer) -> Tensor:

@@ -22,8 +22,8 @@ _PER_TALLY = 64
 """Bytes that a tally without bootstrap has for each class and neuron."""
 _RESULTS = 20
 """Numbers that a result has for each class and neuron."""
-_EDGE = 20
-"""Bytes of an edge in a state."""
+_EDGE = 24
+"""Bytes of an edge in a result; a state has its weight alone."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ def bytes_of(
             rows = min(n_samples, n_classes * scan.n_samples) * _row(network)
             swept = present * _PER_TALLY * (len(scan.sweep) + int(scan.n_held_out > 0))
             tested = min(rows, present * _statistics(scan)) + swept
-            sizes["states"] += layer.n_neurons * tested + present * edges * _EDGE
+            sizes["states"] += layer.n_neurons * tested + present * edges * _NUMBER
             sizes["results"] += n_classes * (layer.n_neurons * _NUMBER * _RESULTS + kept * _EDGE)
     return sizes
 

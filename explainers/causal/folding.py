@@ -24,10 +24,13 @@ ESTIMATES, EDGES = "estimates", "edges"
 """Kinds of parts that are no tallies."""
 MEMBERS = "members"
 """Entry of a part: positions of the classes that it has anything of, ascending, int64."""
-INDEX = "index"
-"""Entry of edges: position of the class, cause and effect, in this order, int32 ``(3, edges)``."""
+COUNTS = "counts"
+"""Entry of edges: how many each class has, int64 ``(members,)``."""
+CONNECTED = "connected"
+"""Entry of edges, see `explainers.causal.edges.Edges`; with what was selected it says which they
+are, so that states need not."""
 SUM = "sum"
-"""Entry of edges: the weights, summed over samples."""
+"""Entry of edges: the weights, summed over samples, in order of class, cause and effect."""
 
 Parts = dict[str, "State"]
 """Parts of a state, by ``<layer>/<kind>``, or ``<layer>/<kind>/<number>``."""
@@ -169,13 +172,15 @@ def merged(kind: str, left: State, right: State) -> State:
 
 def _edges_of_both(left: State, right: State) -> State:
     """Return the edges of both parts, each of which has all or none of a class's."""
-    is_shared = torch.isin(right[INDEX][0], left[INDEX][0])
-    known = torch.isin(left[INDEX][0], right[INDEX][0])
+    ours, theirs = (part[MEMBERS].repeat_interleave(part[COUNTS]) for part in (left, right))
+    is_shared = torch.isin(theirs, left[MEMBERS])
     sums = left[SUM].clone()
-    sums[known] += right[SUM][is_shared]
-    index = torch.cat([left[INDEX], right[INDEX][:, ~is_shared]], 1)
-    order = index[0].argsort(stable=True)
-    return {INDEX: index[:, order], SUM: torch.cat([sums, right[SUM][~is_shared]])[order]}
+    sums[torch.isin(ours, right[MEMBERS])] += right[SUM][is_shared]
+    of_class = torch.cat([ours, theirs[~is_shared]])
+    order = of_class.argsort(stable=True)
+    members, counts = torch.unique(of_class, return_counts=True)
+    summed = torch.cat([sums, right[SUM][~is_shared]])[order]
+    return {MEMBERS: members, COUNTS: counts, CONNECTED: left[CONNECTED], SUM: summed}
 
 
 def spread(part: State, members: Tensor) -> State:

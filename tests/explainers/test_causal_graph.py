@@ -171,6 +171,22 @@ def test_effects_go_from_the_class_to_what_its_causes_are_made_of() -> None:
         assert (layers["fc"]["te"].sign() == -layers["fc"]["sign"])[is_cause].all()
 
 
+def test_states_have_the_weights_of_edges_and_not_which_these_are() -> None:
+    inputs, labels = images()
+    scan = graph(n_bootstrap=0, n_held_out=0, layers="fc")
+    results: dict[str, Result] = {}
+    while (following := scan.rounds(results)) is not None:
+        trace = Trace(small_network(), inputs, samples=Samples(torch.arange(64), labels))
+        state = following.scan.fold([(trace, Samples(torch.arange(64), labels))])
+        results[following.name] = following.scan.finalised(state)
+    found = scan.conclude(results)
+    n_edges = sum(len(found[label]["fc"]["edge_weight"]) for label in LEARNED)
+    assert n_edges
+    assert state["fc/edges/sum"].shape == (n_edges,)
+    n_classes, n_neurons = len(LEARNED), 6
+    assert sum(entry.numel() for entry in state.values()) == n_edges + 2 * n_classes + n_neurons
+
+
 def test_both_signs_are_followed_if_asked_for() -> None:
     inputs, labels = images()
     scan = graph(n_bootstrap=0, n_held_out=0, edges="none", follow="both", classes=(1,))
