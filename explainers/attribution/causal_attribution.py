@@ -44,7 +44,7 @@ CHILD = "child"
 @register("causal_attribution")
 @dataclass(frozen=True)
 class CausalAttribution(Attribution):
-    r"""Where the causes of a class are seen in a sample (Narendra et al. 2023).
+    r"""Where the causes of a class are seen in a sample (Ahmad et al. 2023).
 
     arXiv:2305.08950. In one convolution of the class's causal graph the effects are the children,
     the positive causes the parents. With the parent's values :math:`A_p` and the kernel

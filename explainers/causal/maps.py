@@ -1,6 +1,6 @@
 """Where the causes of a convolution's channels are seen: a map for each channel, by its graph.
 
-The maps of Narendra et al. 2023 (arXiv:2305.08950): a child is a channel that the graph reaches,
+The maps of Ahmad et al. 2023 (arXiv:2305.08950): a child is a channel that the graph reaches,
 its parents are the causes in the layer. A parent's values go through the kernel that leads to the
 child, a softmax over places makes shares of the response, and the child's map is the mean over its
 parents.

@@ -29,7 +29,7 @@ _KINDS = ("full", "graph", "random", "complement")
 class GraphFaithfulness(Metric):
     r"""What is left of a class when all weights but those of its causal graph are zero.
 
-    The experiment that Narendra et al. 2023 (arXiv:2305.08950) prepare: in every layer that the
+    The experiment that Ahmad et al. 2023 (arXiv:2305.08950) prepare: in every layer that the
     graph was tested in, only weights from causes to effects stay, :math:`W_{E,C}`; biases and norms
     stay, and layers that read the input. The same is done with random graphs of the same widths,
     and the other way round: the graph's weights become zero and all else stays, its complement.
