@@ -245,8 +245,8 @@ def named(
     for pattern in patterns:
         if not fnmatch.filter(layers, pattern):
             raise LookupError(
-                f"{parameter}: no layer that can be named matches {pattern!r}; "
-                f"{suggest(pattern, layers)}"
+                f"{parameter}: no {'weighted' if parameter == 'layers' else 'tested'} layer "
+                f"matches {pattern!r}; {suggest(pattern, layers)}"
             )
     return tuple(
         name for name in layers if any(fnmatch.fnmatchcase(name, each) for each in patterns)

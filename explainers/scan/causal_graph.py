@@ -120,8 +120,7 @@ class CausalGraph(Scan):
     has_graphs: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        least_samples = 2 if self.rule == "paired" else 1
-        for name, least in (("n_samples", least_samples), ("n_held_out", 0), ("n_bootstrap", 0)):
+        for name, least in (("n_samples", 1), ("n_held_out", 0), ("n_bootstrap", 0)):
             numeric.check_whole(name, getattr(self, name), least)
         numeric.check_whole("max_edges", self.max_edges)
         numeric.check_whole("compat_max_inputs", self.compat_max_inputs)
@@ -137,6 +136,8 @@ class CausalGraph(Scan):
         for name in ("screening", "audit"):
             if getattr(self, name) is not None:
                 _check_share(name, getattr(self, name), least_is_in=name == "audit")
+        if self.rule == "paired" and self.n_samples == 1:
+            raise ValueError("got n_samples=1 and rule='paired', expected two samples for a t test")
         if self.rule == "compat" and self.screening is not None:
             raise ValueError(
                 f"got rule='compat' and screening={self.screening}, expected one of them alone: "
