@@ -394,12 +394,11 @@ def test_parameters_that_do_not_fit_are_refused(parameters: dict[str, Any], said
         explainers.build("causal_graph", **parameters).check(small_network())
 
 
-def test_half_precision_is_warned_of() -> None:
-    scan = cast("CausalGraph", explainers.build("causal_graph"))
-    model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
-    assert not any("rounding" in note for note in scan.notes(Network(model, torch.zeros(1, 3))))
-    half = Network(model.bfloat16(), torch.zeros(1, 3, dtype=torch.bfloat16))
-    assert any("50 %" in note and "float32" in note for note in scan.notes(half))
+def test_half_precision_is_warned_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    scan = graph(classes="all")
+    assert not any("rounding" in note for note in scan.notes(small_network()))
+    monkeypatch.setattr("explainers.scan.causal_graph.dtype_of", lambda network: torch.bfloat16)
+    assert any("50 %" in note and "float32" in note for note in scan.notes(small_network()))
 
 
 @pytest.mark.slow
