@@ -284,7 +284,42 @@ def test_gates_join_the_units_of_both() -> None:
     gate = standing(torch.arange(3, 6), 1, (2, 3, 1))
     op = _operator(Multiply, "x", "g")
     found = _behind(op, value, gate, shape=(2, 3, 4), setting=setting)
-    assert found.table[found.index[0, :, 0]].tolist() == [[0, 3], [1, 4], [2, 5]]
+    assert _sets(Units(found.index[0, :, 0], found.table), setting.register) == [
+        [0, 3],
+        [1, 4],
+        [2, 5],
+    ]
+
+
+def test_what_is_joined_with_itself_again_stays_as_it_is() -> None:
+    setting = _setting()
+    value = standing(setting.register.enter(3), 1, (2, 3, 4))
+    other = standing(setting.register.enter(3), 1, (2, 3, 4))
+    found: Units | None = joined(value, other, (2, 3, 4), setting.register)
+    for _ in range(12):  # residual blocks of depthwise convolutions or pools
+        assert found is not None
+        branch = Units(found.index.clone(), found.table)
+        found = joined(found, branch, (2, 3, 4), setting.register)
+    assert found is not None
+    assert found.table.shape == (3, 2)
+    assert _sets(Units(found.index[0, :, 0], found.table), setting.register) == [
+        [0, 3],
+        [1, 4],
+        [2, 5],
+    ]
+
+
+def test_places_agree_where_some_lack_a_summand() -> None:
+    early, late = (standing(torch.arange(3) + start, 1, (2, 3, 4)) for start in (0, 3))
+    for inner, outer in ((early, late), (late, early)):
+        table = functional.pad(inner.table, (0, 0, 0, 1), value=NOTHING)
+        padded = Units(inner.index.clone().index_fill_(2, torch.tensor([0]), 3), table)
+        both = joined(outer, padded, (2, 3, 4), Register())
+        assert both is not None
+        found = agreed(both, (2,))
+        assert found is not None
+        rows = found.table[found.index[0, :, 0]]
+        assert rows.sort(1).values.tolist() == [[0, 3], [1, 4], [2, 5]]
 
 
 def test_members_are_found_in_order() -> None:

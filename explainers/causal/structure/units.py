@@ -175,7 +175,20 @@ def joined(
     right_rows = second.table[pairs % len(second.table)]
     right_rows = register.without_own_statistics(right_rows, left_rows)
     left_rows = register.without_own_statistics(left_rows, right_rows)
-    return Units(index.expand(tuple(shape)), torch.cat((left_rows, right_rows), 1))
+    rows = _once(torch.cat((left_rows, right_rows), 1))
+    return Units(index.expand(tuple(shape)), rows)
+
+
+def _once(rows: Tensor) -> Tensor:
+    """Return rows of units with each unit once, the highest first and `NOTHING` last.
+
+    What is joined with itself again and again, as along residual blocks, would double otherwise.
+    """
+    ordered = rows.sort(1).values
+    ordered[:, 1:].masked_fill_(ordered[:, 1:] == ordered[:, :-1], NOTHING)
+    ordered = ordered.sort(1, descending=True).values
+    is_used = (ordered != NOTHING).any(0)
+    return ordered[:, : max(1, int(is_used.sum()))]
 
 
 def concatenated(
@@ -206,7 +219,9 @@ def _nowhere(shape: Sequence[int]) -> Units:
 
 
 def agreed(units: Units, axes: Sequence[int]) -> Units | None:
-    """Return the units that places along axes agree on; where there is nothing, any are right.
+    """Return the units that places along axes agree on; where some are missing, others are right.
+
+    A skip beside a border of zeros has fewer units there than elsewhere.
 
     Returns
     -------
@@ -222,13 +237,24 @@ def agreed(units: Units, axes: Sequence[int]) -> Units | None:
     n_rows = len(units.table)
     code = torch.unique(torch.arange(n_kept)[:, None] * n_rows + rows)
     place, found = code // n_rows, units.table[code % n_rows]
-    best = torch.full((n_kept, found.shape[1]), NOTHING)
-    best = best.scatter_reduce(0, place[:, None].expand_as(found), found, "amax")
-    if bool(((found != NOTHING) & (found != best[place])).any()):
+    order = (found != NOTHING).sum(1).argsort(stable=True)
+    most = torch.zeros(n_kept, dtype=torch.int64)
+    most.scatter_reduce_(0, place, order.argsort(), "amax")
+    best = found[order[most]]
+    has_several = (torch.bincount(place, minlength=n_kept) > 1)[place]
+    if not _are_among(found[has_several], best[place[has_several]]):
         return None
     table, inverse = torch.unique(best, dim=0, return_inverse=True)
     sizes = [1 if axis in merged else index.shape[axis] for axis in range(index.ndim)]
     return Units(inverse.view(sizes), table)
+
+
+def _are_among(rows: Tensor, others: Tensor) -> bool:
+    """Return whether the units of each row are all in the other row, in whatever order."""
+    return all(
+        bool(((column == NOTHING) | (others == column[:, None]).any(1)).all())
+        for column in rows.unbind(1)
+    )
 
 
 def shared_over(
