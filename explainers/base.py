@@ -156,6 +156,9 @@ class Attribution(Explainer):
 
     kind: ClassVar[Kind] = "attribution"
 
+    has_zero: ClassVar[bool] = True
+    """Whether zero is no relevance; if not, reports show maps from their least value up."""
+
     layer: str | None = field(default=None, kw_only=True)
     """Layer whose value is explained in place of the input: the map is then shaped like it."""
 
@@ -211,13 +214,10 @@ class Attribution(Explainer):
             yield few
 
     def check_rows(self, trace: Trace) -> None:
-        """Refuse what only shows on samples, such as how many features they have.
+        """Refuse by a ValueError what shows on samples alone, such as their number of features."""
 
-        Raises
-        ------
-        ValueError
-            If parameters and samples do not fit.
-        """
+    def check_scans(self, scans: Mapping[str, Scan], network: Network) -> None:
+        """Refuse by a ValueError scans, by parameter, whose results would not serve."""
 
     @abstractmethod
     def relevance(self, trace: Trace, target: Target) -> Tensor | Explained:
@@ -325,6 +325,10 @@ class Scan(Explainer):
         """
         return ()
 
+    def attributes(self, path: Sequence[Any]) -> Mapping[str, Any]:
+        """Return what is said beside a stored array, as of codes CF's flag_values and -meanings."""
+        return {}
+
     def stored_bytes(self, network: Network, n_samples: int, n_shards: int) -> Mapping[str, int]:
         """Return about how many bytes all its rounds store: ``states`` and ``results``.
 
@@ -349,8 +353,6 @@ class Scan(Explainer):
 
     def graphs(self, result: Result, network: Network) -> Iterator[tuple[str, dict[str, Any]]]:
         """Yield graphs that a scan found, as documents to be written beside its result.
-
-        Asked for only where `has_graphs` says so.
 
         Parameters
         ----------

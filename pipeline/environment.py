@@ -25,6 +25,8 @@ PACKAGES = (
     "torch",
     "torchvision",
     "numpy",
+    "scipy",
+    "networkx",
     "ray",
     "zarr",
     "pyarrow",

@@ -159,7 +159,7 @@ class Passes:
         parts = map(scan.stored, itertools.chain([self.scans[name]], *following))
         with computing_threads(self.plan.threads):
             origin = provenance(self.config, self.plan, name, scan)
-            results.write_parts(self._path, name, parts, origin, scan.axes)
+            results.write_parts(self._path, name, parts, origin, scan.axes, scan.attributes)
         trust.note_result_of(self._path, name, basis)
         self._write_graphs(name, scan)
         self.session.emit(ScanFinished(name))

@@ -9,7 +9,7 @@ import torch
 
 from explainers.causal import selection, stability
 from explainers.causal.asking import Asked
-from explainers.causal.deciding import decided
+from explainers.causal.deciding import decided, is_untested
 from explainers.causal.edges import Edges, between, edge_estimates, exact_edges
 from explainers.causal.folding import (
     CONNECTED,
@@ -185,12 +185,14 @@ class Concluding(Folding):
         decisions = [decided([each], self.rule, found.task.n_neurons, reached) for each in states]
         signs = torch.stack([each["sign"] for each in decisions])  # (values, classes, neurons)
         sets = self.rule.sets(signs)
+        how = torch.stack([each["how"] for each in decisions], 1)
+        jaccard = stability.jaccard(sets, self.rule.sets(found.sign)).T
         return {
             "u": torch.tensor(self.values, dtype=torch.float64).expand(len(reached), -1),
-            "how": torch.stack([each["how"] for each in decisions], 1),
+            "how": how,
             "n_causes": (signs > 0).sum(2).T,
             "n_negative_causes": (signs < 0).sum(2).T,
-            "jaccard": stability.jaccard(sets, self.rule.sets(found.sign)).T,
+            "jaccard": jaccard.masked_fill(is_untested(how), torch.nan),
             "nogueira": stability.nogueira(sets),
             "frequency": _frequency(signs, found.sign),
         }

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 import torch
 
 from explainers.causal import selection, stability
-from explainers.causal.results import NOT_REACHED
+from explainers.causal.results import NOT_REACHED, UNTESTED
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -73,7 +73,8 @@ def decided(
 
     What `explainers.causal.selection.Selection` has, ``tested`` (bool), and from the bootstrap
     ``jaccard``, the mean over replicates of the index between the pairs of neuron and sign that one
-    selects and those that were selected, and ``nogueira``, the stability among replicates.
+    selects and those that were selected, and ``nogueira``, the stability among replicates; both are
+    NaN of classes without a test.
 
     Parameters
     ----------
@@ -89,7 +90,13 @@ def decided(
     blocks = [_block(state, rule, n_neurons) for state in tallies]
     found = {name: torch.cat([block[name] for block in blocks]) for name in blocks[0]}
     found["how"] = found["how"].long().masked_fill(~reached, NOT_REACHED)
+    found["jaccard"] = found["jaccard"].masked_fill(is_untested(found["how"]), torch.nan)
     return found
+
+
+def is_untested(how: Tensor) -> Tensor:
+    """Return where there was no test, so that no selection can be like another one."""
+    return torch.isin(how, torch.tensor(UNTESTED))
 
 
 def _block(state: State, rule: Rule, n_neurons: int) -> dict[str, Tensor]:

@@ -22,6 +22,9 @@ SAMPLES = "samples"
 HOW = (*decision.HOW, "not reached")
 """How causes were selected, or why none were; stored by its position here."""
 NOT_REACHED = HOW.index("not reached")
+UNTESTED = (decision.TOO_FEW, NOT_REACHED)
+"""Of `HOW`, where no neuron was tested."""
+_SIGNS = {-1: "negative cause", 0: "none", 1: "positive cause"}
 EDGES = ("cause", "effect", "weight")
 """What each edge has, as ``edge_<name>``."""
 _LINKS = ("causes", "negative_causes", "effects")
@@ -86,6 +89,15 @@ def axes(path: Sequence[Any], n_axes: int, beside: Collection[Any]) -> tuple[str
     if name.startswith("edge_"):
         return ("edge",)
     return ("setting",) if "sweep" in path and name != "frequency" else ("neuron",)
+
+
+def attributes(path: Sequence[Any]) -> dict[str, Any]:
+    """Return what the numbers of a stored array mean, see `explainers.base.Scan.attributes`."""
+    meanings = {"how": dict(enumerate(HOW)), "sign": _SIGNS}.get(str(path[-1]))
+    if meanings is None:
+        return {}
+    words = " ".join(word.replace(" ", "_") for word in meanings.values())
+    return {"flag_values": [*meanings], "flag_meanings": words}
 
 
 def _layer(effects: Tensor, tables: Mapping[str, list[Result]], name: str, position: int) -> Result:

@@ -66,7 +66,8 @@ class CausalGraph(Scan):
       logit if the weights of one effect alone are set;
     - plain values: ``how`` (``paired``, ``z``, ``fallback``, ``one sample``, ``too few samples`` or
       ``not reached``), ``u``, ``n``, ``n_held_out``, and over bootstrap replicates ``jaccard``, the
-      mean index to what was selected, and ``nogueira``, the stability (JMLR 18(174), 2018);
+      mean index to what was selected (NaN without a test), and ``nogueira``, the stability (JMLR
+      18(174), 2018);
       with `screening` ``recall``, ``recall_of_strongest`` (see `explainers.causal.audit`),
       ``n_audited`` and ``screen_correlation`` (Spearman, of estimated and exact effects of what was
       verified);
@@ -146,6 +147,11 @@ class CausalGraph(Scan):
         self._check_constants()
         _check_names("layers", self.layers)
         _check_names("sweep_layers", self.sweep_layers)
+        if self.sweep_layers is not None and not len(self.sweep):
+            raise ValueError(
+                f"got sweep_layers={self.sweep_layers!r} and no sweep, expected sweep: the values "
+                "of u that these layers are tested with; or leave sweep_layers out"
+            )
         if self.classes != "all":
             self._check_classes()
 
@@ -201,11 +207,11 @@ class CausalGraph(Scan):
                 f"{', '.join(names) or 'none'} alone"
             )
         named(self, names)
-        named(self, self._tested(network), "sweep_layers")
+        named(self, self.tested(network), "sweep_layers")
 
     def notes(self, network: Network) -> tuple[str, ...]:
         """Return how much is done for each chosen sample, and what is not tested."""
-        layers = self._tested(network)
+        layers = self.tested(network)
         share = 1.0 if self.screening is None else min(1.0, self.screening + self.audit)
         effort = effort_of(network, layers, share)
         found = [
@@ -232,9 +238,9 @@ class CausalGraph(Scan):
 
     def stored_bytes(self, network: Network, n_samples: int, n_shards: int) -> Mapping[str, int]:
         """Return about how many bytes statistics and graphs take."""
-        return bytes_of(network, self, self._tested(network), n_samples, n_shards)
+        return bytes_of(network, self, self.tested(network), n_samples, n_shards)
 
-    def _tested(self, network: Network) -> tuple[str, ...]:
+    def tested(self, network: Network) -> tuple[str, ...]:
         """Return the layers that are tested."""
         outline = Outline.of(network)
         names = named(self, [each.name for each in outline.layers])
@@ -271,6 +277,10 @@ class CausalGraph(Scan):
     def axes(self, path: Sequence[Any], n_axes: int, beside: Collection[Any]) -> Sequence[str]:
         """Return what the axes of stored arrays are called."""
         return form.axes(path, n_axes, beside)
+
+    def attributes(self, path: Sequence[Any]) -> Mapping[str, Any]:
+        """Return what codes in stored arrays mean."""
+        return form.attributes(path)
 
     def graphs(self, result: Result, network: Network) -> Iterator[tuple[str, dict[str, Any]]]:
         """Yield the graph of each class as a document."""

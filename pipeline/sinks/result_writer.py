@@ -12,6 +12,7 @@ import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import wait
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
@@ -40,6 +41,9 @@ STACKED = "stacked"
 Axes = Callable[[Sequence[Any], int, Collection[Any]], Sequence[str]]
 """Names axes, see `explainers.base.Scan.axes`."""
 
+Attributes = Callable[[Sequence[Any]], Mapping[str, Any]]
+"""Says something of arrays, see `explainers.base.Scan.attributes`."""
+
 CHUNK_BYTES = 16 << 20
 """Larger arrays are cut along their first axes, so that a part can be read without the rest."""
 
@@ -47,6 +51,11 @@ CHUNK_BYTES = 16 << 20
 def unnamed(path: Sequence[Any], n_axes: int, beside: Collection[Any]) -> Sequence[str]:
     """Return no names."""
     return ()
+
+
+def unsaid(path: Sequence[Any]) -> Mapping[str, Any]:
+    """Return no attributes."""
+    return {}
 
 
 @dataclass(frozen=True)
@@ -93,13 +102,23 @@ class ResultWriter:
         Writes objects beside each other: most of the time they wait for the disk.
     axes
         Names the axes of arrays; those that get no names have that of the array with a number.
+    attributes
+        Says something of arrays.
     """
 
-    def __init__(self, folder: Folder, base: str, executor: Executor, axes: Axes = unnamed) -> None:
+    def __init__(
+        self,
+        folder: Folder,
+        base: str,
+        executor: Executor,
+        axes: Axes = unnamed,
+        attributes: Attributes = unsaid,
+    ) -> None:
         self._folder = folder
         self._base = base
         self._executor = executor
         self._axes = axes
+        self._attributes = attributes
         self._pending: list[Future[str]] = []
         self._root = _Group()
         self._arrays: dict[str, bytes] = {}
@@ -161,7 +180,8 @@ class ResultWriter:
             group.entries[key] = [_plain(key), kind, _plain(value) if kind == "value" else name]
             if kind == "array":
                 array = _array(value)
-                self._put_array(path, array, self._names(at, array.ndim, part))
+                names = self._names(at, array.ndim, part)
+                self._put_array(path, array, names, self._attributes(at.keys))
             elif kind in ("group", "stack"):
                 below = group.groups.setdefault(name, _Group())
                 if stack is not None:
@@ -210,7 +230,13 @@ class ResultWriter:
             for stored in self._objects.pop(path):
                 self._folder.remove(stored)
 
-    def _put_array(self, node: str, values: NDArray[Any], names: Sequence[str]) -> None:
+    def _put_array(
+        self,
+        node: str,
+        values: NDArray[Any],
+        names: Sequence[str],
+        attributes: Mapping[str, Any] = MappingProxyType({}),
+    ) -> None:
         kept: dict[str, Any] = {}
         array = zarr.create_array(
             MemoryStore(kept),
@@ -220,6 +246,7 @@ class ResultWriter:
             compressors=[ZstdCodec(level=encoding.LEVEL), Crc32cCodec()],
             fill_value=nodes.fill_value(values.dtype.str),
             dimension_names=names,
+            attributes=dict(attributes),
             chunk_key_encoding={"name": "default", "separator": "."},
             config={"write_empty_chunks": True},  # or a missing object looked like zeros
         )

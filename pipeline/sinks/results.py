@@ -11,7 +11,7 @@ import zarr
 from pipeline import paths
 from pipeline.errors import StoreError
 from pipeline.sinks import nodes
-from pipeline.sinks.result_writer import ResultWriter, unnamed
+from pipeline.sinks.result_writer import ResultWriter, unnamed, unsaid
 from pipeline.sinks.stored_result import StoredResult
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from explainers.base import Result
-    from pipeline.sinks.result_writer import Axes
+    from pipeline.sinks.result_writer import Attributes, Axes
 
 PROVENANCE = "provenance"
 """Attribute of the root: what the result was made from, and by what."""
@@ -56,6 +56,7 @@ def write_parts(
     parts: Iterable[Result],
     provenance: Mapping[str, Any] | None = None,
     axes: Axes = unnamed,
+    attributes: Attributes = unsaid,
 ) -> dict[str, str]:
     """Write the union of results, each of which is on the disk before the next one is asked for.
 
@@ -69,11 +70,13 @@ def write_parts(
         The results.
     axes
         Names the axes of arrays, see `explainers.base.Scan.axes`.
+    attributes
+        Says something of arrays, see `explainers.base.Scan.attributes`.
     """
     folder = paths.Folder(root)
     withdraw(root, scan)
     with ThreadPoolExecutor(OBJECTS_AT_ONCE) as executor:
-        writer = ResultWriter(folder, paths.result_path(scan), executor, axes)
+        writer = ResultWriter(folder, paths.result_path(scan), executor, axes, attributes)
         for part in parts:
             writer.add(part)
         objects = writer.close({PROVENANCE: dict(provenance)} if provenance else {})

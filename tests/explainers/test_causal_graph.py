@@ -207,6 +207,11 @@ def test_a_class_without_samples_says_so_and_one_that_is_not_reached_too() -> No
     assert not found[4]["conv2"]["tested"].any()
     assert found[4]["conv2"]["sweep"]["n_causes"].tolist() == [0]
     assert not len(found[1]["fc"]["effects"])
+    # where nothing was tested, nothing can agree
+    assert math.isfinite(found[4]["fc"]["jaccard"])
+    for untested in (found[1]["fc"], found[1]["conv2"], found[4]["conv2"]):
+        assert math.isnan(untested["jaccard"])
+        assert untested["sweep"]["jaccard"].isnan().all()
     nobody = learned(scan, inputs, labels, [torch.arange(0)])
     assert {name for name in nobody if name != "samples"} == {*CLASSES}
 
@@ -368,6 +373,22 @@ def test_what_is_stored_is_alike_for_all_classes() -> None:
     assert axes(("classes", "fc", "te"), 1, ()) == ("neuron",)
 
 
+def test_codes_are_stored_with_their_meanings() -> None:
+    scan = graph()
+    for path in (("classes", "fc", "how"), ("classes", "fc", "sweep", "how"), (4, "fc", "how")):
+        found = scan.attributes(path)
+        assert found["flag_values"] == list(range(len(HOW)))
+        words = found["flag_meanings"].split()
+        assert [each.replace("_", " ") for each in words] == list(HOW)
+    signs = scan.attributes(("classes", "fc", "sign"))
+    assert dict(zip(signs["flag_values"], signs["flag_meanings"].split(), strict=True)) == {
+        -1: "negative_cause",
+        0: "none",
+        1: "positive_cause",
+    }
+    assert not scan.attributes(("classes", "fc", "te"))
+
+
 @pytest.mark.parametrize(
     ("parameters", "said"),
     [
@@ -377,7 +398,8 @@ def test_what_is_stored_is_alike_for_all_classes() -> None:
         ({"classes": [5]}, "class 5"),
         ({"classes": [1, 1]}, "each once"),
         ({"layers": "conv9"}, "layers"),
-        ({"sweep_layers": "conv1"}, "sweep_layers"),
+        ({"sweep": (0.1,), "sweep_layers": "conv1"}, "sweep_layers"),
+        ({"sweep_layers": "conv2"}, "sweep_layers.* expected sweep"),
         ({"u": 0.1, "beta": 0.0}, "beta"),
         ({"n_samples": 1}, "n_samples=1"),
         ({"layers": ()}, "layers"),

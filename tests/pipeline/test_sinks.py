@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
 import torch
 import xarray as xr
+import zarr
 
 from explainers.maximization.results import axes
 from pipeline import paths
@@ -15,6 +16,7 @@ from pipeline.errors import StoreError
 from pipeline.sinks import result_writer, results, samples, scores, states, tables
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
 
@@ -148,6 +150,17 @@ def test_xarray_opens_a_result(tmp_path: Path) -> None:
     tree = xr.open_datatree(tmp_path / "scans/statistics.zarr", engine="zarr")
     assert tree["mean"].shape == (2, 3)
     assert tree["layer"]["x"].shape == (4,)
+
+
+def test_arrays_have_the_attributes_that_the_scan_gives_them(tmp_path: Path) -> None:
+    def said(path: Sequence[Any]) -> dict[str, Any]:
+        return {"flag_meanings": "a b"} if path[-1] == "how" else {}
+
+    part = {"classes": {label: {"how": torch.tensor(0), "te": torch.ones(1)} for label in (3, 5)}}
+    results.write_parts(tmp_path, "graph", [part], attributes=said)
+    group = zarr.open_group(tmp_path / "scans/graph.zarr", mode="r")
+    assert dict(group["classes/how"].attrs) == {"flag_meanings": "a b"}
+    assert not dict(group["classes/te"].attrs)
 
 
 @pytest.mark.slow
