@@ -9,10 +9,10 @@ import numpy as np
 import torch
 
 import explainers
-from explainers import Network, Target, explaining
+from explainers import Attribution, Network, Scan, Target, explaining
 from explainers.inputs.opaque import holds_tokens
 from pipeline.complaints import told_of
-from pipeline.entries import graph_scans
+from pipeline.entries import graph_scans, needs_of
 from pipeline.errors import PlanError, written_at
 from pipeline.inputs import form_of, in_words, mapped, n_rows
 from pipeline.scorable import GRAPH, misfit
@@ -199,10 +199,14 @@ def check_explainers(
     PlanError
         If a layer does not exist, an operator has no rule, or labels or masks are missing.
     """
+    needs = needs_of(config)
     for name, explainer in found.items():
         where = config.where("explainers", name)
         for target in targets:
             _check_explainer(config, name, explainer, network, target)
+        if isinstance(explainer, Attribution):
+            wanted = {key: found[scan] for key, scan in needs.get(name, {}).items()}
+            _check_scans(config, name, explainer, wanted, network)
         if "labels" in explainer.requires:
             _need_labels(where, f"{name!r}", manifest)
         if "masks" in explainer.requires:
@@ -215,6 +219,20 @@ def _check_explainer(
     try:
         explaining.check(explainer, network, target)
     except (NotImplementedError, LookupError, ValueError, TypeError, ImportError) as error:
+        raise refusal(config, name, error, network) from error
+
+
+def _check_scans(
+    config: RunConfig,
+    name: str,
+    attribution: Attribution,
+    wanted: Mapping[str, Explainer],
+    network: Network,
+) -> None:
+    scans = {key: scan for key, scan in wanted.items() if isinstance(scan, Scan)}
+    try:
+        attribution.check_scans(scans, network)
+    except ValueError as error:
         raise refusal(config, name, error, network) from error
 
 

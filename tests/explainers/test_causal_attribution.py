@@ -69,7 +69,8 @@ def stored() -> dict[str, Any]:
 
 
 def explained(target: Any = CLASSES, **parameters: Any) -> explainers.Explained:
-    method = explainers.get("causal_attribution")(small_network(), graph=graph(), **parameters)
+    given = {"graph": graph(), "keep_children": True, **parameters}
+    method = explainers.get("causal_attribution")(small_network(), **given)
     found: explainers.Explained = method.explain(small()[1], target)
     return found
 
@@ -156,7 +157,7 @@ def test_classes_without_causes_have_zeros_and_no_children() -> None:
 def test_rows_are_explained_by_their_own_class_whatever_else_is_in_the_batch() -> None:
     network, inputs = small_network(), small()[1]
     whole = explained()
-    bound = explainers.get("causal_attribution")(network, graph=graph())
+    bound = explainers.get("causal_attribution")(network, graph=graph(), keep_children=True)
     for row, label in enumerate(CLASSES.tolist()):
         alone = bound.explain(inputs[row : row + 1], label)
         close(alone.relevance[0], whole.relevance[row])
@@ -171,7 +172,8 @@ def test_a_stored_graph_gives_the_same_maps() -> None:
 
 def test_children_are_left_out_where_they_are_not_kept() -> None:
     found = explained(keep_children=False)
-    assert set(found.arrays) == {"n_children", "child_index"}
+    assert set(found.arrays) == {"n_children"}
+    assert found.arrays["n_children"].equal(explained().arrays["n_children"])
     assert found.relevance.equal(explained().relevance)
 
 
@@ -195,6 +197,10 @@ def test_what_is_no_graph_is_refused(result: Any) -> None:
         graphs_of(result)
 
 
+LEFT_OUT = {0: {"fc": {"effects": [0], "tested": [True]}, "conv2": {"effects": [0]}}}
+"""Of a scan that goes no further than the last layer."""
+
+
 @pytest.mark.parametrize(
     ("parameters", "target", "message"),
     [
@@ -205,6 +211,7 @@ def test_what_is_no_graph_is_refused(result: Any) -> None:
         ({"graph": None}, 0, "got no graph"),
         ({}, torch.tensor([0.5, 0.5, 0.0, 0.0, 0.0]), "graphs are of classes"),
         ({}, {"layer": "conv2", "unit": 0}, "not a unit of a layer"),
+        ({"layer": "conv2", "graph": LEFT_OUT}, 0, "does not test 'conv2'"),
         ({"graph": {0: {"conv9": {"effects": [1], "causes": [0]}}}}, 0, "another network"),
     ],
 )
@@ -216,15 +223,25 @@ def test_what_has_no_map_is_refused(parameters: Any, target: Any, message: str) 
         )
 
 
-def test_notes_name_the_classes_without_a_map() -> None:
+@pytest.mark.parametrize("graph", [None, {0: {"fc": {"effects": [], "tested": []}}}, GRAPH])
+def test_plans_are_the_same_whatever_a_trial_found(graph: Any) -> None:
     network = small_network()
     method: Any = explainers.methods.get("causal_attribution")
-    method = method(graph=graph())
-    (note,) = method.notes(network)
-    assert "1 of 3 classes (2)" in note
-    assert "'conv2#1'" in note
-    # two children, and 8 x 8 values below a kernel of 3 x 3: 10 x 10 places
-    assert method.stored_bytes(network) == 4 * 2 * 10 * 10
+    # 8 x 8 values below a kernel of 3 x 3: 10 x 10 places
+    assert method(graph=graph).notes(network) == ("maps are made in conv2#1, of 10 x 10 places",)
+    assert method(graph=graph).stored_bytes(network) == 0
+    # of children, six at most, the number too
+    assert method(graph=graph, keep_children=True).stored_bytes(network) == 6 * (8 + 4 * 100)
+
+
+def test_a_scan_that_does_not_test_the_layer_is_refused() -> None:
+    network = small_network()
+    method: Any = explainers.methods.get("causal_attribution")
+    scan: Any = explainers.methods.get("causal_graph")
+    method().check_scans({"graph": scan(layers=("conv2#1",))}, network)
+    method(layer="conv2").check_scans({"graph": scan()}, network)
+    with pytest.raises(ValueError, match="does not test 'conv2'"):
+        method(layer="conv2").check_scans({"graph": scan(layers=("conv2#1",))}, network)
 
 
 def convolution(groups: int, transposed: bool = False) -> Convolution:
@@ -314,7 +331,7 @@ def check_photographs(name: str, variant: str) -> None:
     }
     for layer in layers[::3]:
         found = explainers.get("causal_attribution")(
-            network, graph={1: links}, layer=layer.name, variant=variant
+            network, graph={1: links}, layer=layer.name, variant=variant, keep_children=True
         ).explain(inputs, 1)
         assert found.relevance.shape == (2, 32, 32)
         sums = found.arrays["children"].flatten(2).sum(2)
