@@ -272,25 +272,8 @@ def _unscored(config: RunConfig, maps: Mapping[str, MapSpec], form: Form) -> tup
     return tuple(text for text in said if text)
 
 
-def _notes_of_scans(trials: Mapping[str, Trial], n_samples: int) -> list[str]:
-    """Return which passes follow the first, as far as the example shows."""
-    notes = [
-        f"{name}: further rounds, if there are any, follow as passes {name}.<round>"
-        for name, each in trials.items()
-        if len(each.rounds) < 2
-    ]
-    for name, each in trials.items():
-        for round_name, following in list(each.rounds.items())[1:]:
-            who = "all" if following.samples is None else "some"
-            notes.append(
-                f"{name}: the pass {name}.{round_name} follows, which reads {who} of the "
-                f"{n_samples} samples; what is measured of the time is the first pass alone"
-            )
-    return notes
-
-
 def _notes(parts: _Parts, trials: Mapping[str, Trial]) -> tuple[str, ...]:
-    notes = _notes_of_scans(trials, len(parts.manifest))
+    notes = [each.note(name, len(parts.manifest)) for name, each in trials.items()]
     if parts.shortest is not None:
         notes += parts.shortest.notes
     notes += [f"data: {note}" for note in parts.source_notes]

@@ -71,6 +71,31 @@ class Trial:
     result: Result | None = None
     """If all rounds came to an end, and none was cut short."""
 
+    def note(self, name: str, n_samples: int) -> str:
+        """Return which passes follow the first, as far as the example shows.
+
+        Parameters
+        ----------
+        name
+            Of the scan.
+        n_samples
+            Of the data set.
+        """
+        later = list(self.rounds.items())[1:]
+        if not later:
+            return f"{name}: further rounds, if there are any, follow as passes {name}.<round>"
+        reading: dict[str, list[str]] = {}
+        for key, each in later:
+            reading.setdefault("all" if each.samples is None else "some", []).append(key)
+        said = " and ".join(
+            f"{', '.join(keys)}, which read {who} of the {n_samples} samples"
+            for who, keys in reading.items()
+        )
+        return (
+            f"{name}: passes {name}.<round> follow, in the example {said}; there may be more of "
+            "them; what is measured of the time is the first pass alone"
+        )
+
 
 def scans(
     config: RunConfig, found: Mapping[str, Explainer], batches: Sequence[tuple[Trace, Samples]]

@@ -145,7 +145,7 @@ def test_kept_scores_give_the_same_lists_and_others_without_a_forward(made: Path
 
 def test_plan_tells_of_later_passes_and_of_what_is_stored(made: Path) -> None:
     plan = open_run(made).plan
-    assert any("relmax.references follows, which reads some" in note for note in plan.notes)
+    assert any("example references, which read some of" in note for note in plan.notes)
     # 4 + 6 channels with two floats and an integer, of 40 samples
     assert 40 * 10 * (4 + 4 + 4) <= plan.bytes["arrays"] <= 40 * 10 * (4 + 4 + 8)
     assert plan.bytes["results"] > 2 * 10 * 64 * 2

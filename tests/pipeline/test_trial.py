@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 
+from explainers.base import Round
 from explainers.scan.moments import Moments
 from pipeline.planner import make_plan
 from pipeline.trial import Trial, results
@@ -29,6 +30,16 @@ def test_a_covariance_has_as_many_directions_as_all_samples_may_have(
 
 def test_what_a_scan_has_not_found_is_no_result() -> None:
     assert results({"statistics": Trial(Moments())}, 5) == {}
+
+
+def test_rounds_that_follow_are_told_once() -> None:
+    scan, some = Moments(), torch.arange(2)
+    rounds = {name: Round(name, scan, some) for name in ("level_0", "level_1", "graph")}
+    trial = Trial(scan, rounds={"samples": Round("samples", scan), **rounds})
+    said = trial.note("graph", 800)
+    assert "level_0, level_1, graph, which read some of the 800 samples" in said
+    assert said.count("800") == 1
+    assert "if there are any" in Trial(scan).note("graph", 800)
 
 
 @pytest.mark.slow
