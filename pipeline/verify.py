@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pipeline import paths
 from pipeline.conflict import changes
+from pipeline.entries import graph_scans
 from pipeline.errors import IntegrityError, RunConflictError, XpipeError
 from pipeline.lock import owner
 from pipeline.sinks import graphs, metadata, nodes, results
@@ -89,6 +90,7 @@ def verify(path: str | os.PathLike[str], repair: bool = False) -> list[Problem]:
     problems += _objects(run, entries)
     problems += _metadata(run)
     problems += _results(run)
+    problems += _graphs(run)
     documents = _documents(run)
     problems += documents
     problems += _orphans(run, files, entries)
@@ -201,6 +203,21 @@ def _results(run: Run) -> list[Problem]:
                 if got != objects[name]
             ]
     return problems
+
+
+def _graphs(run: Run) -> list[Problem]:
+    """Return which finished scans have no graphs, where their method finds some."""
+    try:
+        wanted = graph_scans(run.config)
+    except (FileNotFoundError, XpipeError):
+        return []  # what is wrong with the run file is said of that
+    detail = "the scan is finished, and its graphs are not there; `xpipe resume` writes them"
+    without = [name for name in results.names(run.path) if not graphs.exists(run.path, name)]
+    return [
+        Problem(False, "", -1, paths.graph_record_path(name), "missing", detail)
+        for name in without
+        if name in wanted
+    ]
 
 
 def _documents(run: Run) -> list[Problem]:

@@ -89,6 +89,7 @@ def test_the_report_shows_them(made: Path) -> None:
 def test_graphs_that_are_lost_or_damaged_are_written_again_to_the_same_bytes(copy: Path) -> None:
     before = files(copy)
     shutil.rmtree(copy / "graphs")
+    assert [each.object for each in verify(copy)] == ["graphs/graph.json"]
     assert resume(copy).exit_code == 0
     assert files(copy) == before
     (copy / "graphs" / "graph" / "1.json").write_text("{}")

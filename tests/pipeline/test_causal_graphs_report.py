@@ -7,19 +7,23 @@ import os
 import re
 from dataclasses import replace
 from html import unescape
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import pytest
 import torch
 
+from explainers.causal.results import HOW
 from explainers.causal.structure import structure_of
 from pipeline import causal_links, inspection, paths
-from pipeline.causal_links import GraphsOfAll
+from pipeline.causal_links import GraphsOfAll, LayerOfAll
 from pipeline.errors import StoreError
 from pipeline.report import causal_drawing, causal_overlap, page
+from pipeline.report.causal_drawing import in_words
+from pipeline.report.causal_table import COLUMNS, rows
 from pipeline.report.sections import causal_graphs
 from pipeline.sinks import graphs
+from pipeline.store import open_run
 from pipeline.verify import verify
 from tests.explainers.causal_graphs import CLASSES, graph_result, network
 from tests.pipeline.causal_run import SCAN, make_run, tiny_run
@@ -126,6 +130,35 @@ def test_layers_without_effects_are_named_and_not_drawn() -> None:
     drawing = causal_drawing.draw(changed, "three")
     assert drawing.unreached == ("a",)
     assert drawing.n_edges == 2
+
+
+def test_layers_that_were_left_out_are_not_unreached_ones() -> None:
+    changed = document()
+    changed["layers"][1] |= {"nodes": [], "edges": [], "n_tested": 0}
+    del changed["layers"][1]["how"]
+    drawing = causal_drawing.draw(changed, "three")
+    assert (drawing.unreached, drawing.untested) == ((), ("a",))
+
+
+def test_effects_are_told_as_far_as_they_are_known() -> None:
+    layer = document()["layers"][2]
+    node = {**layer["nodes"][0], "te_low": None, "te_high": None}
+    assert "its removal changes the logit by \N{MINUS SIGN}2.00\n" in in_words(layer, node)
+    said = in_words({**layer, "u": 0.25}, {**node, "te_low": -3.0, "te_high": -1.0})
+    assert "setting its weights to 0.250 changes the logit by" in said
+    assert "(\N{MINUS SIGN}3.00 to \N{MINUS SIGN}1.00)" in said
+
+
+def test_medians_are_of_classes_with_a_test() -> None:
+    values = {
+        "how": np.array([HOW.index(each) for each in ("paired", "too few samples", "not reached")]),
+        "tested": np.array([[1, 1], [0, 0], [0, 0]]),
+        "effects": np.array([[0, 2], [-1, -1], [-1, -1]]),
+        "sign": np.array([[1, -1], [0, 0], [0, 0]]),
+    }
+    layer = LayerOfAll("fc", cast("Any", values), is_stacked=True)
+    columns = [each for each in COLUMNS if each.name in ("tested", "effects", "causes", "negative")]
+    assert rows(columns, [layer]) == [("fc", ["2", "2", "1", "1"])]
 
 
 def test_links_that_were_not_weighed_are_grey() -> None:
@@ -248,6 +281,19 @@ def test_graphs_are_read_when_they_are_asked_for(run: Run) -> None:
         found["1"]
     with pytest.raises(StoreError, match="no graphs of 'statistics', but of 'graph'"):
         run.graphs("statistics")
+
+
+def test_graphs_that_are_gone_are_told(tmp_path: Path) -> None:
+    run = tiny_run(tmp_path)
+    run_file = tmp_path / "run.yaml"
+    run_file.write_text(run_file.read_text().replace("lrp: {}", "graph: {method: causal_graph}"))
+    paths.Folder(run.path).remove(paths.graph_record_path(SCAN))
+    found = {each.object: each for each in verify(tmp_path)}
+    assert found["graphs/graph.json"].kind == "missing"
+    assert "xpipe resume" in found["graphs/graph.json"].detail
+    html = causal_graphs.render(open_run(tmp_path)) or ""
+    assert "The graphs of graph are missing" in html
+    assert "xpipe resume" in html
 
 
 def test_what_json_has_not_is_refused(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 
 from pipeline import paths
 from pipeline.causal_links import GraphsOfAll
+from pipeline.entries import graph_scans
 from pipeline.report import causal_drawing, causal_overlap, charts, naming, page, pictures
 from pipeline.report.causal_table import COLUMNS, SCREENING, rows
 from pipeline.report.formats import percent
@@ -40,6 +41,10 @@ raises it (negative causes, blue), tested from the outputs down: what a layer's 
 are the effects that the layer below it is tested for. The strongest effects are on top. A line is
 what one neuron does to another, as wide as it is strong among those of its layer, and ends where
 the channel is read first. Point at neurons and lines for numbers.</p>
+{% for name in missing %}
+<p class="warn">The graphs of {{ name }} are missing, though the scan is finished: run
+<code>xpipe resume</code>, which writes them from its result, and the report again.</p>
+{% endfor %}
 {% for scan in scans %}
 {% if scans | length > 1 %}<h3>{{ scan.name }}</h3>{% endif %}
 <p>{{ scan.facts }}</p>
@@ -132,9 +137,16 @@ class Shown:
 
 
 def render(run: Run) -> str | None:
-    """Return the graphs; None if no scan found any."""
+    """Return the graphs, and which of them are missing; None if no scan found any."""
     shown = [found for name in graph_sink.names(run.path) if (found := _shown(run, name))]
-    return page.fragment(TEMPLATE, scans=shown, folder=paths.GRAPHS) if shown else None
+    missing = [
+        name
+        for name in graph_scans(run.config)
+        if name in run.scans and not graph_sink.exists(run.path, name)
+    ]
+    if not shown and not missing:
+        return None
+    return page.fragment(TEMPLATE, scans=shown, missing=missing, folder=paths.GRAPHS)
 
 
 def _shown(run: Run, name: str) -> Shown | None:
