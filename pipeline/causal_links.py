@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from explainers.causal.graphs import CLASSES
-from explainers.causal.results import HOW
+from explainers.causal.results import HOW, UNTESTED
 from pipeline.sinks.stored_result import StoredStack
 
 if TYPE_CHECKING:
@@ -69,6 +69,11 @@ class LayerOfAll:
     def how(self) -> list[str]:
         """How causes were selected, of each class."""
         return [HOW[int(code)] for code in self["how"]]
+
+    @property
+    def has_test(self) -> NDArray[np.bool_]:
+        """Whether there was a test, ``(classes,)``: samples enough, and the graph got there."""
+        return ~np.isin(self["how"], UNTESTED)
 
 
 @dataclass(frozen=True, eq=False)

@@ -77,6 +77,8 @@ class Drawing:
     """Lines that are drawn."""
     unreached: tuple[str, ...]
     """Layers that the graph does not reach."""
+    untested: tuple[str, ...]
+    """Those that the scan leaves out."""
     limit: float
     """Effect with the strongest colour."""
 
@@ -91,7 +93,8 @@ def draw(document: Document, name: str) -> Drawing:
     name
         Of the class.
     """
-    tested = [each for each in document["layers"] if not each["is_root"]]
+    below = [each for each in document["layers"] if not each["is_root"]]
+    tested = [each for each in below if each.get("how") is not None]
     layers = [each for each in tested if each["effects"] and each["n_tested"]]
     step = min(WIDE, max(NARROW, (WIDTH - _LEFT - _RIGHT) / max(1, len(layers))))
     is_wide = step >= NUMBERED
@@ -116,6 +119,7 @@ def draw(document: Document, name: str) -> Drawing:
         sum(len(each["nodes"]) for each in layers) - n_nodes,
         len(lines),
         tuple(each["name"] for each in tested if each not in layers),
+        tuple(each["name"] for each in below if each not in tested),
         limit,
     )
 
@@ -277,13 +281,20 @@ def _drawn_goal(place: Point, name: str) -> Markup:
     ).format(x, y, x + 14, y, name if len(name) < 18 else f"{name[:16]}…")
 
 
+def _between(node: Document) -> str:
+    """Return the interval of an effect; nothing where there were too few replicates for one."""
+    low, high = node.get("te_low"), node.get("te_high")
+    return "" if low is None or high is None else f" ({number(low)} to {number(high)})"
+
+
 def in_words(layer: Document, node: Document) -> str:
     """Return what is known of a neuron, a fact a line."""
     kind = {1: "a cause", -1: "a negative cause"}.get(node["sign"], "no cause, but nearly one")
-    low, high = node.get("te_low"), node.get("te_high")
+    u = layer.get("u")
+    what = f"setting its weights to {number(u)}" if u else "its removal"
     lines = [
         f"neuron {node['id']} of {layer['name']}: {kind}",
-        f"its removal changes the logit by {number(node['te'])} ({number(low)} to {number(high)})",
+        f"{what} changes the logit by {number(node['te'])}{_between(node)}",
     ]
     if node.get("relative") is not None:
         lines.append(f"relative {percent(node['relative'])}, KL {number(node['divergence'])} nats")

@@ -27,6 +27,8 @@ class TableColumn:
     of: str
     """Array that it is made from; without it there is no such column."""
     cell: Callable[[LayerOfAll], str]
+    is_long: bool = False
+    """Whether cells are words, which take more than one line."""
 
 
 def _neurons(layer: LayerOfAll) -> str:
@@ -34,19 +36,19 @@ def _neurons(layer: LayerOfAll) -> str:
 
 
 def _tested(layer: LayerOfAll) -> str:
-    return spread((layer["tested"] > 0).sum(1), count)
+    return spread((layer["tested"] > 0).sum(1)[layer.has_test], count)
 
 
 def _effects(layer: LayerOfAll) -> str:
-    return spread(layer.n_effects, count)
+    return spread(layer.n_effects[layer.has_test], count)
 
 
 def _causes(layer: LayerOfAll) -> str:
-    return spread(layer.causes.sum(1), count)
+    return spread(layer.causes.sum(1)[layer.has_test], count)
 
 
 def _negative_causes(layer: LayerOfAll) -> str:
-    return spread(layer.negative_causes.sum(1), count)
+    return spread(layer.negative_causes.sum(1)[layer.has_test], count)
 
 
 def _borderline(layer: LayerOfAll) -> str:
@@ -57,7 +59,11 @@ def _how(layer: LayerOfAll) -> str:
     counted = Counter(layer.how)
     if len(counted) == 1:
         return next(iter(counted))
-    return ", ".join(f"{how} {n}" for how, n in counted.most_common())
+    return ", ".join(f"{n} {how}" for how, n in counted.most_common())
+
+
+def _u(layer: LayerOfAll) -> str:
+    return spread(layer["u"], number)
 
 
 def _confirmed(layer: LayerOfAll) -> str:
@@ -93,12 +99,17 @@ def _correlation(layer: LayerOfAll) -> str:
 
 COLUMNS = (
     TableColumn("neurons", "What the layer reads.", "te", _neurons),
+    TableColumn("u", "What the weights of a neuron were set to.", "u", _u),
     TableColumn("tested", "Neurons whose removal was carried out.", "tested", _tested),
     TableColumn("effects", "Channels that the graph above is made of.", "effects", _effects),
     TableColumn("causes", "Neurons whose removal lowers the logit.", "sign", _causes),
     TableColumn("negative", "Neurons whose removal raises the logit.", "sign", _negative_causes),
     TableColumn(
-        "selected by", "How causes were selected, with the number of classes.", "how", _how
+        "selected by",
+        "How causes were selected, of so many classes each.",
+        "how",
+        _how,
+        is_long=True,
     ),
     TableColumn(
         "confirmed",

@@ -15,10 +15,11 @@ import torch
 
 from explainers.causal.results import HOW
 from explainers.causal.structure import structure_of
-from pipeline import causal_links, inspection, paths
+from pipeline import aggregate, causal_links, inspection, paths
+from pipeline.aggregate import Judged
 from pipeline.causal_links import GraphsOfAll, LayerOfAll
 from pipeline.errors import StoreError
-from pipeline.report import causal_drawing, causal_overlap, page
+from pipeline.report import causal_drawing, causal_faithfulness, causal_overlap, page
 from pipeline.report.causal_drawing import in_words
 from pipeline.report.causal_table import COLUMNS, rows
 from pipeline.report.sections import causal_graphs
@@ -161,6 +162,29 @@ def test_medians_are_of_classes_with_a_test() -> None:
     assert rows(columns, [layer]) == [("fc", ["2", "2", "1", "1"])]
 
 
+def test_what_graphs_alone_keep_is_a_table(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    measures = {"logit": 4.0, "probability": 0.5, "accuracy": 1.0}
+    columns = {
+        f"{kind}_{measure}": np.array([value, np.nan, value / (1 + place)])
+        for place, kind in enumerate(causal_faithfulness.KINDS)
+        for measure, value in measures.items()
+    }
+    method = "graph_faithfulness"
+    judged = Judged("kept", method, {}, "higher", "logit", "gain", (SCAN,), "digest")
+    monkeypatch.setattr(aggregate, "judged", lambda _: [judged])
+    monkeypatch.setattr(type(run), "scores", lambda *_: columns)
+    html = (causal_graphs.render(run) or "").partition("What the graphs alone keep")[2]
+    cell = re.compile(r">([^<>]+)</t[dh]>")
+    found = [cell.findall(row) for row in re.findall("<tr>.*?</tr>", html, re.S)]
+    assert found[:2] == [
+        ["weights that stay", "logit", "probability", "accuracy"],
+        ["the whole network", "4.00", "50.0 %", "100.0 %"],
+    ]
+    assert found[2] == ["the graph alone", "3.00", "37.5 %", "75.0 %"]
+    assert [row[0] for row in found[3:5]] == [*causal_faithfulness.KINDS.values()][2:]
+    assert "Means over the 2 samples" in html
+
+
 def test_links_that_were_not_weighed_are_grey() -> None:
     changed = document()
     for layer in changed["layers"]:
@@ -187,12 +211,13 @@ def test_the_table_counts_what_the_result_has(run: Run, html: str) -> None:
     for layer in found.tested:
         links = [run.scans[SCAN]["classes"][label][layer.name] for label in CLASSES]
         n_causes = [int((each["causes"] >= 0).sum()) for each in links]
+        assert layer.causes.sum(1).tolist() == n_causes
+        n_causes = [n for n, tested in zip(n_causes, layer.has_test, strict=True) if tested]
         low, high = min(n_causes), max(n_causes)
         middle = f"{np.median(n_causes):,.0f}"
         expected = middle if low == high else f"{middle} ({low}\N{EN DASH}{high})"
         assert cells[layer.name][3] == expected
         assert cells[layer.name][0] == str(layer.n_neurons)
-        assert layer.causes.sum(1).tolist() == n_causes
 
 
 def test_overlap_is_the_jaccard_index_of_pairs_of_layer_and_neuron(run: Run) -> None:
@@ -235,8 +260,7 @@ def test_a_reader_is_warned_of_fallbacks_and_of_classes_with_too_few_samples(
     result[0]["7"]["how"] = "too few samples"
     html = causal_graphs.render(make_run(tmp_path, structure, result)) or ""
     assert "In 1 of 6 layers of a class the test found nothing" in html
-    assert "1 classes have too few samples" in html
-    assert "(0: 8 of 9)" in html
+    assert "Class 0 (8 of 9) has too few samples that are classified as such." in html
     assert "numbered" not in html
 
 
@@ -246,7 +270,7 @@ def test_labels_that_fit_no_output_are_told(run: Run) -> None:
     samples = {"seen": np.array([9, 9]), "correct": np.array([0, 0])}
     said = causal_graphs.few_samples(replace(found, samples=samples), {0, 2})
     assert said.startswith("2 classes have too few samples")
-    assert "(0: 0 of 9, 2: 0 of 9)" in said
+    assert ": 0 (0 of 9), 2 (0 of 9)." in said
     assert "labels and outputs are numbered alike" in said
 
 

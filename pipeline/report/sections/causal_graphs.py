@@ -10,7 +10,15 @@ import numpy as np
 from pipeline import paths
 from pipeline.causal_links import GraphsOfAll
 from pipeline.entries import graph_scans
-from pipeline.report import causal_drawing, causal_overlap, charts, naming, page, pictures
+from pipeline.report import (
+    causal_drawing,
+    causal_faithfulness,
+    causal_overlap,
+    charts,
+    naming,
+    page,
+    pictures,
+)
 from pipeline.report.causal_table import COLUMNS, SCREENING, rows
 from pipeline.report.formats import percent
 from pipeline.sinks import graphs as graph_sink
@@ -22,6 +30,7 @@ if TYPE_CHECKING:
 
     from pipeline.causal_links import LayerOfAll
     from pipeline.report.causal_drawing import Drawing
+    from pipeline.report.causal_faithfulness import Faithfulness
     from pipeline.report.causal_table import TableColumn
     from pipeline.store import Run
 
@@ -55,12 +64,16 @@ the channel is read first. Point at neurons and lines for numbers.</p>
 <span class="about">{{ graph.about }}</span></summary>
 <div class="scroll framed">{{ graph.drawing.picture }}</div>
 <div class="scale">{{ graph.bar }}</div>
-<p class="note">What the removal of a neuron takes from the logit (red) or adds to it (blue).
+<p class="note">By how much the logit changes without a neuron: it falls (red) or rises (blue).
 {% if graph.drawing.n_hidden %}Not drawn are {{ graph.drawing.n_hidden }} with smaller effects.
 {% endif %}
 {% if graph.drawing.unreached %}The graph does not reach
 {{ graph.drawing.unreached[:8] | join(", ") }}
 {%- if graph.drawing.unreached | length > 8 %} and {{ graph.drawing.unreached | length - 8 }} more
+{%- endif %}.{% endif %}
+{% if graph.drawing.untested %}The scan leaves out
+{{ graph.drawing.untested[:8] | join(", ") }}
+{%- if graph.drawing.untested | length > 8 %} and {{ graph.drawing.untested | length - 8 }} more
 {%- endif %}.{% endif %}</p></details>
 {% endfor %}
 </div>
@@ -74,11 +87,24 @@ All are in <code>{{ folder }}/{{ scan.name }}</code>, as JSON{{ scan.and_graphml
 <thead><tr><th>layer</th>{% for column in table.columns %}
 <th class="value" title="{{ column.meaning }}">{{ column.name }}</th>{% endfor %}</tr></thead>
 <tbody>{% for name, cells in table.rows %}
-<tr><th>{{ name }}</th>{% for cell in cells %}<td class="value">{{ cell }}</td>{% endfor %}</tr>
+<tr><th>{{ name }}</th>{% for cell in cells %}
+<td{% if not table.columns[loop.index0].is_long %} class="value"{% endif %}>{{ cell }}</td>
+{%- endfor %}</tr>
 {% endfor %}</tbody></table></div>
 {% endfor %}
-<p class="note">Median over classes, and from least to most where they differ. Point at a column's
-name for what it says.</p>
+<p class="note">Median over the classes that were tested, and from least to most where they differ.
+Point at a column's name for what it says.</p>
+{% for each in scan.faithfulness %}
+<h3>What the graphs alone keep
+{%- if scan.faithfulness | length > 1 %} ({{ each.metric }}){% endif %}</h3>
+<div class="scroll framed"><table class="tight"><thead><tr><th>weights that stay</th>
+<th class="value">logit</th><th class="value">probability</th><th class="value">accuracy</th></tr>
+</thead><tbody>{% for words, logit, probability, accuracy in each.rows %}
+<tr><th>{{ words }}</th><td class="value">{{ logit }}</td><td class="value">{{ probability }}</td>
+<td class="value">{{ accuracy }}</td></tr>{% endfor %}</tbody></table></div>
+<p class="note">Means over the {{ each.n }} samples whose target is a class with a graph. Graphs of
+nearly everything keep nearly everything: read it beside the widths above.</p>
+{% endfor %}
 {% if scan.matrices %}
 <h3>What classes share</h3>
 <div class="overlaps">{% for caption, drawing in scan.matrices %}
@@ -130,6 +156,7 @@ class Shown:
     and_graphml: str
     tables: Sequence[tuple[str, Table]]
     """With their headings."""
+    faithfulness: Sequence[Faithfulness]
     matrices: Sequence[tuple[str, Markup]]
     overlap_bar: Markup
     chart: Markup | None
@@ -167,6 +194,7 @@ def _shown(run: Run, name: str) -> Shown | None:
         n_left=int((found.n_causes.sum(1) > 0).sum()) - len(drawn),
         and_graphml=" and GraphML" if any(each.endswith(".graphml") for each in files) else "",
         tables=_tables(found.tested),
+        faithfulness=causal_faithfulness.of_scan(run, name),
         matrices=matrices,
         overlap_bar=causal_overlap.bar(),
         chart=chart,
@@ -192,7 +220,8 @@ def _drawn(
         n_shapes += drawing.n_nodes + drawing.n_edges
         if drawn and n_shapes > MOST_SHAPES:
             break
-        bar = pictures.bar(-drawing.limit, drawing.limit, "signed")
+        # what speaks for the class is red, and its removal lowers the logit
+        bar = pictures.bar(drawing.limit, -drawing.limit, "signed")
         drawn.append(Drawn(class_name(label), _about(document), drawing, bar))
     return drawn
 
@@ -202,6 +231,8 @@ def _tables(layers: Sequence[LayerOfAll]) -> list[tuple[str, Table]]:
     found = []
     for heading, every in (("Layers", COLUMNS), ("Screening", SCREENING)):
         columns = [each for each in every if all(each.of in layer for layer in layers)]
+        if not any(np.any(layer["u"]) for layer in layers if "u" in layer):
+            columns = [each for each in columns if each.of != "u"]  # all are removals
         if columns:
             found.append((heading, Table(columns, rows(columns, layers))))
     return found
@@ -275,17 +306,19 @@ def few_samples(found: GraphsOfAll, few: Collection[int]) -> str:
     """
     seen, correct = (np.asarray(found.samples[name]) for name in ("seen", "correct"))
     counts = [
-        f"{label}: {right} of {n}"
+        f"{label} ({right} of {n})" if n else str(label)
         for label, n, right in zip(found.labels, seen, correct, strict=True)
-        if label in few and n
+        if label in few
     ]
-    said = f"{len(few)} classes have too few samples that are classified as they are"
-    if counts:
-        more = ", ..." if len(counts) > MOST_COUNTED else ""
-        said += f" ({', '.join(counts[:MOST_COUNTED])}{more})"
+    too_few = "too few samples that are classified as such"
+    more = ", ..." if len(counts) > MOST_COUNTED else ""
+    if len(counts) == 1:
+        said = f"Class {counts[0]} has {too_few}."
+    else:
+        said = f"{len(counts)} classes have {too_few}: {', '.join(counts[:MOST_COUNTED])}{more}."
     if seen.any() and not correct.any():
-        said += ": none at all is. Look whether labels and outputs are numbered alike"
-    return f"{said}."
+        said += " No sample of any class is: look whether labels and outputs are numbered alike."
+    return said
 
 
 def _chart(found: GraphsOfAll) -> tuple[Markup | None, list[tuple[str, str]]]:
