@@ -69,7 +69,7 @@ class HeatMap:
     high: float
     """Value of the last colour."""
     kind: str
-    """``signed`` (symmetric about zero), ``unsigned`` (from zero up) or ``grey`` (any range)."""
+    """``signed`` (symmetric about zero), ``unsigned`` (from zero or the least up) or ``grey``."""
 
     @property
     def bar(self) -> Markup:
@@ -95,7 +95,9 @@ def colour(value: float, limit: float) -> Colour:
     return Colour(to_hex((red, green, blue)), "#ffffff" if is_dark else "#1d1f23")
 
 
-def heat_map(relevance: NDArray[np.floating], side: int, *, is_signed: bool) -> HeatMap | None:
+def heat_map(
+    relevance: NDArray[np.floating], side: int, *, is_signed: bool, has_zero: bool = True
+) -> HeatMap | None:
     """Return one sample's relevance as a heat map; None for what is no picture or not finite.
 
     Parameters
@@ -106,14 +108,17 @@ def heat_map(relevance: NDArray[np.floating], side: int, *, is_signed: bool) -> 
         Longest side in pixels; larger maps are averaged down.
     is_signed
         Colours symmetric about zero, else from zero up.
+    has_zero
+        Whether zero is no relevance; if not, and not signed, from the least value up.
     """
     with np.errstate(over="ignore", invalid="ignore"):
         values = plane(relevance)
     if values is None or not np.isfinite(values).all():
         return None
     limit = float(np.percentile(np.abs(values), SATURATION)) or float(np.abs(values).max())
-    kind, low = ("signed", -limit) if is_signed else ("unsigned", 0.0)
-    return _coloured(values, side, low, limit, kind)
+    if is_signed:
+        return _coloured(values, side, -limit, limit, "signed")
+    return _coloured(values, side, 0.0 if has_zero else float(values.min()), limit, "unsigned")
 
 
 def image(values: NDArray[np.floating], side: int) -> HeatMap | None:

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import explainers
 from pipeline import aggregate
 from pipeline.evaluate import evaluate
 from pipeline.report import build, charts, discover, formats, naming, pictures, sections
@@ -116,6 +117,15 @@ def test_the_gallery_shows_inputs_maps_and_bars(html: str) -> None:
     assert part.count("<img") == 30
 
 
+def test_the_gallery_says_which_maps_have_no_zero(
+    run: Run, html: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "from their least value" not in html
+    monkeypatch.setattr(explainers.methods.get("saliency"), "has_zero", False)
+    monkeypatch.setattr(gallery, "choose", lambda facts, n: [0])
+    assert "from their least value" in (gallery.render(run) or "")
+
+
 def test_the_page_names_digests_seeds_and_failures(html: str, run: Run) -> None:
     for text in (run.plan.digest, run.plan.weights_digest, run.plan.manifest_digest, "000005"):
         assert text in html
@@ -191,6 +201,16 @@ def test_signed_maps_are_symmetric_about_zero_and_white_there() -> None:
     assert pixels[1, 1].min() > 240
     assert pixels[0, 0, 0] > pixels[0, 0, 2]  # red for
     assert pixels[3, 3, 2] > pixels[3, 3, 0]  # blue against
+
+
+def test_maps_without_a_zero_are_shown_from_their_least_to_their_greatest_value() -> None:
+    values = np.linspace(0.964, 0.982, 16).reshape(4, 4)
+    heat = pictures.heat_map(values, 64, is_signed=False, has_zero=False)
+    assert heat is not None
+    assert heat.low == values.min()
+    pixels = decoded(heat.picture).astype(int)
+    assert pixels[0, 0].max() < 10
+    assert pixels[3, 3].min() > 180
 
 
 def test_maps_of_zeros_have_a_picture_and_maps_of_nan_have_none() -> None:

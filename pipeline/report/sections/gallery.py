@@ -8,10 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+import explainers
+from explainers.attribution.causal_attribution import MADE_IN
 from explainers.concepts.conditions import CONDITION
 from pipeline import aggregate
 from pipeline.data import read_batch
 from pipeline.inputs import ALONE, is_one_picture, parts_of
+from pipeline.plan import split_name
 from pipeline.report import naming, page, pictures, words
 
 if TYPE_CHECKING:
@@ -19,6 +22,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from explainers import Explainer
     from pipeline.report.pictures import HeatMap, Picture
     from pipeline.store import Run
 
@@ -37,8 +41,12 @@ BUDGET = 4_000_000
 
 TEMPLATE = """
 <p class="note">Relevance, summed over channels. Red speaks for the explained class, blue against
-it; maps without negative values run from black to bright. Every map has its own scale, which the
-bar below it gives; colours saturate at the {{ saturation }}th percentile of its magnitudes.
+it; maps without negative values run from black to bright
+{%- if has_shares %}, those whose zero means nothing from their least value{% endif %}. Every map
+has its own scale, which the bar below it gives; colours saturate at the {{ saturation }}th
+percentile of its magnitudes.
+{% for note in notes %}{{ note }}.
+{% endfor %}
 {% if first_target %}Of several targets the maps are of the first: {{ first_target }}.{% endif %}
 {% if not has_inputs %}The data cannot be read here, so inputs are missing.{% endif %}</p>
 <div class="gallery{{ " many" if is_many }}">
@@ -98,7 +106,11 @@ def render(run: Run) -> str | None:
         return None
     side = _side(len(rows) * (len(relevance) + 1))
     inputs = inputs_of(run, rows)
-    maps = {name: _heat_maps(values, side) for name, values in relevance.items()}
+    methods = {name: _method(run, name) for name in relevance}
+    maps = {
+        name: _heat_maps(values, side, has_zero=getattr(methods[name], "has_zero", True))
+        for name, values in relevance.items()
+    }
     label = naming.class_names(run)
     samples = [
         Shown(
@@ -117,6 +129,8 @@ def render(run: Run) -> str | None:
         layers={name: _layer(run, name) for name in maps},
         has_inputs=bool(inputs) or not is_one_picture(run.plan.form),
         first_target=naming.first_of_several(run.plan),
+        notes=[note for note in run.plan.notes if MADE_IN in note],
+        has_shares=not all(getattr(each, "has_zero", True) for each in methods.values()),
         is_many=len(maps) > MANY,
         saturation=f"{pictures.SATURATION:g}",
     )
@@ -125,6 +139,13 @@ def render(run: Run) -> str | None:
 def _layer(run: Run, shown: str) -> str:
     """Return the layer that maps are of, by what they are called; empty where of the inputs."""
     return next((spec.layer for name, spec in run.plan.maps.items() if name == shown), "")
+
+
+def _method(run: Run, shown: str) -> type[Explainer] | None:
+    """Return the method of maps, by what they are called; None if it is not known here."""
+    entry = split_name(shown.partition(" [")[0])[0]
+    name = str(run.config.explainers.get(entry, {}).get("method", entry))
+    return explainers.methods.get(name) if name in explainers.methods else None
 
 
 def choose(facts: Mapping[str, list[Any]], n: int) -> list[int]:
@@ -215,8 +236,13 @@ def _by_condition(
     return {f"{name} [{number}]": list(values) for number, values in enumerate(conditions)}
 
 
-def _heat_maps(relevance: Sequence[NDArray[np.float32]], side: int) -> list[HeatMap | None]:
+def _heat_maps(
+    relevance: Sequence[NDArray[np.float32]], side: int, *, has_zero: bool
+) -> list[HeatMap | None]:
     # nothing is compared as true with what is not a number
     is_known = any(np.isfinite(values).any() for values in relevance)
     is_signed = not is_known or any((values < 0).any() for values in relevance)
-    return [pictures.heat_map(values, side, is_signed=is_signed) for values in relevance]
+    return [
+        pictures.heat_map(values, side, is_signed=is_signed, has_zero=has_zero)
+        for values in relevance
+    ]
