@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from explainers.causal.interventions.planned import refusals
 from explainers.causal.structure import structure_of
 
 if TYPE_CHECKING:
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from explainers.base import State
+    from explainers.causal.structure import WeightedLayer
     from explainers.network import Network
 
 _KEY = "outline"
@@ -26,6 +28,51 @@ def dtype_of(network: Network) -> torch.dtype:
     """Return in which numbers a network computes its logits; its inputs may be whole numbers."""
     dtype: torch.dtype = structure_of(network).layers[-1].operator.weight.dtype
     return dtype
+
+
+def check_tested(network: Network, names: Sequence[str]) -> None:
+    """Refuse to test layers on which there are no interventions, and say which can be tested.
+
+    Parameters
+    ----------
+    network
+        A program.
+    names
+        Of the layers that are to be tested.
+
+    Raises
+    ------
+    NotImplementedError
+        If there are no interventions on one of them.
+    """
+    structure = structure_of(network)
+    refused = refusals(network, [each for each in structure.layers if not each.is_root])
+    asked = [name for name in names if name in refused]
+    if not asked:
+        return
+    lowest = _lowest(structure.layers, {*refused})
+    say = (
+        f"there are graphs down to {', '.join(lowest)}: layers={lowest}"
+        if lowest
+        else "no other layer can be tested without it"
+    )
+    others = f" (and {len(asked) - 1} more)" if len(asked) > 1 else ""
+    raise NotImplementedError(
+        f"layer {asked[-1]!r}{others} cannot be tested: {refused[asked[-1]]}; {say}"
+    )
+
+
+def _lowest(layers: Sequence[WeightedLayer], refused: set[str]) -> list[str]:
+    """Return names that imply all layers which can be tested: who reads a layer is tested too."""
+    reads = {
+        each.name: {layers[position].name for position in torch.unique(each.sources.layer).tolist()}
+        for each in layers
+    }
+    for each in reversed(layers):
+        if each.name in refused:
+            refused = refused | reads[each.name]
+    alive = {each.name for each in layers if not each.is_root} - refused
+    return [each.name for each in layers if each.name in alive and not reads[each.name] & alive]
 
 
 @dataclass(frozen=True, eq=False)

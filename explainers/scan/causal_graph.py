@@ -14,7 +14,7 @@ from explainers.base import Cost, Round, Scan
 from explainers.causal import results as form
 from explainers.causal.decision import LEAST
 from explainers.causal.effort import bytes_of, effort_of, largest
-from explainers.causal.outline import Outline, dtype_of
+from explainers.causal.outline import Outline, check_tested, dtype_of
 from explainers.causal.rounds import SAMPLES, Progress, choosing, named
 from explainers.causal.structure import structure_of
 from explainers.registry import suggest
@@ -182,7 +182,7 @@ class CausalGraph(Scan):
         return Cost(forward=float("nan"))
 
     def check(self, network: Network) -> None:
-        """Refuse a network without structure, and classes and layers that it does not have."""
+        """Refuse a network without structure, and classes and layers that cannot be tested."""
         if not network.is_program:
             raise NotImplementedError(
                 f"{self.name} needs the layers of the network, and this model could not be read "
@@ -208,6 +208,7 @@ class CausalGraph(Scan):
             )
         named(self, names)
         named(self, self.tested(network), "sweep_layers")
+        check_tested(network, self.tested(network))
 
     def notes(self, network: Network) -> tuple[str, ...]:
         """Return how much is done for each chosen sample, and what is not tested."""
@@ -220,6 +221,9 @@ class CausalGraph(Scan):
         ]
         if effort.roots:
             found.append(f"not tested, as they read the input only: {', '.join(effort.roots)}")
+        alone = [name for name in named(self, _names(network)) or () if name in effort.roots]
+        if alone:
+            found.append(f"layers names {', '.join(alone)}, so all layers behind are tested")
         eps = torch.finfo(dtype_of(network)).eps
         if eps > _COARSE:
             found.append(
@@ -243,7 +247,7 @@ class CausalGraph(Scan):
     def tested(self, network: Network) -> tuple[str, ...]:
         """Return the layers that are tested."""
         outline = Outline.of(network)
-        names = named(self, [each.name for each in outline.layers])
+        names = named(self, _names(network))
         return tuple(name for level in outline.levels(names) for name in level)
 
     def init(self) -> State:
@@ -292,6 +296,10 @@ class CausalGraph(Scan):
     @property
     def _first(self) -> Choosing:
         return choosing(self)
+
+
+def _names(network: Network) -> list[str]:
+    return [each.name for each in structure_of(network).layers]
 
 
 def _check_names(name: str, given: Any) -> None:

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from explainers.causal.interventions.planned import refusals
+from explainers.causal.outline import check_tested
 from explainers.causal.structure import structure_of
 from explainers.causal.structure.pairs import members_of
 from explainers.causal.structure.table import Setting, channels
@@ -34,6 +36,7 @@ from explainers.operators import (
     Recurrent,
     Softmax,
 )
+from explainers.scan.causal_graph import CausalGraph
 from tests.explainers.perturbed_units import assert_structure_is_what_moves
 
 
@@ -130,6 +133,39 @@ def test_what_does_not_fit_is_refused(network: Network) -> None:
         structure.layer("heat")
     with pytest.raises(ValueError, match=r"has 4 neurons, expected selected as \(classes, 4\)"):
         structure.passed_on("head", torch.ones(1, 3, dtype=torch.bool))
+
+
+class Mixing(nn.Module):
+    """Channels of frames become places, which a convolution reads as if of one channel."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.below = nn.Conv2d(1, 4, 1), nn.Conv2d(4, 8, 1)
+        self.reader, self.head = nn.Conv2d(2, 3, 1), nn.Linear(3, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        frames = self.below(self.stem(x.flatten(0, 1)))
+        found = self.reader(functional.pixel_shuffle(frames, 2)).mean((2, 3))
+        return self.head(found.view(x.shape[0], -1, 3).mean(1))
+
+
+def test_layers_behind_what_is_not_known_have_a_structure() -> None:
+    network = Network(Mixing(), torch.randn(2, 2, 1, 3, 3))
+    structure = structure_of(network)
+    assert structure.levels == (("head",), ("reader",), ("below",))
+    head, reader = structure.layer("head"), structure.layer("reader")
+    assert head.refusal is None
+    assert head.sources.channel.tolist() == [0, 1, 2]
+    assert "Reshape(aten.pixel_shuffle.default) ('pixel_shuffle#0')" in (reader.refusal or "")
+    assert set(reader.sources.channel.tolist()) == set(range(8))
+    with pytest.raises(NotImplementedError, match="channels were mixed"):
+        structure.passed_on("reader", torch.ones(1, 1, dtype=torch.bool))
+    check_tested(network, ["head"])
+    assert "samples share an axis with places" in refusals(network, structure.layers)["below"]
+    with pytest.raises(NotImplementedError, match=r"layer 'below' \(and 1 more\).*=\['head'\]"):
+        check_tested(network, ["head", "reader", "below"])
+    notes = CausalGraph(layers=("head", "stem")).notes(network)
+    assert any("layers names stem" in note for note in notes)
 
 
 # rules by themselves: reading a network takes a quarter of a second

@@ -47,9 +47,10 @@ def test_what_has_no_structure_is_refused() -> None:
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return self.head(self.recurrence(x)[0][:, -1])
 
-    network = Network(Recurring(), torch.randn(2, 5, 3))
+    structure = structure_of(Network(Recurring(), torch.randn(2, 5, 3)))
+    assert "Recurrent" in (structure.layer("head").refusal or "")
     with pytest.raises(NotImplementedError, match="Recurrent"):
-        structure_of(network)
+        structure.passed_on("head", torch.ones(1, 1, dtype=torch.bool))
     without = Network(nn.Sequential(nn.Flatten(), nn.Softplus()), torch.randn(2, 5))
     with pytest.raises(ValueError, match="no output of the network is made of channels"):
         structure_of(without)

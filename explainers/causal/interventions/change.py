@@ -15,6 +15,7 @@ from explainers.operators import Convolution
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from explainers.causal.interventions.rows import Place
     from explainers.causal.interventions.stack import Pairs, Reference
     from explainers.causal.structure import WeightedLayer
     from explainers.network import Network
@@ -36,20 +37,13 @@ class Change:
     Raises
     ------
     NotImplementedError
-        If the rows do not lie along one axis, or share it with places that a convolution reads.
+        See `places_of`.
     """
 
     def __init__(self, network: Network, layer: WeightedLayer) -> None:
-        op = layer.operator
-        source = next(one for one in network.operators if one.name == op.inputs[0])
-        self.layer, self.operator = layer, op
-        self.place, self.source_place = place_of(network, op), place_of(network, source)
-        self.is_convolution = isinstance(op, Convolution)
-        if self.is_convolution and not (self.place.is_plain and self.source_place.is_plain):
-            raise NotImplementedError(
-                f"the convolution {op.name!r} reads values in which samples share an axis with "
-                "places; there are no interventions on it: leave it out by layers="
-            )
+        self.layer, self.operator = layer, layer.operator
+        self.place, self.source_place = places_of(network, layer)
+        self.is_convolution = isinstance(layer.operator, Convolution)
         self.weight = _by_output(layer)
         norm = layer.norm
         self.scale = None if norm is None or norm.scale is None else norm.scale.flatten()
@@ -216,6 +210,28 @@ class Change:
             return torch.ones(n_outputs, n_neurons, dtype=torch.bool, device=device)
         reads = self._reads(self.features.flatten()).reshape(-1, *self.features.shape)
         return (reads & self.is_feature).any(2)
+
+
+def places_of(network: Network, layer: WeightedLayer) -> tuple[Place, Place]:
+    """Return where rows are in a layer's value, and in what it reads.
+
+    Raises
+    ------
+    NotImplementedError
+        If the layer's neurons are not known, or the rows do not lie along one axis, or share it
+        with places that a convolution reads.
+    """
+    if layer.refusal is not None:
+        raise NotImplementedError(layer.refusal)
+    op = layer.operator
+    source = next(one for one in network.operators if one.name == op.inputs[0])
+    places = place_of(network, op), place_of(network, source)
+    if isinstance(op, Convolution) and not all(place.is_plain for place in places):
+        raise NotImplementedError(
+            f"the convolution {op.name!r} reads values in which samples share an axis with "
+            "places; there are no interventions on it"
+        )
+    return places
 
 
 def _multiplied(windows: Tensor, weight: Tensor) -> Tensor:

@@ -37,6 +37,9 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from explainers.causal.interventions.rows import Place
+    from explainers.network import Network
+
 SPARSE = 0.75
 """Share of a convolution's input channels up to which only the changed ones are read: then the
 reference has to be fetched and added, which takes the time of about a quarter of the product."""
@@ -234,7 +237,8 @@ def _concat(op: Concat, changed: Changed) -> Tensor | Partial:
             parts.append(inner)
             joined.append((columns, offset, size))
         offset += size
-    if dim == place_of(changed.stack.reference.network, op).axis:
+    place = _place(changed.stack.reference.network, op)
+    if place is None or dim == place.axis:
         return whole(op, changed)
     columns = changed.stack.reference.once(("columns", op.name), _columns(joined, parts[0]))
     return Partial(op.run(*parts), dim, columns, offset)
@@ -266,8 +270,8 @@ def _reshape(op: Reshape, changed: Changed) -> Tensor | Partial:
         return _turned(op, part)
     reference = changed.stack.reference
     source = next(one for one in reference.network.operators if one.name == op.inputs[0])
-    places = (place_of(reference.network, one) for one in (source, op))
-    if not op.is_ordered or not all(place.is_plain for place in places):
+    places = (_place(reference.network, one) for one in (source, op))
+    if not op.is_ordered or not all(place is not None and place.is_plain for place in places):
         return whole(op, changed)
     before, after = (reference.values[name].shape for name in (op.inputs[0], op.name))
     axis = part.axis
@@ -279,6 +283,14 @@ def _reshape(op: Reshape, changed: Changed) -> Tensor | Partial:
         columns = reference.once(("columns", op.name), lambda: _places(part, before))
         return Partial(part.value.flatten(axis), axis, columns, after[axis])
     return whole(op, changed)
+
+
+def _place(network: Network, op: Operator) -> Place | None:
+    """Return where rows are in a value; None if it cannot be told, where all is computed anew."""
+    try:
+        return place_of(network, op)
+    except NotImplementedError:
+        return None
 
 
 def _places(part: Partial, shape: tuple[int, ...]) -> Tensor:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from explainers.operators import Constant
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -55,6 +57,13 @@ class Place:
         return value.reshape(*before, self.outer, -1, self.inner, *after)
 
 
+def has_rows(network: Network, op: Operator) -> bool:
+    """Return whether a value has one for each sample, as opposed to a constant."""
+    if isinstance(op, Constant):
+        return False
+    return op.name in network.dependent or network.layout(op.name) is not None
+
+
 def place_of(network: Network, op: Operator) -> Place:
     """Return where the rows are in an operator's value.
 
@@ -70,7 +79,7 @@ def place_of(network: Network, op: Operator) -> Place:
         where = op.module_path or "the network itself"
         raise NotImplementedError(
             f"the samples in the value of {op.name!r} (in {where!r}) do not lie along one axis, so "
-            "that it cannot be told what an intervention leaves as it is; test layers behind it"
+            "that it cannot be told what an intervention leaves as it is"
         )
     return Place(layout.axis, op.batch_outer, layout.n_places // op.batch_outer)
 

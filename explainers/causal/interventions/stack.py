@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import torch
 
-from explainers.causal.interventions.rows import chosen, place_of
-from explainers.operators import Constant
+from explainers.causal.interventions.rows import chosen, has_rows, place_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Mapping
@@ -92,10 +91,7 @@ class Reference:
 
     def has_rows(self, name: str) -> bool:
         """Return whether a value has one for each sample, as opposed to a constant."""
-        op, network = self._operators[name], self.network
-        if isinstance(op, Constant):
-            return False
-        return name in network.dependent or network.layout(name) is not None
+        return has_rows(self.network, self._operators[name])
 
     def taken(self, op: Operator, rows: Tensor | None = None) -> Tensor:
         """Return a value for rows of the trace: by default for those of the reference."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, cast
 from weakref import WeakKeyDictionary
 
 import torch
@@ -19,6 +20,7 @@ from explainers.causal.structure.units import NOTHING, agreed
 from explainers.inference import outside_inference_mode
 from explainers.operators import Convolution, Input, Linear, Recurrent
 from explainers.rules.sizes import is_of_sizes
+from explainers.rules.table import describe
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -40,13 +42,14 @@ def structure_of(network: Network) -> Structure:
     Every value is given the channels that it is made of: those of the last convolutions and linear
     maps before it, wherever norms, activations, pools, views, sums, products and joins take them.
     What a layer reads of them are its neurons. Derived once for a network, by one forward of its
-    example.
+    example. Where an operator has no rule, or mixes channels without weights, the layers that read
+    it have a `WeightedLayer.refusal`; those behind them are as in any network.
 
     Raises
     ------
     NotImplementedError
-        If the network is not a program, or an operator has no rule, or mixes channels without
-        weights.
+        If the network is not a program, or the outputs are made of such an operator's value with
+        no weighted layer in between.
     ValueError
         If no layer has weights.
     """
@@ -67,19 +70,28 @@ def _derived(network: Network) -> Structure:
     if made is None:
         refuse(network.operators[-1], "rows of the batch are made of different channels")
     rows = made.table[made.index.flatten().expand(network.n_outputs)]
-    entries = [_neurons(entry.features, setting.register) for entry in setting.entries]
-    of_outputs = _sources(torch.arange(len(rows)), rows, setting.register)
-    levels = _levels([sources for _, _, sources in entries], of_outputs)
+    refusals = [entry.refusal for entry in setting.entries]
+    of_outputs, refusal = _known_of(
+        _sources(torch.arange(len(rows)), rows, setting.register), refusals
+    )
+    if refusal is not None:
+        raise NotImplementedError(refusal)
+    entries = []
+    for entry in setting.entries:
+        neuron_of, n_neurons, sources = _neurons(entry.features, setting.register)
+        entries.append((neuron_of, n_neurons, *_known_of(sources, refusals)))
+    levels = _levels([sources for _, _, sources, _ in entries], of_outputs)
     alive = [position for position, level in enumerate(levels) if level is not None]
     renumbered = torch.full((len(levels),), NOTHING)
     renumbered[alive] = torch.arange(len(alive))
     layers = []
     for position in alive:
-        neuron_of, n_neurons, sources = entries[position]
+        neuron_of, n_neurons, sources, refusal = entries[position]
         moved = _moved(sources, renumbered, network)
         neurons = (neuron_of.to(network.device), n_neurons)
         level = levels[position] or 0
-        layers.append(_layer(network, setting.entries[position], neurons, moved, level))
+        layer = _layer(network, setting.entries[position], neurons, moved, level)
+        layers.append(replace(layer, refusal=refusal))
     return Structure(tuple(layers), _rounds(layers), _moved(of_outputs, renumbered, network))
 
 
@@ -112,8 +124,63 @@ def _value(
     has_units = any(one is not None for one in read)
     if not has_units and not isinstance(op, Convolution | Linear | Recurrent):
         return None
-    units: Units | None = channels.find(op)(op, given, setting)
+    try:
+        units: Units | None = channels.find(op)(op, given, setting)
+    except NotImplementedError as refusal:
+        return _unknown(op, given, found, setting, f"{refusal}{_culprit(op, network, found)}")
     return units
+
+
+def _unknown(
+    op: Operator,
+    given: tuple[Units | None, ...],
+    found: Mapping[str, Units | None],
+    setting: Setting,
+    refusal: str,
+) -> Units | None:
+    """Return units of an operator that could not tell them; what a layer makes is known anyway."""
+    read = [found[name] for name in op.inputs if name in op.sources]
+    if not isinstance(op, Convolution | Linear):
+        return setting.unknown(op, read, setting.shapes[op.name], refusal)
+    marked = setting.unknown(op, read, setting.shapes[op.inputs[0]], refusal)
+    units: Units | None = channels.find(op)(op, (marked, *given[1:]), setting)
+    return units
+
+
+def _culprit(op: Operator, network: Network, found: Mapping[str, Units | None]) -> str:
+    """Return words on the operator behind which channels no longer lie along one axis."""
+    operators = {one.name: one for one in network.operators}
+    mixed: Operator | None = op
+    culprit = None
+    while mixed is not None:
+        names = [
+            name
+            for name in mixed.inputs
+            if (units := found[name]) is not None and not _is_along_one_axis(units)
+        ]
+        mixed = operators[names[0]] if names else None
+        culprit = mixed or culprit
+    if culprit is None:
+        return ""
+    return f"; channels were mixed by {describe(culprit)} ({culprit.name!r})"
+
+
+def _is_along_one_axis(units: Units) -> bool:
+    n_axes = units.index.ndim
+    return n_axes < 2 or any(
+        agreed(units, [other for other in range(n_axes) if other != axis]) is not None
+        for axis in range(n_axes)
+    )
+
+
+def _known_of(sources: Sources, refusals: list[str | None]) -> tuple[Sources, str | None]:
+    """Return sources without marks of what is not known, and what the last of these says."""
+    is_mark = torch.tensor([refusal is not None for refusal in refusals])[sources.layer]
+    if not bool(is_mark.any()):
+        return sources, None
+    refusal = refusals[int(sources.layer[is_mark].max())]
+    parts = (sources.neuron, sources.layer, sources.channel)
+    return Sources(*(part[~is_mark] for part in parts)), refusal
 
 
 def _neurons(features: Tensor, register: Register) -> tuple[Tensor, int, Sources]:
@@ -163,7 +230,7 @@ def _layer(
     sources: Sources,
     level: int,
 ) -> WeightedLayer:
-    op = entry.operator
+    op = cast("Convolution | Linear", entry.operator)  # the others are marks
     held = network._layer(op.name)
     return WeightedLayer(
         name=op.name,

@@ -61,6 +61,9 @@ class WeightedLayer:
     """0 if its outputs are the network's, up to what has no weights; otherwise one more than the
     highest level of the layers that read it."""
     sources: Sources
+    refusal: str | None = None
+    """Why it is not known what its neurons are: it cannot be tested, nor what only it reads; None
+    where they are. `sources` then are all that may be meant."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,10 +131,14 @@ class Structure:
         ------
         LookupError
             If there is no such layer.
+        NotImplementedError
+            If its neurons are not known.
         ValueError
             If there are more or fewer neurons.
         """
         one = self.layer(layer)
+        if one.refusal is not None:
+            raise NotImplementedError(one.refusal)
         if selected.ndim != 2 or selected.shape[1] != one.n_neurons:
             raise ValueError(
                 f"layer {layer!r} has {one.n_neurons} neurons, expected selected as "

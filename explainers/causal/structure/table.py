@@ -11,16 +11,17 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NoReturn
 
-from explainers.causal.structure.units import Register
+import torch
+
+from explainers.causal.structure.units import NOTHING, Register, Units
 from explainers.rules.table import RuleTable, describe
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
-    import torch
     from torch import Tensor
 
-    from explainers.operators import Convolution, Linear, Operator
+    from explainers.operators import Operator
 
 INSTEAD = "a scan that needs no causal structure (relevance_maximization, concept relevance)"
 """What messages recommend."""
@@ -32,10 +33,13 @@ channels = RuleTable("channels", instead=INSTEAD)
 class Entry:
     """A weighted layer, as the walk came by."""
 
-    operator: Convolution | Linear
+    operator: Operator
     features: Tensor
     """int64 ``(features, width)``: units of each input feature; ``NOTHING`` for none."""
     n_outputs: int
+    refusal: str | None = None
+    """What was wrong where the operator is no layer, but a value whose units are not known: its
+    one unit marks what is made of it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,6 +52,23 @@ class Setting:
     """Where the indices are by which operators move values."""
     register: Register = field(default_factory=Register)
     entries: list[Entry] = field(default_factory=list)
+
+    def unknown(
+        self, op: Operator, given: Iterable[Units | None], shape: Sequence[int], refusal: str
+    ) -> Units:
+        """Return units for a value of which it is not known where its units are.
+
+        All that is given may be anywhere in it, and with it stands a mark, the unit of an entry
+        with a refusal.
+        """
+        tables = [one.table.flatten() for one in given if one is not None]
+        below = torch.unique(torch.cat([torch.empty(0, dtype=torch.int64), *tables]))
+        below = below[below != NOTHING]
+        every = torch.ones(1, len(below), dtype=torch.bool)
+        shared = self.register.share(every, below, is_statistic=False)
+        self.entries.append(Entry(op, torch.full((1, 1), NOTHING), 1, refusal))
+        table = torch.stack((shared, self.register.enter(1)), 1)
+        return Units(torch.zeros((), dtype=torch.int64).expand(tuple(shape)), table)
 
 
 def refuse(op: Operator, why: str) -> NoReturn:
