@@ -33,6 +33,10 @@ _PITCH = 25
 _LEFT, _RIGHT = 46, 130
 _STRONG = 0.75
 """Where on the scale of signs the colours of lines are: its ends are nearly black."""
+_LETTER = 6.6
+"""About the width of a letter of a heading."""
+_SLANT = math.radians(50)
+"""Of headings that are too wide for their columns."""
 _UNWEIGHED = 0.2
 """Strength with which lines are drawn that have no weight."""
 
@@ -62,6 +66,19 @@ class Line:
     share: float
     """Of the strongest of its column, in [0, 1]."""
     title: str
+
+
+@dataclass(frozen=True)
+class Room:
+    """What the headings of columns take."""
+
+    is_level: bool
+    """In two lines each, not slanted."""
+    height: float
+    left: float
+    """From the edge to the first column."""
+    right: float
+    """From the last column on."""
 
 
 @dataclass(frozen=True)
@@ -98,20 +115,20 @@ def draw(document: Document, name: str) -> Drawing:
     layers = [each for each in tested if each["effects"] and each["n_tested"]]
     step = min(WIDE, max(NARROW, (WIDTH - _LEFT - _RIGHT) / max(1, len(layers))))
     is_wide = step >= NUMBERED
-    # slanted headings are as high as the longest of them needs
-    head = 64.0 if is_wide else 30 + 4.9 * max(len(_heading(each)) for each in layers)
+    room = _room(layers, step)
     n_rows = max([min(MOST_NODES, len(each["nodes"])) for each in layers] or [1])
-    height = head + _PITCH * max(n_rows, 3) + 34
-    middle = (head + height - 34) / 2
-    columns = [_column(each, _LEFT + step * place, middle) for place, each in enumerate(layers)]
-    goal = (_LEFT + step * len(layers), middle)
+    height = room.height + _PITCH * max(n_rows, 3) + 34
+    middle = (room.height + height - 34) / 2
+    columns = [_column(each, room.left + step * place, middle) for place, each in enumerate(layers)]
+    goal = (room.left + step * len(layers), middle)
     most = max(LEAST_EDGES, MOST_EDGES // max(1, len(layers)))
     lines = [line for lines in _lines(columns, goal, most) for line in lines]
     limit = max([abs(node["te"] or 0.0) for each in columns for node in each.nodes] or [0.0])
     parts = [_drawn_line(line) for line in sorted(lines, key=_strength)]
-    parts += [_drawn_column(each, limit, head, is_wide=is_wide) for each in columns]
+    parts += [_drawn_column(each, limit, is_wide=is_wide) for each in columns]
+    parts += [_drawn_heading(each, room) for each in columns]
     parts.append(_drawn_goal(goal, name))
-    size = (round(goal[0] + _RIGHT), round(height))
+    size = (round(goal[0] + max(_RIGHT, room.right - step)), round(height))
     n_nodes = sum(len(each.nodes) for each in columns)
     return Drawing(
         _framed(size, f"causal graph of {name}", parts),
@@ -214,8 +231,8 @@ def _drawn_line(line: Line) -> Markup:
     )
 
 
-def _drawn_column(column: Column, limit: float, head: float, *, is_wide: bool) -> Markup:
-    parts = [_drawn_heading(column, head, is_wide=is_wide)]
+def _drawn_column(column: Column, limit: float, *, is_wide: bool) -> Markup:
+    parts = []
     radius = 10.5 if is_wide else 6.0
     for node in column.nodes:
         x, y = column.places[node["id"]]
@@ -229,15 +246,24 @@ def _drawn_column(column: Column, limit: float, head: float, *, is_wide: bool) -
     return Markup("").join(parts)
 
 
-def _drawn_heading(column: Column, head: float, *, is_wide: bool) -> Markup:
+def _drawn_heading(column: Column, room: Room) -> Markup:
     name, counted = column.layer["name"], _counted(column.layer)
-    if not is_wide:
+    if not room.is_level:
         return Markup(
-            '<text class="slanted" transform="translate({:.0f} {:.0f}) rotate(-50)">{}</text>'
-        ).format(column.x, head - 14, _heading(column.layer))
+            '<text class="slanted" transform="translate({:.0f} {:.0f}) rotate({:.0f})">{}</text>'
+        ).format(column.x, room.height - 14, -math.degrees(_SLANT), _heading(column.layer))
     return Markup(
         '<text class="name" x="{0:.0f}" y="20">{1}</text><text x="{0:.0f}" y="38">{2}</text>'
     ).format(column.x, name, counted)
+
+
+def _room(layers: Sequence[Document], step: float) -> Room:
+    """Return what headings need; they are slanted where they are wider than their columns."""
+    wide = max((max(len(each["name"]), len(_counted(each))) for each in layers), default=0)
+    if _LETTER * wide < step:
+        return Room(True, 64.0, max(_LEFT, _LETTER * wide / 2), 0.0)
+    longest = _LETTER * max(len(_heading(each)) for each in layers)
+    return Room(False, 30 + math.sin(_SLANT) * longest, _LEFT, math.cos(_SLANT) * longest)
 
 
 def _heading(layer: Document) -> str:

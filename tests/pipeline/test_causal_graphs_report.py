@@ -185,6 +185,21 @@ def test_what_graphs_alone_keep_is_a_table(run: Run, monkeypatch: pytest.MonkeyP
     assert "Means over the 2 samples" in html
 
 
+@pytest.mark.parametrize("long", [False, True])
+def test_headings_stay_in_the_picture_and_in_their_columns(long: bool) -> None:
+    changed = document()
+    for place, layer in enumerate(changed["layers"][1:]):
+        layer["name"] = f"features.denseblock{place}.denselayer16.conv2" if long else "conv"
+    picture = causal_drawing.draw(changed, "three").picture
+    assert picture.count('class="slanted"') == (2 if long else 0)
+    width, height = map(int, re.findall(r'viewBox="0 0 (\d+) (\d+)"', picture)[0])
+    for x, y in re.findall(r"translate\((\d+) (\d+)\)", picture):
+        # letters of 12 px, about 6.4 wide, up to the right
+        assert int(x) + 0.64 * 6.4 * len("features.denseblock0.denselayer16.conv2 1 of 4") < width
+        assert int(y) - 0.77 * 6.4 * len("features.denseblock0.denselayer16.conv2 1 of 4") > 0
+        assert int(y) < height
+
+
 def test_links_that_were_not_weighed_are_grey() -> None:
     changed = document()
     for layer in changed["layers"]:
