@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -28,7 +29,9 @@ from explainers.causal.structure.units import (
 from explainers.network import Network
 from explainers.operators import (
     Attention,
+    AveragePool,
     Convolution,
+    Generic,
     Linear,
     MatrixProduct,
     Multiply,
@@ -36,6 +39,7 @@ from explainers.operators import (
     Recurrent,
     Softmax,
 )
+from explainers.operators.base import Slot
 from explainers.scan.causal_graph import CausalGraph
 from tests.explainers.perturbed_units import assert_structure_is_what_moves
 
@@ -227,11 +231,49 @@ def test_heads_by_matrix_products_stand_for_the_same() -> None:
     assert sets == [[0, 2, 4], [1, 3, 5]]
 
 
-def test_a_softmax_over_channels_is_refused() -> None:
+def test_a_softmax_over_channels_stands_for_all() -> None:
     setting = _setting()
     units = standing(setting.register.enter(3), 1, (2, 3, 2))
-    with pytest.raises(NotImplementedError, match=r"Softmax.*'y' in 'part'.*merges values"):
-        _behind(_operator(Softmax, "x", dim=1), units, shape=(2, 3, 2), setting=setting)
+    found = _behind(_operator(Softmax, "x", dim=1), units, shape=(2, 3, 2), setting=setting)
+    assert _sets(Units(found.index[0, :, 0], found.table), setting.register) == [[0, 1, 2]] * 3
+
+
+def _function(name: str, *arguments: Any) -> Any:
+    function = getattr(torch.ops.aten, name).default
+    return _operator(Generic, "x", function=function, arguments=(Slot(0), *arguments))
+
+
+def test_halves_of_a_gated_unit_are_joined_and_instance_norms_pass_on() -> None:
+    setting = _setting()
+    units = standing(setting.register.enter(4), 1, (2, 4, 3))
+    found = _behind(_function("glu", 1), units, shape=(2, 2, 3), setting=setting)
+    assert _sets(Units(found.index[0, :, 0], found.table), setting.register) == [[0, 2], [1, 3]]
+    assert _behind(_function("instance_norm"), units, shape=(2, 4, 3), setting=setting) is units
+
+
+def test_a_norm_by_neighbouring_channels_is_of_its_own_channel() -> None:
+    setting = _setting()
+    units = standing(setting.register.enter(4), 2, (2, 1, 4, 3))
+    window: dict[str, Any] = {"form": "window", "size": (3, 1), "stride": (1, 1)}
+    pool = _operator(AveragePool, "x", padding=(1, 0), **window)
+    found = _behind(pool, units, shape=(2, 1, 4, 3), setting=setting)
+    of_window = [[0, 1], [0, 1, 2], [1, 2, 3], [2, 3]]
+    assert _sets(Units(found.index[0, 0, :, 0], found.table), setting.register) == of_window
+    normed = joined(units, found, (2, 1, 4, 3), setting.register)
+    assert normed is not None
+    sets = _sets(Units(normed.index[0, 0, :, 0], normed.table), setting.register)
+    assert sets == [[0], [1], [2], [3]]
+
+
+def test_a_convolution_over_channels_stands_for_those_of_its_window() -> None:
+    setting = _setting()
+    units = standing(setting.register.enter(4), 2, (2, 1, 4))
+    op = _convolution(1, 1)
+    op = replace(op, weight=torch.zeros(1, 1, 2), stride=(1,), padding=(2,), dilation=(2,))
+    found = _behind(op, units, shape=(2, 1, 6), setting=setting)
+    of_window = [[0], [1], [0, 2], [1, 3], [2], [3]]
+    assert _sets(Units(found.index[0, 0], found.table), setting.register) == of_window
+    assert not setting.entries
 
 
 def test_a_recurrence_is_refused_by_name() -> None:

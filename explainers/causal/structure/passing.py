@@ -16,6 +16,7 @@ from explainers.causal.structure.units import (
     concatenated,
     joined,
     settled,
+    shared_over,
     without,
 )
 from explainers.operators import (
@@ -101,8 +102,15 @@ def max_pool(op: MaxPool, units: Given, setting: Setting) -> Units | None:
 
 @channels.rule(Softmax)
 def softmax(op: Softmax, units: Given, setting: Setting) -> Units | None:
-    """Merge places along the axis of a softmax; over channels it has no unit."""
-    return merged(op, units[0], (op.dim,), setting)
+    """Merge places along the axis of a softmax; over channels it is a unit that stands for all.
+
+    Such are the weights of branches in selective kernels (Li et al. 2019, arXiv:1903.06586).
+    """
+    (one,) = units
+    if one is None:
+        return None
+    found = agreed(one, (op.dim,)) or shared_over((one,), (op.dim,), setting.register)
+    return broadcast(found, setting.shapes[op.name])
 
 
 def merged(

@@ -13,8 +13,10 @@ from explainers.causal.structure.units import (
     Units,
     agreed,
     broadcast,
+    joined,
     settled,
     shared_over,
+    windows,
     without,
 )
 from explainers.operators import AveragePool, Call, Generic
@@ -32,6 +34,8 @@ _REDUCTIONS = frozenset(
         *("amax", "amin", "max", "min"),
     )
 )
+_OF_THEIR_OWN = frozenset(("tril", "triu", "instance_norm"))
+"""They leave each value of its own channel, as norms do."""
 _CHOOSING = frozenset(("median", "kthvalue", "mode"))
 """They choose one of the values along an axis."""
 _ALONG = _CHOOSING | frozenset(("cumsum", "cumprod", "topk", "sort"))
@@ -40,9 +44,20 @@ _ALONG = _CHOOSING | frozenset(("cumsum", "cumprod", "topk", "sort"))
 
 @channels.rule(AveragePool)
 def average_pool(op: AveragePool, units: Given, setting: Setting) -> Units | None:
-    """Merge places of a window; a mean over channels is a statistic of them."""
+    """Merge places of a window; a mean over channels is a statistic of them.
+
+    So is that of a window of channels, as in local response norms (Krizhevsky et al. 2012).
+    """
+    (one,) = units
+    axes = range(-len(op.size), 0)
+    if op.form == "window" and not op.ceil_mode and one is not None and agreed(one, axes) is None:
+        zeros = [(width, width) for width in op.padding]
+        read = windows(one, op.size, op.stride, (1,) * len(op.size), zeros)
+        found = shared_over((read,), axes, setting.register, is_statistic=True)
+        index = without(found.index, axes)
+        return broadcast(Units(index, found.table), setting.shapes[op.name])
     if op.form != "mean":
-        return merged(op, units[0], range(-len(op.size), 0), setting)
+        return merged(op, one, axes, setting)
     return _reduced(op, units[0], op.dims, setting, keeps_axes=op.keepdim)
 
 
@@ -55,11 +70,13 @@ def function(op: Generic, units: Given, setting: Setting) -> Units | None:
     NotImplementedError
         If it is not.
     """
-    if op.word in ("tril", "triu"):
+    if op.word in _OF_THEIR_OWN:
         return units[0]
     if op.word == "im2col":
         return _unfolded(op, units[0])
     bound = _arguments(op)
+    if op.word == "glu":
+        return _gated(units[0], bound.get("dim", -1), setting.shapes[op.name], setting)
     if op.word in _REDUCTIONS:
         keeps_axes = bound.get("keepdim", False)
         return _reduced(op, units[0], _axes(bound), setting, keeps_axes=keeps_axes)
@@ -105,6 +122,17 @@ def _reduced(
         found = shared_over((units,), axes, setting.register, is_statistic=True)
     index = found.index if keeps_axes else without(found.index, axes)
     return broadcast(Units(index, found.table), setting.shapes[op.name])
+
+
+def _gated(
+    units: Units | None, axis: int, shape: tuple[int, ...], setting: Setting
+) -> Units | None:
+    """Join the units of both halves of an axis: a value and its gate."""
+    if units is None:
+        return None
+    halves = units.index.chunk(2, axis)
+    value, gate = (Units(half, units.table) for half in halves)
+    return joined(value, gate, shape, setting.register)
 
 
 def _unfolded(op: Call, units: Units | None) -> Units | None:

@@ -288,6 +288,40 @@ def shared_over(
     return Units(inverse.view(members.shape[:-1]), shared[:, None])
 
 
+def windows(
+    units: Units,
+    sizes: Sequence[int],
+    steps: Sequence[int],
+    spacing: Sequence[int],
+    zeros: Sequence[tuple[int, int]],
+) -> Units:
+    """Return what windows over the last axes read, with an axis for each behind all others.
+
+    Parameters
+    ----------
+    units
+        Of the value; an axis along which they only repeat has one window with one place.
+    sizes, steps, spacing
+        Of the windows, an axis each: how many places, how far apart windows and places are.
+    zeros
+        Places before and after, where there is nothing.
+    """
+    table = functional.pad(units.table, (0, 0, 0, 1), value=NOTHING)
+    index = compact(units.index)
+    first = index.ndim - len(sizes)
+    for number, (size, step, apart, around) in enumerate(
+        zip(sizes, steps, spacing, zeros, strict=True)
+    ):
+        axis = first + number
+        if index.shape[axis] == 1:
+            index = index[..., None]
+            continue
+        moved = functional.pad(index.movedim(axis, -1), around, value=len(units.table))
+        read = moved.unfold(-1, apart * (size - 1) + 1, step)[..., ::apart]
+        index = read.movedim(-2, axis)
+    return Units(index, table)
+
+
 def _members(one: Units, units: Tensor, axes: Sequence[int]) -> Tensor:
     """Return which units occur along axes, bool ``(*shape, units)`` with the axes at size 1."""
     index = compact(one.index)

@@ -7,7 +7,16 @@ from typing import TYPE_CHECKING
 import torch
 
 from explainers.causal.structure.table import Entry, channels, refuse
-from explainers.causal.structure.units import NOTHING, Units, agreed, broadcast, standing
+from explainers.causal.structure.units import (
+    NOTHING,
+    Units,
+    agreed,
+    broadcast,
+    shared_over,
+    standing,
+    windows,
+    without,
+)
 from explainers.operators import Convolution, Linear
 
 if TYPE_CHECKING:
@@ -25,7 +34,11 @@ def is_depthwise(op: Convolution) -> bool:
 
 @channels.rule(Convolution)
 def convolution(op: Convolution, units: Given, setting: Setting) -> Units | None:
-    """Enter a layer whose input features are channels; a depthwise one passes units on."""
+    """Enter a layer whose input features are channels; a depthwise one passes units on.
+
+    One map from one channel to one, whose places are channels of other layers, is no layer: each
+    of its values is a unit that stands for its window (Wang et al. 2020, arXiv:1910.03151).
+    """
     n_inputs = op.weight.shape[0] if op.transposed else op.weight.shape[1] * op.groups
     shape = setting.shapes[op.name]
     if is_depthwise(op):
@@ -35,8 +48,20 @@ def convolution(op: Convolution, units: Given, setting: Setting) -> Units | None
         index = found.index.expand(1, n_inputs, *found.index.shape[2:])
         multiplied = index.repeat_interleave(shape[1] // n_inputs, 1)
         return broadcast(Units(multiplied, found.table), shape)
+    if units[0] is not None and _is_over_channels(op, units[0]):
+        sizes, zeros = op.weight.shape[2:], op.extents_of_zeros
+        read = windows(units[0], sizes, op.stride, op.dilation, zeros)
+        axes = range(-len(sizes), 0)
+        window = shared_over((read,), axes, setting.register)
+        return broadcast(Units(without(window.index, axes), window.table), shape)
     features = _features(op, units[0], 1, n_inputs)
     return _entered(op, features, 1, shape, setting)
+
+
+def _is_over_channels(op: Convolution, units: Units) -> bool:
+    """Return whether one channel is mapped to one, of which the places are different units."""
+    is_single = op.weight.shape[:2] == (1, 1) and not op.transposed
+    return is_single and agreed(units, [0, *range(2, units.index.ndim)]) is None
 
 
 @channels.rule(Linear)
