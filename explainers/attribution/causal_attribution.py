@@ -77,7 +77,7 @@ class CausalAttribution(Attribution):
     flipped, and moved over all places of overlap one by one, as the original has it. `forward`: A
     is what the layer reads, taken with its own padding and stride, as the network does. Areas of
     pixel flipping over all digits of `configs/causal_digits.yaml` are 0.211 for `compat`, 0.525
-    for `forward` and 0.585 for random maps (lower is better; intervals of 0.006 at most): behind
+    for `forward` and 0.585 for random maps (lower is better; ± 0.006 at most): behind
     pools a softmax over few places is nearly even. They differ among classes; those of digit 1 are
     0.773 for `compat` and 0.581 for random maps."""
     keep_children: bool = False

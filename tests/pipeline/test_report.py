@@ -211,6 +211,7 @@ def test_maps_without_a_zero_are_shown_from_their_least_to_their_greatest_value(
     pixels = decoded(heat.picture).astype(int)
     assert pixels[0, 0].max() < 10
     assert pixels[3, 3].min() > 180
+    assert "1.8001" in pictures.bar(1.8001, 1.8004, "unsigned")
 
 
 def test_maps_of_zeros_have_a_picture_and_maps_of_nan_have_none() -> None:
