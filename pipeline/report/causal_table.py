@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from markupsafe import Markup
 
 from pipeline.report.formats import MISSING, count, number, percent
 
@@ -27,8 +28,6 @@ class TableColumn:
     of: str
     """Array that it is made from; without it there is no such column."""
     cell: Callable[[LayerOfAll], str]
-    is_long: bool = False
-    """Whether cells are words, which take more than one line."""
 
 
 def _neurons(layer: LayerOfAll) -> str:
@@ -55,10 +54,15 @@ def _borderline(layer: LayerOfAll) -> str:
     return count(float((layer["is_borderline"] > 0).sum()))
 
 
+def _classes(layer: LayerOfAll) -> str:
+    n, of = int(layer.has_test.sum()), len(layer.has_test)
+    return count(n) if n == of else f"{count(n)} of {count(of)}"
+
+
 def _how(layer: LayerOfAll) -> str:
-    counted = Counter(layer.how)
-    if len(counted) == 1:
-        return next(iter(counted))
+    counted = Counter(how for how, holds in zip(layer.how, layer.has_test, strict=True) if holds)
+    if len(counted) < 2:
+        return next(iter(counted), MISSING)
     return ", ".join(f"{n} {how}" for how, n in counted.most_common())
 
 
@@ -105,12 +109,12 @@ COLUMNS = (
     TableColumn("causes", "Neurons whose removal lowers the logit.", "sign", _causes),
     TableColumn("negative", "Neurons whose removal raises the logit.", "sign", _negative_causes),
     TableColumn(
-        "selected by",
-        "How causes were selected, of so many classes each.",
+        "classes",
+        "Those that were tested: others have too few samples, or their graphs end above.",
         "how",
-        _how,
-        is_long=True,
+        _classes,
     ),
+    TableColumn("selected by", "How causes of these classes were selected.", "how", _how),
     TableColumn(
         "confirmed",
         "Of the causes of all classes, those that the samples held out confirm.",
@@ -180,7 +184,9 @@ def spread(values: NDArray[Any], text: Callable[[float], str]) -> str:
     if not len(known):
         return MISSING
     low, middle, high = (text(float(each)) for each in np.quantile(known, [0, 0.5, 1]))
-    return middle if low == high else f"{middle} ({low}\N{EN DASH}{high})"
+    if low == high:
+        return middle
+    return Markup("{} <small>({}\N{EN DASH}{})</small>").format(middle, low, high)
 
 
 def _two_digits(value: float) -> str:

@@ -158,8 +158,9 @@ def test_medians_are_of_classes_with_a_test() -> None:
         "sign": np.array([[1, -1], [0, 0], [0, 0]]),
     }
     layer = LayerOfAll("fc", cast("Any", values), is_stacked=True)
-    columns = [each for each in COLUMNS if each.name in ("tested", "effects", "causes", "negative")]
-    assert rows(columns, [layer]) == [("fc", ["2", "2", "1", "1"])]
+    shown = ("tested", "effects", "causes", "negative", "classes", "selected by")
+    columns = [each for each in COLUMNS if each.name in shown]
+    assert rows(columns, [layer]) == [("fc", ["2", "2", "1", "1", "1 of 3", "paired"])]
 
 
 def test_what_graphs_alone_keep_is_a_table(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -230,7 +231,7 @@ def test_the_table_counts_what_the_result_has(run: Run, html: str) -> None:
         n_causes = [n for n, tested in zip(n_causes, layer.has_test, strict=True) if tested]
         low, high = min(n_causes), max(n_causes)
         middle = f"{np.median(n_causes):,.0f}"
-        expected = middle if low == high else f"{middle} ({low}\N{EN DASH}{high})"
+        expected = middle if low == high else f"{middle} <small>({low}\N{EN DASH}{high})</small>"
         assert cells[layer.name][3] == expected
         assert cells[layer.name][0] == str(layer.n_neurons)
 
@@ -283,7 +284,7 @@ def test_labels_that_fit_no_output_are_told(run: Run) -> None:
     found = GraphsOfAll.read(run.scans[SCAN])
     assert found is not None
     samples = {"seen": np.array([9, 9]), "correct": np.array([0, 0])}
-    said = causal_graphs.few_samples(replace(found, samples=samples), {0, 2})
+    said = causal_graphs.few_samples(replace(found, samples=samples), {0, 2}, str)
     assert said.startswith("2 classes have too few samples")
     assert ": 0 (0 of 9), 2 (0 of 9)." in said
     assert "labels and outputs are numbered alike" in said

@@ -64,7 +64,8 @@ the channel is read first. Point at neurons and lines for numbers.</p>
 <span class="about">{{ graph.about }}</span></summary>
 <div class="scroll framed">{{ graph.drawing.picture }}</div>
 <div class="scale">{{ graph.bar }}</div>
-<p class="note">By how much the logit changes without a neuron: it falls (red) or rises (blue).
+<p class="note">By how much an intervention on a neuron changes the logit: it falls (red) or rises
+(blue).
 {% if graph.drawing.n_hidden %}Not drawn are {{ graph.drawing.n_hidden }} with smaller effects.
 {% endif %}
 {% if graph.drawing.unreached %}The graph does not reach
@@ -87,9 +88,7 @@ All are in <code>{{ folder }}/{{ scan.name }}</code>, as JSON{{ scan.and_graphml
 <thead><tr><th>layer</th>{% for column in table.columns %}
 <th class="value" title="{{ column.meaning }}">{{ column.name }}</th>{% endfor %}</tr></thead>
 <tbody>{% for name, cells in table.rows %}
-<tr><th>{{ name }}</th>{% for cell in cells %}
-<td{% if not table.columns[loop.index0].is_long %} class="value"{% endif %}>{{ cell }}</td>
-{%- endfor %}</tr>
+<tr><th>{{ name }}</th>{% for cell in cells %}<td class="value">{{ cell }}</td>{% endfor %}</tr>
 {% endfor %}</tbody></table></div>
 {% endfor %}
 <p class="note">Median over the classes that were tested, and from least to most where they differ.
@@ -189,7 +188,7 @@ def _shown(run: Run, name: str) -> Shown | None:
     return Shown(
         name=name,
         facts=_facts(found),
-        warning=_warning(found),
+        warning=_warning(found, class_name),
         drawn=drawn,
         n_left=int((found.n_causes.sum(1) > 0).sum()) - len(drawn),
         and_graphml=" and GraphML" if any(each.endswith(".graphml") for each in files) else "",
@@ -273,7 +272,7 @@ def _facts(found: GraphsOfAll) -> str:
     return " ".join(said)
 
 
-def _warning(found: GraphsOfAll) -> str:
+def _warning(found: GraphsOfAll, class_name: Callable[[int], str]) -> str:
     """Return what a reader has to know before the drawings are believed."""
     hows = [each.how for each in found.tested if "how" in each]
     n_fallback = sum(how.count("fallback") for how in hows)
@@ -290,11 +289,11 @@ def _warning(found: GraphsOfAll) -> str:
             "and the far looser fallback of the original selected the causes."
         )
     if few:
-        said.append(few_samples(found, few))
+        said.append(few_samples(found, few, class_name))
     return " ".join(said)
 
 
-def few_samples(found: GraphsOfAll, few: Collection[int]) -> str:
+def few_samples(found: GraphsOfAll, few: Collection[int], class_name: Callable[[int], str]) -> str:
     """Return what is said of classes with too few samples, and how many of the labelled they are.
 
     Parameters
@@ -303,10 +302,12 @@ def few_samples(found: GraphsOfAll, few: Collection[int]) -> str:
         The graphs.
     few
         The classes.
+    class_name
+        Names one.
     """
     seen, correct = (np.asarray(found.samples[name]) for name in ("seen", "correct"))
     counts = [
-        f"{label} ({right} of {n})" if n else str(label)
+        f"{class_name(label)} ({right} of {n})" if seen.any() else class_name(label)
         for label, n, right in zip(found.labels, seen, correct, strict=True)
         if label in few
     ]
