@@ -35,7 +35,7 @@ def check_attributions(
     """Refuse attributions that cannot explain the example, each at its entry in the run file.
 
     Those that need the results of scans get those in `results`. What takes more than
-    `brief.MOST_PASSES` in any form is not tried.
+    `brief.MOST_PASSES` in any form, or needs a result that is not there, is not tried.
 
     Returns
     -------
@@ -50,10 +50,14 @@ def check_attributions(
     beside = 0
     for name, each in found.items():
         wanted = needs.get(name, {})
-        if isinstance(each, Attribution) and {*wanted.values()} <= results.keys():
-            with _refusing(config, name, trace.network):
+        if not isinstance(each, Attribution):
+            continue
+        with _refusing(config, name, trace.network):
+            if {*wanted.values()} <= results.keys():
                 explainer = with_results(each, wanted, results)
                 beside += _check(explainer, trace.named(name), targets, is_new=bool(wanted))
+            else:
+                beside += each.stored_bytes(explaining.seen_by(each, trace.network))
     return beside
 
 

