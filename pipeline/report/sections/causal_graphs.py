@@ -84,7 +84,7 @@ Pale: not confirmed on the samples held out.
 All are in <code>{{ folder }}/{{ scan.name }}</code>, as JSON{{ scan.and_graphml }}.</p>
 {% for heading, table in scan.tables %}
 <h3>{{ heading }}</h3>
-<div class="scroll framed"><table class="wide tight">
+<div class="scroll framed"><table class="wide tight dense">
 <thead><tr><th>layer</th>{% for column in table.columns %}
 <th class="value" title="{{ column.meaning }}">{{ column.name }}</th>{% endfor %}</tr></thead>
 <tbody>{% for name, cells in table.rows %}
