@@ -14,6 +14,7 @@ from explainers.base import Attribution, Cost, Explained
 from explainers.catalogue import register
 from explainers.causal.graphs import CLASSES, graphs_of
 from explainers.causal.maps import (
+    MADE_IN,
     forward_maps,
     literal_maps,
     literal_places,
@@ -40,8 +41,6 @@ if TYPE_CHECKING:
 Variant = Literal["forward", "compat"]
 
 CHILD = "child"
-MADE_IN = "maps are made in"
-"""What the note of the layer begins with."""
 
 
 @register("causal_attribution")

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from explainers.operators import Convolution
     from explainers.trace import Trace
 
+MADE_IN = "maps are made in"
+"""What notes of the layer begin with; reports look for it."""
 LINEAR = {1: "linear", 2: "bilinear", 3: "trilinear"}
 """What torch calls linear interpolation over so many axes; places are centres of cells."""
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import explainers
-from explainers.attribution.causal_attribution import MADE_IN
+from explainers.causal.maps import MADE_IN
 from explainers.concepts.conditions import CONDITION
 from pipeline import aggregate
 from pipeline.data import read_batch
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from explainers import Explainer
     from pipeline.report.pictures import HeatMap, Picture
     from pipeline.store import Run
 
@@ -106,11 +105,8 @@ def render(run: Run) -> str | None:
         return None
     side = _side(len(rows) * (len(relevance) + 1))
     inputs = inputs_of(run, rows)
-    methods = {name: _method(run, name) for name in relevance}
-    maps = {
-        name: _heat_maps(values, side, has_zero=getattr(methods[name], "has_zero", True))
-        for name, values in relevance.items()
-    }
+    has_zero = {name: _has_zero(run, name) for name in relevance}
+    maps = {key: _heat_maps(each, side, has_zero=has_zero[key]) for key, each in relevance.items()}
     label = naming.class_names(run)
     samples = [
         Shown(
@@ -130,7 +126,7 @@ def render(run: Run) -> str | None:
         has_inputs=bool(inputs) or not is_one_picture(run.plan.form),
         first_target=naming.first_of_several(run.plan),
         notes=[note for note in run.plan.notes if MADE_IN in note],
-        has_shares=not all(getattr(each, "has_zero", True) for each in methods.values()),
+        has_shares=not all(has_zero.values()),
         is_many=len(maps) > MANY,
         saturation=f"{pictures.SATURATION:g}",
     )
@@ -141,11 +137,12 @@ def _layer(run: Run, shown: str) -> str:
     return next((spec.layer for name, spec in run.plan.maps.items() if name == shown), "")
 
 
-def _method(run: Run, shown: str) -> type[Explainer] | None:
-    """Return the method of maps, by what they are called; None if it is not known here."""
+def _has_zero(run: Run, shown: str) -> bool:
+    """Whether zero means none in maps, by what they are called; it does if nothing is known."""
     entry = split_name(shown.partition(" [")[0])[0]
     name = str(run.config.explainers.get(entry, {}).get("method", entry))
-    return explainers.methods.get(name) if name in explainers.methods else None
+    method = explainers.methods.get(name) if name in explainers.methods else None
+    return bool(getattr(method, "has_zero", True))
 
 
 def choose(facts: Mapping[str, list[Any]], n: int) -> list[int]:
