@@ -158,7 +158,7 @@ def model():
     return network
 '''
 GRAPHS = {"method": "causal_graph", "n_samples": 10, "n_held_out": 5, "n_bootstrap": 5}
-MAPS = {"method": "causal_attribution", "layer": "2"}
+MAPS = {"method": "causal_attribution", "layer": "2", "keep_children": True}
 
 
 def configured(folder: Path, **sections: Any) -> Any:
@@ -211,7 +211,7 @@ def test_a_run_scores_its_scan_and_maps_its_graphs(tmp_path: Path) -> None:
         for name, values in expected.items():
             # float32, in batches of other sizes
             np.testing.assert_allclose(stored[name + ending], values, rtol=0.0, atol=1e-4)
-    maps = explainers.get("causal_attribution")(network, graph=graph, layer="2")
+    maps = explainers.get("causal_attribution")(network, graph=graph, layer="2", keep_children=True)
     explained = maps.explain(images, labels)
     assert bool(explained.relevance.any())
     of_label = run.maps["where"].values[:, 1]
