@@ -44,7 +44,7 @@ def lines(x: NDArray[np.float64], series: Sequence[Series], x_label: str, y_labe
     """Return a chart of the series over their common `x`."""
     every = np.concatenate([np.concatenate([s.low, s.high, s.values]) for s in series])
     y_ticks = _ticks(min(float(np.nanmin(every)), 0.0), float(np.nanmax(every)))
-    x_ticks = _ticks(float(x.min()), float(x.max()))
+    x_ticks = _within(_ticks(float(x.min()), float(x.max())), x)
     to_x = _Scale((float(x.min()), float(x.max())), (_LEFT, _WIDTH - _RIGHT))
     to_y = _Scale((y_ticks[0], y_ticks[-1]), (_HEIGHT - _BOTTOM, _TOP))
     parts = [_grid(x_ticks, y_ticks, to_x, to_y), _labels(x_label, y_label)]
@@ -76,6 +76,13 @@ class _Scale:
 
 def _ticks(low: float, high: float) -> NDArray[np.float64]:
     return np.asarray(MaxNLocator(nbins=5, min_n_ticks=3).tick_values(low, high), np.float64)
+
+
+def _within(ticks: NDArray[np.float64], x: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the ticks that are not beside the chart, unless fewer than two are left."""
+    slack = 1e-9 * (x.max() - x.min())
+    found = ticks[(ticks >= x.min() - slack) & (ticks <= x.max() + slack)]
+    return found if len(found) > 1 else ticks
 
 
 def _grid(

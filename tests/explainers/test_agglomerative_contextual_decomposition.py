@@ -348,6 +348,7 @@ def test_costs_tell_what_targets_share_and_what_two_parts_cost() -> None:
     assert both.shared - 1 == STRICT_PASSES * (one.shared - 1)
 
 
+@pytest.mark.slow
 def test_notes_say_what_neighbours_are_and_what_is_not_looked_at() -> None:
     network, inputs = small()
     method = Agglomerative(score="break_down", output_bias=False)

@@ -92,6 +92,7 @@ def test_deep_lift_shap_of_several_inputs_is_the_mean_over_rows(form: str) -> No
     assert float(found.arrays["convergence_delta"].abs().max()) <= 1e-12
 
 
+@pytest.mark.slow
 def test_expected_gradients_of_several_inputs_are_those_of_one_that_holds_both() -> None:
     network, inputs, rows = tables()
 

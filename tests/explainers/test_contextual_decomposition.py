@@ -97,6 +97,7 @@ def test_both_parts_carried_by_themselves_find_the_same() -> None:
     torch.testing.assert_close(found.relevance, expected.relevance, **TOLERANCE)
 
 
+@pytest.mark.slow
 def test_pictures_have_fourteen_cells_a_side_unless_it_is_said() -> None:
     network = Network(nn.Sequential(nn.Flatten(), nn.Linear(28 * 20, 2)), torch.zeros(1, 1, 28, 20))
     method = ContextualDecomposition()

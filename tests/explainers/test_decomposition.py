@@ -109,6 +109,7 @@ def expected_of(model: nn.Sequential, inputs: Tensor, masks: Tensor) -> tuple[Te
     return relevant, irrelevant
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("is_flat", [False, True])
 def test_strict_parts_are_those_of_the_published_rules(is_flat: bool) -> None:
     inputs, masks = pictures(is_flat=is_flat), masks_of(5, 1, 14, 14)

@@ -64,6 +64,7 @@ def test_maps_are_captums_where_it_is_sound(baseline: str) -> None:
     torch.testing.assert_close(found.arrays["convergence_delta"], delta, **TOLERANCE)
 
 
+@pytest.mark.slow
 def test_the_multipliers_alone_are_captums() -> None:
     model, network, inputs, others = sound()
     expected, _ = by_captum(model, inputs, others, multiply_by_inputs=False)

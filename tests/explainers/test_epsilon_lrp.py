@@ -67,6 +67,7 @@ def branching() -> tuple[nn.Module, Network, Tensor]:
     return model, Network(model, inputs), inputs
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("epsilon", [1e-4, 0.1])
 def test_maps_are_those_of_the_definition(epsilon: float) -> None:
     model, network, inputs = branching()

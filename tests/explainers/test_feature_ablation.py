@@ -62,6 +62,7 @@ def test_maps_are_captums(features: Any, mask: Tensor | None, baseline: Any) -> 
     torch.testing.assert_close(found, expected, **TOLERANCE)
 
 
+@pytest.mark.slow
 def test_probabilities_are_those_of_the_whole_model() -> None:
     model, network, inputs = pictured()
     found = explainers.explain(
@@ -74,6 +75,7 @@ def test_probabilities_are_those_of_the_whole_model() -> None:
     torch.testing.assert_close(found, expected, **TOLERANCE)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("baseline", [None, 0.25])
 def test_layers_are_captums_with_what_goes_past_them(baseline: float | None) -> None:
     model, network, inputs = several()

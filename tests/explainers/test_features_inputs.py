@@ -68,6 +68,7 @@ def lost(model: Twice, inputs: dict[str, Tensor], switched_off: list[int]) -> Te
     return (full - model.decided(first, second) * scale)[:, 1].detach()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("spec", "groups"),
     [

@@ -201,6 +201,7 @@ class Forked(nn.Module):
         return self.left(x) * self.right(x)
 
 
+@pytest.mark.slow
 def test_the_affine_start_ends_where_one_value_is_all_that_is_read() -> None:
     inputs = torch.randn(2, 4)
     assert affine_end(Network(Forked(), inputs)) is None

@@ -98,6 +98,7 @@ def test_maps_on_the_same_coalitions_equal_captums(
     torch.testing.assert_close(found.relevance, expected, rtol=0, atol=2e-5)
 
 
+@pytest.mark.slow
 def test_defaults_are_captums() -> None:
     parameters = next(each for each in explainers.available() if each["name"] == "lime")
     captum = parameters["presets"]["captum"]

@@ -72,6 +72,7 @@ def found(target: Any = None, rows: Any = slice(None), **parameters: Any) -> exp
     return explaining.explained(method, trace.named("rde"), Target.parse(target))
 
 
+@pytest.mark.slow
 def test_figures_of_a_mask_are_those_of_its_definition() -> None:
     explained = found(multipliers=0.5)
     mask, arrays = explained.relevance, explained.arrays

@@ -240,6 +240,7 @@ def test_wherever_the_whole_begins_values_are_the_same(window: int, stride: int)
         torch.testing.assert_close(these.values(made.plan(n_steps)), expected, **TOLERANCE)
 
 
+@pytest.mark.slow
 def test_boxes_of_some_channels_and_other_sizes() -> None:
     network, inputs = everything()
     axes = (
@@ -294,6 +295,7 @@ def sequence() -> tuple[Network, Tensor]:
     return Network(seeded(Sequence()), inputs), inputs
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layer", [None, "first"])
 def test_boxes_on_sequences(layer: str | None) -> None:
     trace = Trace(*sequence())

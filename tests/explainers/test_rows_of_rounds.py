@@ -50,6 +50,7 @@ class Sums(Scan):
         return {name: each["sum"] for name, each in results.items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("held", "n_forward"), [(driver.HELD, 3 + 2), (0, 3 + 2 + 2)])
 def test_samples_of_the_round_before_are_computed_once_if_they_are_few(
     held: int, n_forward: int, monkeypatch: pytest.MonkeyPatch

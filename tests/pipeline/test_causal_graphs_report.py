@@ -163,6 +163,7 @@ def test_medians_are_of_classes_with_a_test() -> None:
     assert rows(columns, [layer]) == [("fc", ["2", "2", "1", "1", "1 of 3", "paired"])]
 
 
+@pytest.mark.slow
 def test_what_graphs_alone_keep_is_a_table(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     measures = {"logit": 4.0, "probability": 0.5, "accuracy": 1.0}
     columns = {
@@ -323,6 +324,7 @@ def test_graphs_are_read_when_they_are_asked_for(run: Run) -> None:
         run.graphs("statistics")
 
 
+@pytest.mark.slow
 def test_graphs_that_are_gone_are_told(tmp_path: Path) -> None:
     run = tiny_run(tmp_path)
     run_file = tmp_path / "run.yaml"

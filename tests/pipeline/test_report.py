@@ -272,6 +272,19 @@ def test_a_chart_draws_each_series_with_its_band() -> None:
     assert "&lt;0&gt;" in svg
 
 
+def test_ticks_are_not_beside_the_chart() -> None:
+    x = np.array([0.01, 0.02, 0.05, 0.1])
+    svg = charts.lines(x, [charts.Series("a", x, x, x, 0)], "u", "index")
+    below = [text for text in svg.split('y="312"')[1:] if 'text-anchor="middle"' in text]
+    assert [text.split(">")[1].split("<")[0] for text in below] == [
+        "0.02",
+        "0.04",
+        "0.06",
+        "0.08",
+        "0.10",
+    ]
+
+
 def test_many_lines_are_told_apart_by_dashes_and_have_no_bands() -> None:
     x = np.linspace(0, 1, 5)
     series = [charts.Series(str(n), x, x - 0.1, x + 0.1, n) for n in range(charts.N_COLOURS + 1)]

@@ -312,7 +312,8 @@ def few_samples(found: GraphsOfAll, few: Collection[int], class_name: Callable[[
         if label in few
     ]
     too_few = "too few samples that are classified as such"
-    more = ", ..." if len(counts) > MOST_COUNTED else ""
+    n_more = len(counts) - MOST_COUNTED
+    more = f" and {n_more} more" if n_more > 0 else ""
     if len(counts) == 1:
         said = f"Class {counts[0]} has {too_few}."
     else:
