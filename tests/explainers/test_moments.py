@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
     from explainers.base import Result, Scan, State
 
+pytestmark = pytest.mark.slow
+
 Shard = tuple[torch.Tensor, torch.Tensor]
 
 
@@ -180,7 +182,6 @@ def test_every_sample_of_every_statistic_passes_through_statstream(
     assert sum(passed.values()) == len(inputs) + 1
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("per_class", [False, True])
 @pytest.mark.parametrize("rank", [10, 30])
 def test_low_rank_of_digits_has_the_error_of_the_optimum(rank: int, per_class: bool) -> None:
@@ -205,7 +206,6 @@ def test_low_rank_of_synthetic_images_has_the_error_of_the_optimum(rank: int) ->
     assert relative(result["eigenvalues"], values.flip(0)[:rank]) < 1e-5
 
 
-@pytest.mark.slow
 def test_truncated_merges_of_many_shards_stay_near_the_optimum(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -218,7 +218,6 @@ def test_truncated_merges_of_many_shards_stay_near_the_optimum(
     assert error < 0.1096836 + 1e-5
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("rank", [30, 196])
 def test_rank_deficient_images_are_exact(rank: int) -> None:
     """statstream alone is off by 2e-4 here: digits have pixels that never vary."""
@@ -433,7 +432,6 @@ def test_no_progress_bar_is_shown_and_statstream_keeps_its_own(
     assert statstream.approximate.tqdm is tqdm
 
 
-@pytest.mark.slow
 def test_the_methods_are_listed_without_importing_statstream() -> None:
     code = "import sys, explainers.scan.moments; sys.exit('statstream' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

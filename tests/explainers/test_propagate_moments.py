@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+pytestmark = pytest.mark.slow
+
 aten = torch.ops.aten
 # float64 throughout: sums of some hundred products agree to 1e-12
 close = functools.partial(torch.testing.assert_close, rtol=1e-11, atol=1e-12)
@@ -252,7 +254,6 @@ def test_derivatives_are_those_of_the_values() -> None:
         assert torch.autograd.gradcheck(carried, leaves, fast_mode=True)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("kind", [nn.LeakyReLU, nn.ReLU6, nn.Hardswish, nn.ELU, nn.GELU])
 def test_gradients_are_finite_where_a_filter_is_dead(kind: type[nn.Module]) -> None:
     sizes = torch.tensor([[1e-20, 1e-19, 1e-17, 1e-14, 1e-10]])
@@ -418,7 +419,6 @@ class ByHand(nn.Module):
         return self.function(self.first(inputs))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("written", "same"),
     [
@@ -562,7 +562,6 @@ class LeNet(nn.Sequential):
         )
 
 
-@pytest.mark.slow
 def test_torch_adf_agrees_where_it_is_right() -> None:
     layers = pytest.importorskip("torchadf.nn")
     model = made(LeNet())
@@ -612,7 +611,6 @@ def sampled(
     return values.mean(0), values.var(0)
 
 
-@pytest.mark.slow
 def test_variances_are_exact_layer_by_layer() -> None:
     model = made(LeNet())
     mean, variance, _ = inputs_of(1, 1, 12, 12)

@@ -16,6 +16,8 @@ from explainers.attribution.rate_distortion import RateDistortion
 from explainers.rate_distortion.assumed import AssumedDensity
 from pipeline.brief import brief
 
+pytestmark = pytest.mark.slow
+
 N, D, K = 3, 6, 4
 UNIFORM: dict[str, Any] = {"uniform": [-1.0, 1.0]}
 FIGURES = {
@@ -72,7 +74,6 @@ def found(target: Any = None, rows: Any = slice(None), **parameters: Any) -> exp
     return explaining.explained(method, trace.named("rde"), Target.parse(target))
 
 
-@pytest.mark.slow
 def test_figures_of_a_mask_are_those_of_its_definition() -> None:
     explained = found(multipliers=0.5)
     mask, arrays = explained.relevance, explained.arrays

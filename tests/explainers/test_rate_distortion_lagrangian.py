@@ -26,6 +26,8 @@ from explainers.rate_distortion.solvers.spectral import SpectralProjectedGradien
 from explainers.targets import Target
 from explainers.trace import Trace
 
+pytestmark = pytest.mark.slow
+
 N_FEATURES = 12
 
 
@@ -242,14 +244,12 @@ def of_strings(multipliers: list[float], n_strings: int) -> tuple[AssumedDensity
     return distortion, Problems(rows, start, price, None, torch.ones_like(price))
 
 
-@pytest.mark.slow
 def test_projected_gradient_goes_on_when_old_gradients_are_forgotten() -> None:
     distortion, asked = of_strings([1.67e-3], 1)
     found = ProjectedGradient(n_steps=400).solve(distortion, asked)
     assert (found.objective <= 1.01 * LBFGSB().solve(distortion, asked).objective).all()
 
 
-@pytest.mark.slow
 def test_no_string_and_multiplier_is_a_hundredth_above_scipy() -> None:
     multipliers = [1e-5, 1.29e-4, 1.67e-3, 5.99e-3, 2.15e-2, 0.278, 1.0]
     distortion, asked = of_strings(multipliers, 3)

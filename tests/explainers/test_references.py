@@ -26,6 +26,8 @@ from explainers.trace import Trace
 if TYPE_CHECKING:
     from explainers.concepts.references import References
 
+pytestmark = pytest.mark.slow
+
 N_SAMPLES, N_REFERENCES = 7, 2
 LAYERS = ("first", "second", "third", "head.1")
 
@@ -270,7 +272,6 @@ def test_a_sample_that_failed_is_absent(network: Network) -> None:
     assert (held["heatmap"][~is_there] == 0).all()
 
 
-@pytest.mark.slow
 def test_inputs_of_one_channel_and_several_targets() -> None:
     torch.manual_seed(2)
     inputs = samples_of(1)
@@ -334,7 +335,6 @@ def test_networks_of_several_inputs_are_refused() -> None:
         check(two)
 
 
-@pytest.mark.slow
 def test_heads_and_tokens_of_a_transformer() -> None:
     models = pytest.importorskip("torchvision.models")
     torch.manual_seed(5)

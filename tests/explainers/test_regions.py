@@ -42,6 +42,8 @@ if TYPE_CHECKING:
 
     from explainers.operators import Operator
 
+pytestmark = pytest.mark.slow
+
 # What is recomputed is the same sum of the same numbers, perhaps in another order, in float64.
 TOLERANCE = {"rtol": 0, "atol": 1e-10}
 NAMES = {"name": "op", "module_path": "", "inputs": ("x",)}
@@ -225,7 +227,6 @@ def filled(network: Network, inputs: Tensor, boxes: Boxes, fill: Any = None) -> 
     return Filled(Valuation(trace, Target()), boxes, fill, torch.arange(len(boxes)))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("window", "stride"), [(5, 19), (3, 27), (11, 25)])
 def test_wherever_the_whole_begins_values_are_the_same(window: int, stride: int) -> None:
     network, inputs = everything()
@@ -240,7 +241,6 @@ def test_wherever_the_whole_begins_values_are_the_same(window: int, stride: int)
         torch.testing.assert_close(these.values(made.plan(n_steps)), expected, **TOLERANCE)
 
 
-@pytest.mark.slow
 def test_boxes_of_some_channels_and_other_sizes() -> None:
     network, inputs = everything()
     axes = (
@@ -295,7 +295,6 @@ def sequence() -> tuple[Network, Tensor]:
     return Network(seeded(Sequence()), inputs), inputs
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("layer", [None, "first"])
 def test_boxes_on_sequences(layer: str | None) -> None:
     trace = Trace(*sequence())

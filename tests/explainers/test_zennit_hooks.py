@@ -27,6 +27,8 @@ from tests.explainers.test_zennit_composites import (
 )
 from tests.explainers.twins import seeded
 
+pytestmark = pytest.mark.slow
+
 # The output that both start with is the folded network's here.
 TOLERANCE = {"rtol": 0, "atol": 1e-12}
 
