@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
-from torch.nn import functional
 
 from explainers.causal.first_order import (
     rows_of,
@@ -287,7 +286,7 @@ def _of_channels(op: Convolution, asked: _Asked, slope: Tensor, value: Tensor) -
     rows, columns = asked.effects, asked.features
     slope, value = slope.index_select(1, rows), value.index_select(1, columns)
     sizes = (len(columns), len(rows)) if op.transposed else (len(rows), len(columns))
-    gradient = _weight_gradient(op, slope, value, sizes)
+    gradient = op.weight_gradient(slope, value, sizes)
     return gradient.transpose(0, 1) if op.transposed else gradient
 
 
@@ -295,30 +294,10 @@ def _of_groups(
     op: Convolution, asked: _Asked, slope: Tensor, value: Tensor, changes: Tensor
 ) -> Tensor:
     """Return ``(n_effects, n_features)`` sums over the kernel, zero where there is no weight."""
-    gradient = _weight_gradient(op, slope, value, changes.shape[:2])
+    gradient = op.weight_gradient(slope, value, changes.shape[:2])
     table = (gradient * changes).flatten(2).sum(2)
     inputs, outputs = value.shape[1] // op.groups, slope.shape[1] // op.groups
     rows, columns = asked.effects[:, None], asked.features
     is_read = rows // outputs == columns // inputs
     of_pairs = table[columns, rows % outputs] if op.transposed else table[rows, columns % inputs]
     return torch.where(is_read, of_pairs, 0)
-
-
-def _weight_gradient(op: Convolution, slope: Tensor, value: Tensor, sizes: Sequence[int]) -> Tensor:
-    """Return the gradient in a weight of other sizes, summed over rows."""
-    padded = functional.pad(value, op.margins) if op.margins else value
-    like = op.weight.new_empty(1).expand(*sizes, *op.weight.shape[2:])
-    gradient: Tensor = torch.ops.aten.convolution_backward(
-        slope,
-        padded,
-        like,
-        None,
-        op.stride,
-        op.padding,
-        op.dilation,
-        op.transposed,
-        op.output_padding,
-        op.groups,
-        [False, True, False],
-    )[1]
-    return gradient

@@ -86,6 +86,36 @@ class Convolution(Operator):
         )[0]
         return functional.pad(gradient, inward) if inward else gradient
 
+    def weight_gradient(
+        self, relevance: Tensor, inputs: Tensor, channels: tuple[int, ...]
+    ) -> Tensor:
+        """Return the gradient of ``linear`` in its weight, summed over rows: no patches are made.
+
+        Parameters
+        ----------
+        relevance
+            What comes back, ``(rows, ...)``.
+        inputs
+            ``(rows, ...)``.
+        channels
+            The first two sizes of the weight, which need not be those of the operator's.
+        """
+        like = self.weight.new_empty(1).expand(*channels, *self.weight.shape[2:])
+        gradient: Tensor = torch.ops.aten.convolution_backward(
+            relevance,
+            self._padded(inputs),
+            like,
+            None,
+            self.stride,
+            self.padding,
+            self.dilation,
+            self.transposed,
+            self.output_padding,
+            self.groups,
+            [False, True, False],
+        )[1]
+        return gradient
+
     def _padded(self, inputs: Tensor) -> Tensor:
         return functional.pad(inputs, self.margins) if self.margins else inputs
 

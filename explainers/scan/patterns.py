@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, get_args
 
 import torch
-from torch.nn import functional
 
 from explainers import register
 from explainers.base import Cost, Scan
@@ -178,28 +177,13 @@ def _correlated(op: Weighted, x: Tensor, y: Tensor) -> Tensor:
     """
     if isinstance(op, Linear):
         return y.flatten(0, -2).T @ x.flatten(0, -2)
-    padded = functional.pad(x, op.margins) if op.margins else x
     n_outputs = y.shape[1]
     channels = (
         (len(op.weight), n_outputs // op.groups)
         if op.transposed
         else (n_outputs, op.weight.shape[1])
     )
-    like = op.weight.new_empty(1).expand(*channels, *op.weight.shape[2:])
-    gradient: Tensor = torch.ops.aten.convolution_backward(
-        y,
-        padded,
-        like,
-        None,
-        op.stride,
-        op.padding,
-        op.dilation,
-        op.transposed,
-        op.output_padding,
-        op.groups,
-        [False, True, False],
-    )[1]
-    return outward(op, gradient)
+    return outward(op, op.weight_gradient(y, x, channels))
 
 
 def _summed(op: Weighted, x: Tensor, y: Tensor) -> Tensor:

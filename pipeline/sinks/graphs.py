@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from explainers.causal.graphml import graphml
 from pipeline import paths
 from pipeline.errors import StoreError
+from pipeline.sinks.records import Records
 
 if TYPE_CHECKING:
     import os
@@ -18,6 +19,14 @@ if TYPE_CHECKING:
 REPAIR = "run `xpipe verify --repair` on the run, then `xpipe resume`"
 
 Document = dict[str, Any]
+
+_RECORDS = Records(paths.GRAPHS, paths.graph_path)
+exists, names, objects, withdraw = (
+    _RECORDS.exists,
+    _RECORDS.names,
+    _RECORDS.objects,
+    _RECORDS.withdraw,
+)
 
 
 def write(
@@ -43,17 +52,16 @@ def write(
     """
     folder = paths.Folder(root)
     withdraw(root, scan)
-    objects: dict[str, str] = {}
+    written: dict[str, str] = {}
     has_networkx = importlib.util.find_spec("networkx") is not None
     for name, document in documents:
         path = paths.graph_path(scan, f"{name}.json")
-        objects[path] = folder.write(path, _encoded(document, path))
+        written[path] = folder.write(path, _encoded(document, path))
         if has_networkx:
             path = paths.graph_path(scan, f"{name}.graphml")
-            objects[path] = folder.write(path, graphml(document))
-    record = json.dumps({"objects": objects}, indent=1).encode()
-    folder.write(paths.graph_record_path(scan), record)
-    return objects
+            written[path] = folder.write(path, graphml(document))
+    _RECORDS.write(root, scan, written)
+    return written
 
 
 def stored(root: str | os.PathLike[str], scan: str) -> StoredGraphs:
@@ -119,39 +127,6 @@ class StoredGraphs(Mapping[str, Document]):
         except (OSError, ValueError) as error:
             raise StoreError(f"cannot read {path!r}: {error}", fix=REPAIR) from error
         return document
-
-
-def exists(root: str | os.PathLike[str], scan: str) -> bool:
-    """Whether the graphs are complete."""
-    return paths.Folder(root).exists(paths.graph_record_path(scan))
-
-
-def names(root: str | os.PathLike[str]) -> tuple[str, ...]:
-    """Return the scans whose graphs are complete, sorted."""
-    found = paths.Folder(root).entries(paths.GRAPHS)
-    return tuple(name.removesuffix(".json") for name in found if name.endswith(".json"))
-
-
-def objects(root: str | os.PathLike[str], scan: str) -> dict[str, str]:
-    """Return what the record vouches for: path to SHA-256.
-
-    Raises
-    ------
-    ValueError
-        If the record is damaged.
-    """
-    record = json.loads(paths.Folder(root).read(paths.graph_record_path(scan)))
-    try:
-        return {str(path): str(digest) for path, digest in record["objects"].items()}
-    except (KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"not a record of digests: {error!r}") from error
-
-
-def withdraw(root: str | os.PathLike[str], scan: str) -> None:
-    """Remove the graphs of a scan, the record first."""
-    folder = paths.Folder(root)
-    folder.remove(paths.graph_record_path(scan))
-    folder.remove(paths.graph_path(scan))
 
 
 def _encoded(document: Document, path: str) -> bytes:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +10,7 @@ import zarr
 from pipeline import paths
 from pipeline.errors import StoreError
 from pipeline.sinks import nodes
+from pipeline.sinks.records import Records
 from pipeline.sinks.result_writer import ResultWriter, unnamed, unsaid
 from pipeline.sinks.stored_result import StoredResult
 
@@ -26,6 +26,14 @@ PROVENANCE = "provenance"
 
 OBJECTS_AT_ONCE = 4
 """Objects that are written together."""
+
+_RECORDS = Records(paths.SCANS, paths.result_path)
+exists, names, objects, withdraw = (
+    _RECORDS.exists,
+    _RECORDS.names,
+    _RECORDS.objects,
+    _RECORDS.withdraw,
+)
 
 
 def write(
@@ -79,10 +87,9 @@ def write_parts(
         writer = ResultWriter(folder, paths.result_path(scan), executor, axes, attributes)
         for part in parts:
             writer.add(part)
-        objects = writer.close({PROVENANCE: dict(provenance)} if provenance else {})
-    record = json.dumps({"objects": objects}, indent=1, sort_keys=True).encode()
-    folder.write(paths.result_record_path(scan), record)
-    return objects
+        written = writer.close({PROVENANCE: dict(provenance)} if provenance else {})
+    _RECORDS.write(root, scan, written)
+    return written
 
 
 def stored(root: str | os.PathLike[str], scan: str) -> StoredResult:
@@ -122,36 +129,3 @@ def read(root: str | os.PathLike[str], scan: str) -> dict[Any, Any]:
 def provenance(root: str | os.PathLike[str], scan: str) -> dict[str, Any]:
     """Return what a result was made from; empty if it does not say."""
     return dict(stored(root, scan).attributes.get(PROVENANCE, {}))
-
-
-def exists(root: str | os.PathLike[str], scan: str) -> bool:
-    """Whether the result is complete."""
-    return paths.Folder(root).exists(paths.result_record_path(scan))
-
-
-def names(root: str | os.PathLike[str]) -> tuple[str, ...]:
-    """Return the scans whose results are complete, sorted."""
-    found = paths.Folder(root).entries(paths.SCANS)
-    return tuple(name.removesuffix(".json") for name in found if name.endswith(".json"))
-
-
-def objects(root: str | os.PathLike[str], scan: str) -> dict[str, str]:
-    """Return what the record vouches for: path to SHA-256.
-
-    Raises
-    ------
-    ValueError
-        If the record is damaged.
-    """
-    record = json.loads(paths.Folder(root).read(paths.result_record_path(scan)))
-    try:
-        return {str(path): str(digest) for path, digest in record["objects"].items()}
-    except (KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"not a record of digests: {error!r}") from error
-
-
-def withdraw(root: str | os.PathLike[str], scan: str) -> None:
-    """Remove a result, the record first."""
-    folder = paths.Folder(root)
-    folder.remove(paths.result_record_path(scan))
-    folder.remove(paths.result_path(scan))
