@@ -21,6 +21,8 @@ from explainers.rules.table import Shares
 from explainers.targets import Target
 from tests.explainers.twins import seeded
 
+pytestmark = pytest.mark.slow
+
 N_ROWS, LENGTH, WIDTH = 3, 4, 6
 
 
@@ -159,7 +161,6 @@ def walked(kind: str, composite: Composite, rows: Tensor) -> tuple[Tensor, dict[
     return found.relevance, account(start, found)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "kind",
     [
@@ -204,7 +205,6 @@ def test_a_term_that_depends_on_the_input_keeps_nothing_as_a_bias() -> None:
         assert float(found["output_relevance"].abs().min()) > 0
 
 
-@pytest.mark.slow
 def test_a_margin_loses_what_reaches_it_and_a_table_keeps_its_share_as_a_bias() -> None:
     table = torch.tensor([3.0, 2.0, 1.0], dtype=torch.float64)
     inputs = torch.tensor([[1.0, 2.0], [3.0, 4.0]], dtype=torch.float64)
@@ -225,7 +225,6 @@ def test_a_margin_loses_what_reaches_it_and_a_table_keeps_its_share_as_a_bias() 
     torch.testing.assert_close(found.absorbed["bias"], torch.full((2,), 12.0).double(), **near)
 
 
-@pytest.mark.slow
 def test_an_account_that_is_not_of_the_operators_rows_is_refused() -> None:
     net, inputs = network("Encoded")
     trace = Trace(net, inputs)

@@ -17,6 +17,8 @@ from explainers.base import Samples
 if TYPE_CHECKING:
     from pathlib import Path
 
+pytestmark = pytest.mark.slow
+
 # both sum the same products of doubles in another order
 TOLERANCE = {"rtol": 1e-10, "atol": 1e-12}
 METHODS = ("deep_lift_shap", "expected_gradients")
@@ -70,7 +72,6 @@ def mean_of_deep_lifts(network: Network, inputs: Any, baselines: list[Any]) -> l
     return [torch.stack(maps).mean(0) for maps in zip(*held, strict=True) if maps[0] is not None]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("form", ["tuple", "without", "scan"])
 def test_deep_lift_shap_of_several_inputs_is_the_mean_over_rows(form: str) -> None:
     network, inputs, rows = tables()
@@ -92,7 +93,6 @@ def test_deep_lift_shap_of_several_inputs_is_the_mean_over_rows(form: str) -> No
     assert float(found.arrays["convergence_delta"].abs().max()) <= 1e-12
 
 
-@pytest.mark.slow
 def test_expected_gradients_of_several_inputs_are_those_of_one_that_holds_both() -> None:
     network, inputs, rows = tables()
 
@@ -188,7 +188,6 @@ def test_a_layers_baselines_do_not_mistake_a_number_for_a_tensor() -> None:
         explainers.explaining.explained(built, trace, target)
 
 
-@pytest.mark.slow
 def test_a_run_of_several_inputs_draws_its_background(tmp_path: Path) -> None:
     from pipeline.run import run as start
     from tests.pipeline.test_forms import everything, of_words

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from explainers.concepts.recording import Conditional
     from explainers.rules.table import Choose
 
+pytestmark = pytest.mark.slow
+
 # The same float64 sums in another order, divided by denominators that are rarely small.
 TOLERANCE = {"rtol": 1e-8, "atol": 1e-10}
 EPSILON = 1e-6
@@ -318,7 +320,6 @@ def test_directions_that_are_axes_are_channels_and_complete_ones_sum_to_all() ->
     torch.testing.assert_close(turned[:, 0] + turned[:, 2], turned[:, 3], **TOLERANCE)
 
 
-@pytest.mark.slow
 def test_many_pairs_are_each_as_if_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     _, network, inputs = branched()
     conditions: list[dict[str, Any]] = [

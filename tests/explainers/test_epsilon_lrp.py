@@ -16,6 +16,8 @@ from explainers.operators import Activation, Multiply, Normalise, Operator, Soft
 from explainers.rules.multipliers import epsilon_lrp
 from tests.explainers.twins import network_twin, seeded
 
+pytestmark = pytest.mark.slow
+
 # Same formula, same float64: what is left is the order of some hundred operations, of which some
 # divide by epsilon.
 TOLERANCE = {"rtol": 1e-12, "atol": 1e-12}
@@ -67,7 +69,6 @@ def branching() -> tuple[nn.Module, Network, Tensor]:
     return model, Network(model, inputs), inputs
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("epsilon", [1e-4, 0.1])
 def test_maps_are_those_of_the_definition(epsilon: float) -> None:
     model, network, inputs = branching()

@@ -20,6 +20,8 @@ from tests.explainers.games import several
 from tests.explainers.twins import pictures
 from tests.explainers.zoo import small, small_network
 
+pytestmark = pytest.mark.slow
+
 # both take the same differences of doubles, of values of about one
 TOLERANCE = {"rtol": 0, "atol": 1e-10}
 LABELS = (
@@ -39,7 +41,6 @@ def pictured() -> tuple[nn.Module, Network, Tensor]:
 BASELINES: list[Any] = [None, 0.5, torch.full((3, 8, 8), 0.3).double(), pictures(4, 8, seed=3)]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("baseline", BASELINES)
 @pytest.mark.parametrize(
     ("features", "mask"),
@@ -62,7 +63,6 @@ def test_maps_are_captums(features: Any, mask: Tensor | None, baseline: Any) -> 
     torch.testing.assert_close(found, expected, **TOLERANCE)
 
 
-@pytest.mark.slow
 def test_probabilities_are_those_of_the_whole_model() -> None:
     model, network, inputs = pictured()
     found = explainers.explain(
@@ -75,7 +75,6 @@ def test_probabilities_are_those_of_the_whole_model() -> None:
     torch.testing.assert_close(found, expected, **TOLERANCE)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("baseline", [None, 0.25])
 def test_layers_are_captums_with_what_goes_past_them(baseline: float | None) -> None:
     model, network, inputs = several()

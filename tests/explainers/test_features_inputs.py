@@ -15,6 +15,8 @@ from explainers.features import check, resolve
 from tests.explainers.test_several_inputs import networks
 from tests.explainers.test_tokens import Bag
 
+pytestmark = pytest.mark.slow
+
 # sums of the same doubles in another order
 TOLERANCE = {"rtol": 1e-10, "atol": 1e-12}
 
@@ -68,7 +70,6 @@ def lost(model: Twice, inputs: dict[str, Tensor], switched_off: list[int]) -> Te
     return (full - model.decided(first, second) * scale)[:, 1].detach()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("spec", "groups"),
     [
@@ -108,7 +109,6 @@ def test_tokens_of_one_feature_share_its_number_where_asked() -> None:
     torch.testing.assert_close(shared["scale"], copied["scale"], rtol=0, atol=0)
 
 
-@pytest.mark.slow
 def test_values_of_tokens_are_those_of_their_embeddings() -> None:
     model, network, tokens = bag()
     assert check("values", network) == 5 * 6

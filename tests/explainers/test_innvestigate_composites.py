@@ -18,6 +18,8 @@ from tests.explainers.twins import pictures, seeded
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+pytestmark = pytest.mark.slow
+
 # The same float64 sums in another order; relevance is about 0.1.
 TOLERANCE = {"rtol": 0, "atol": 1e-9}
 LOW, HIGH = -6.0, 7.0

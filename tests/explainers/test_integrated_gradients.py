@@ -19,6 +19,8 @@ from explainers.sampling import chunks
 from tests.explainers.twins import network_twin, twin
 from tests.explainers.zoo import small_network
 
+pytestmark = pytest.mark.slow
+
 # Nodes and weights are Captum's to the bit; what is left is the order of sums in float64.
 TOLERANCE = {"rtol": 0, "atol": 1e-8}
 QUADRATURES = get_args(Quadrature)
@@ -201,7 +203,6 @@ class Forked(nn.Module):
         return self.left(x) * self.right(x)
 
 
-@pytest.mark.slow
 def test_the_affine_start_ends_where_one_value_is_all_that_is_read() -> None:
     inputs = torch.randn(2, 4)
     assert affine_end(Network(Forked(), inputs)) is None

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
     from explainers.base import Explained
 
+pytestmark = pytest.mark.slow
+
 # Only the order of sums differs, in float64 and at values of about one.
 TOLERANCE = {"rtol": 0, "atol": 1e-9}
 
@@ -72,7 +74,6 @@ def captums(n_evaluations: int, surrogate: Any, similarity: Any, baseline: float
         ).double()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("n_evaluations", [10, 40])
 @pytest.mark.parametrize(
     ("kernel", "width"), [("cosine", 1.0), ("cosine", 0.3), ("euclidean", 9.0)]
@@ -98,7 +99,6 @@ def test_maps_on_the_same_coalitions_equal_captums(
     torch.testing.assert_close(found.relevance, expected, rtol=0, atol=2e-5)
 
 
-@pytest.mark.slow
 def test_defaults_are_captums() -> None:
     parameters = next(each for each in explainers.available() if each["name"] == "lime")
     captum = parameters["presets"]["captum"]

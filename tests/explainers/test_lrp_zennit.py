@@ -18,6 +18,8 @@ from explainers.operators import Activation, Add, AveragePool, Convolution, Line
 from explainers.rules.lrp import Stabiliser, lrp
 from explainers.rules.table import Shares
 
+pytestmark = pytest.mark.slow
+
 # The same float64 sums in another order, divided by denominators that are rarely small.
 TOLERANCE = {"rtol": 1e-8, "atol": 1e-8}
 
@@ -149,7 +151,6 @@ def test_pass_hands_on_what_arrives_as_zennits_does() -> None:
     assert torch.equal(ours("pass", op, x, relevance), expected)
 
 
-@pytest.mark.slow
 def test_pass_goes_where_a_layer_keeps_the_shape_as_zennits_does() -> None:
     convolution, linear = nn.Conv2d(3, 3, 3, padding=1), nn.Linear(4, 4)
     model = nn.Sequential(convolution, linear, nn.Flatten(), nn.Linear(48, 2)).double()

@@ -21,6 +21,8 @@ from tests.explainers.twins import SmallModules, network_twin, pictures, seeded,
 if TYPE_CHECKING:
     from torch import Tensor
 
+pytestmark = pytest.mark.slow
+
 # The same differences of the same outputs; only the order of sums differs, in float64.
 TOLERANCE = {"rtol": 0, "atol": 1e-10}
 

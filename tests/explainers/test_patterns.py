@@ -24,6 +24,8 @@ from tests.explainers.zoo import small, small_network
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+pytestmark = pytest.mark.slow
+
 # Sums of some hundred terms of about one, in float64.
 TOLERANCE = {"rtol": 1e-10, "atol": 1e-10}
 
@@ -132,7 +134,6 @@ def test_gaussian_patterns_are_the_regression_on_the_output_and_signals_its_part
         torch.testing.assert_close(found, signal, **TOLERANCE)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("function", ["relu", "tanh"])
 @pytest.mark.parametrize("name", LAYERS)
 def test_patterns_of_layers_are_the_papers(name: str, function: str) -> None:
@@ -276,7 +277,6 @@ class Residual(nn.Module):
         return self.head(self.pool(x).flatten(1))
 
 
-@pytest.mark.slow
 def test_attribution_hands_on_all_of_the_output_through_sums_and_norms_too() -> None:
     model, inputs = seeded(Residual()), rows((3, 4, 4))
     patterns = explainers.scan(model, "patterns", [inputs])
