@@ -7,14 +7,13 @@ missed: that is measured in every run, in place of being believed.
 
 from __future__ import annotations
 
-import hashlib
 import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 
-from explainers.sampling.counted import word
+from explainers.sampling.counted import seed_of, word
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -144,11 +143,7 @@ def chosen(
 
 
 def _seeds(seed: int, layer: str, classes: Sequence[int]) -> Tensor:
-    digests = [
-        hashlib.sha256("\0".join((str(seed), "audit", layer, str(one))).encode()).digest()
-        for one in classes
-    ]
-    return torch.tensor([int.from_bytes(each[:8], "little", signed=True) for each in digests])
+    return torch.tensor([seed_of(f"{seed}\0audit\0{layer}\0{one}") for one in classes])
 
 
 def recall(selected: Tensor, chosen: Chosen) -> Tensor:

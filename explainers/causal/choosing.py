@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -10,7 +9,7 @@ import torch
 
 from explainers.base import Cost, Scan
 from explainers.causal.outline import Outline
-from explainers.sampling.counted import mix_
+from explainers.sampling.counted import numbered, seed_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -74,7 +73,7 @@ class Choosing(Scan):
         listed = {name: entry[is_kept] for name, entry in listed.items()}
         outline = state if "seed" in state else Outline.of(trace.network).entries()
         fixed = {name: entry for name, entry in outline.items() if _is_fixed(name)}
-        fixed["seed"] = torch.tensor([digest_of(str(trace.seed))])
+        fixed["seed"] = torch.tensor([seed_of(str(trace.seed))])
         return self.merge(state, {**fixed, **self._first(listed), **counted})
 
     def merge(self, left: State, right: State) -> State:
@@ -177,16 +176,8 @@ class Chosen:
 
 
 def ranks(index: Tensor, seed: int) -> Tensor:
-    """Return a pseudo-random int64 for each index, different ones for different indices.
-
-    The mixer of `explainers.sampling.counted`, after the bits that the seed says are flipped.
-    """
-    return mix_(index ^ digest_of(f"causal graph {seed}"))
-
-
-def digest_of(text: str) -> int:
-    """Return 64 bits of a text's SHA-256 as a signed number."""
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little", signed=True)
+    """Return a pseudo-random int64 for each index, different ones for different indices."""
+    return numbered(index, f"causal graph {seed}")
 
 
 def _places(label: Tensor) -> Tensor:

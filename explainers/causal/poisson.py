@@ -8,7 +8,6 @@ shards draw on their own, and weighted sums of shards add up.
 
 from __future__ import annotations
 
-import hashlib
 from fractions import Fraction
 from functools import lru_cache
 from math import factorial
@@ -17,7 +16,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from explainers import numeric
-from explainers.sampling.counted import mix_, words
+from explainers.sampling.counted import numbered, words
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -48,8 +47,7 @@ def weights(index: Tensor, n_replicates: int, seed: int) -> Tensor:
         Counts as float64, ``(replicates, rows)``, as they are multiplied with effects.
     """
     numeric.check_whole("n_replicates", n_replicates, 0)
-    digest = hashlib.sha256(f"poisson bootstrap {seed}".encode()).digest()
-    streams = mix_(index ^ int.from_bytes(digest[:8], "little", signed=True))
+    streams = numbered(index, f"poisson bootstrap {seed}")
     drawn = (words(streams, n_replicates) >> 64 - _BITS).bitwise_and_((1 << _BITS) - 1)
     steps = torch.tensor(_steps(), device=index.device)
     return torch.bucketize(drawn, steps, right=True).T.double()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, get_args
 
@@ -11,6 +10,7 @@ import torch
 from explainers import running
 from explainers.operators import Convolution
 from explainers.rules.pattern import inward, outward
+from explainers.sampling.counted import seed_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -202,8 +202,7 @@ def _flags(name: str, indices: Tensor, size: int, layer: WeightedLayer) -> Tenso
 
 def _drawn(causes: Tensor, label: int, seed: int | str, layer: str) -> Tensor:
     """Return as many flags as there are causes, at other places."""
-    digest = hashlib.sha256(f"{seed}\0{label}\0{layer}".encode()).digest()
-    numbers = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little", signed=True))
+    numbers = torch.Generator().manual_seed(seed_of(f"{seed}\0{label}\0{layer}"))
     order = torch.randperm(len(causes), generator=numbers).to(causes.device)
     flags = torch.zeros_like(causes)
     flags[order[: int(causes.sum())]] = True

@@ -11,7 +11,7 @@ import torch
 from explainers.base import Round
 from explainers.causal import tally
 from explainers.causal.asking import Task
-from explainers.causal.choosing import Choosing, Chosen, digest_of
+from explainers.causal.choosing import Choosing, Chosen
 from explainers.causal.concluding import Concluding, Exact, Found
 from explainers.causal.deciding import Rule, decided
 from explainers.causal.outline import Outline
@@ -20,6 +20,7 @@ from explainers.causal.screening import Screening, screened
 from explainers.causal.tallying import Statistics
 from explainers.causal.testing import Testing
 from explainers.registry import suggest
+from explainers.sampling.counted import seed_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -193,7 +194,7 @@ class Progress:
         """Return what the weights of a layer are set to."""
         if self.scan.beta is None:
             return self.scan.u
-        bits = digest_of(f"{self._seed}\0u\0{name}") & ((1 << 53) - 1)
+        bits = seed_of(f"{self._seed}\0u\0{name}") & ((1 << 53) - 1)
         return self.scan.beta + _WIDTH * math.ldexp(bits, -53)
 
     def _blank(self, name: str) -> dict[str, Tensor]:

@@ -71,19 +71,7 @@ class Convolution(Operator):
             stride, extent = self.stride[0], padded.shape[2:]
             found = phases.transposed(relevance, weight, stride, self.padding, extent)
             return functional.pad(found, inward) if inward else found
-        gradient: Tensor = torch.ops.aten.convolution_backward(
-            relevance,
-            padded,
-            weight,
-            None,
-            self.stride,
-            self.padding,
-            self.dilation,
-            self.transposed,
-            self.output_padding,
-            self.groups,
-            [True, False, False],
-        )[0]
+        gradient = self._backward(relevance, padded, weight, [True, False, False])[0]
         return functional.pad(gradient, inward) if inward else gradient
 
     def weight_gradient(
@@ -101,10 +89,16 @@ class Convolution(Operator):
             The first two sizes of the weight, which need not be those of the operator's.
         """
         like = self.weight.new_empty(1).expand(*channels, *self.weight.shape[2:])
-        gradient: Tensor = torch.ops.aten.convolution_backward(
+        return self._backward(relevance, self._padded(inputs), like, [False, True, False])[1]
+
+    def _backward(
+        self, relevance: Tensor, padded: Tensor, weight: Tensor, wanted: list[bool]
+    ) -> tuple[Tensor, ...]:
+        """Return the gradients in input, weight and bias, as far as they are wanted."""
+        gradients: tuple[Tensor, ...] = torch.ops.aten.convolution_backward(
             relevance,
-            self._padded(inputs),
-            like,
+            padded,
+            weight,
             None,
             self.stride,
             self.padding,
@@ -112,9 +106,9 @@ class Convolution(Operator):
             self.transposed,
             self.output_padding,
             self.groups,
-            [False, True, False],
-        )[1]
-        return gradient
+            wanted,
+        )
+        return gradients
 
     def _padded(self, inputs: Tensor) -> Tensor:
         return functional.pad(inputs, self.margins) if self.margins else inputs

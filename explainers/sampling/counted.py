@@ -7,6 +7,7 @@ asks again gets the same bits, so nothing that several need has to be kept.
 
 from __future__ import annotations
 
+import hashlib
 from typing import TYPE_CHECKING
 
 import torch
@@ -18,6 +19,19 @@ _STRIDE = 0x9E3779B97F4A7C15 - (1 << 64)
 _FACTORS = (0xBF58476D1CE4E5B9 - (1 << 64), 0x94D049BB133111EB - (1 << 64))
 _BITS = 24
 """Of a uniform number: as many as float32 holds, so that it is the same in every dtype."""
+
+
+def seed_of(text: str) -> int:
+    """Return 64 bits of a text's SHA-256 as a signed number."""
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little", signed=True)
+
+
+def numbered(index: Tensor, text: str) -> Tensor:
+    """Return a pseudo-random int64 for each index, different ones for different indices.
+
+    The bits that the text says are flipped, then mixed.
+    """
+    return mix_(index ^ seed_of(text))
 
 
 def mix_(words: Tensor) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from abc import ABC, abstractmethod
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from explainers.base import Samples
+from explainers.sampling.counted import seed_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -49,8 +49,7 @@ class RandomRows(ABC):
 
     def _seed_of(self, purpose: str, who: str) -> int:
         text = "\0".join((str(self.seed), self.namespace, purpose, who))
-        digest = hashlib.sha256(text.encode()).digest()
-        return int.from_bytes(digest[:8], "little", signed=True)
+        return seed_of(text)
 
     def noise(self, purpose: str, shape: Sequence[int]) -> Tensor:
         """Return standard normal numbers, ``(batch, *shape)``, each row from its generator."""

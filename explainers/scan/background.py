@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -10,7 +9,7 @@ import torch
 
 from explainers import numeric, register
 from explainers.base import Cost, Scan
-from explainers.sampling.counted import mix_
+from explainers.sampling.counted import numbered
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -84,10 +83,5 @@ class Background(Scan):
 
 
 def _ranks(index: Tensor, seed: int) -> Tensor:
-    """Return a pseudo-random int64 for each index, different ones for different indices.
-
-    The mixer of `explainers.sampling.counted`, after the bits that the seed says are flipped.
-    """
-    digest = hashlib.sha256(str(seed).encode()).digest()
-    mixed = index ^ int.from_bytes(digest[:8], "little", signed=True)
-    return mix_(mixed)
+    """Return a pseudo-random int64 for each index, different ones for different indices."""
+    return numbered(index, str(seed))
