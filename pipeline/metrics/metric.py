@@ -13,6 +13,7 @@ from pipeline.parameters import build as build_dataclass
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from numpy.typing import NDArray
     from torch import Tensor
 
     from explainers.targets import Target
@@ -35,13 +36,13 @@ class Case:
     graph: Any = None
     """Graph of the data set, for metrics of graphs."""
     explainer: Any = None
-    """The bound explainer, for metrics that explain again; anything with ``attribute``."""
-    shared: Mapping[str, Tensor] = field(default_factory=dict)
+    """The bound explainer, for metrics that explain again: see `Subject.explainer`."""
+    shared: Mapping[str, Any] = field(default_factory=dict)
     """What `Metric.prepare` made for all explainers."""
 
-    def sharing(self, **tensors: Tensor) -> Case:
-        """Return the case with these tensors shared."""
-        return replace(self, shared={**self.shared, **tensors})
+    def sharing(self, **made: Any) -> Case:
+        """Return the case with this shared, too."""
+        return replace(self, shared={**self.shared, **made})
 
     def network_trace(self) -> Trace:
         """Return the trace.
@@ -54,6 +55,30 @@ class Case:
         if self.trace is None:
             raise ValueError("got no model, expected one: this metric runs the network again")
         return self.trace
+
+
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """What is scored of a batch: the maps of one explainer, or the graphs of one scan."""
+
+    relevance: Tensor
+    """Maps of the batch, ``(batch, ...)``; empty where graphs are scored."""
+    explainer: Any = None
+    """What made them, for metrics that explain again: an object with ``explain(trace, target)``,
+    or with ``attribute(inputs, target)``, both of which return maps."""
+    graph: Any = None
+    """Graph of the data set, for metrics of graphs."""
+
+
+@dataclass(frozen=True, eq=False)
+class Statistic:
+    """What is said of a group of samples as a whole; a number, ``()``, or a curve ``(steps,)``."""
+
+    value: NDArray[Any]
+    low: NDArray[Any]
+    """Lower end of its 95 % confidence interval; NaN where none is known."""
+    high: NDArray[Any]
+    """Upper end."""
 
 
 @dataclass(frozen=True)
@@ -122,6 +147,36 @@ class Metric(ABC):
 
         A map that is not finite scores NaN.
         """
+
+    def scores(self, case: Case, subjects: Mapping[str, Subject]) -> dict[str, dict[str, Tensor]]:
+        """Return what `score` returns for each of several explainers of one batch.
+
+        What they share is made once.
+
+        Parameters
+        ----------
+        case
+            The batch; its explainer and graph are those of each subject in turn.
+        subjects
+            Whose maps are scored, by name.
+        """
+        prepared = self.prepare(case)
+        return {
+            name: self.score(
+                replace(prepared, explainer=each.explainer, graph=each.graph), each.relevance
+            )
+            for name, each in subjects.items()
+        }
+
+    def across(self, columns: Mapping[str, NDArray[Any]]) -> Mapping[str, Statistic]:
+        """Return what is known of a group of samples only, and not of one; for most, nothing.
+
+        Parameters
+        ----------
+        columns
+            What `score` returned for the samples of the group, one row each.
+        """
+        return {}
 
 
 metrics: Registry[type[Metric]] = Registry("metric", ("pipeline.metrics",), "xpipe.metrics")

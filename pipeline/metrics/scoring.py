@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from pipeline.metrics.metric import Case, Metric, build
+from pipeline.metrics.again import explained
+from pipeline.metrics.metric import Case, Metric, Subject, build
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -40,11 +41,13 @@ def score(
     target
         What was explained for: None (the predicted class), an int, ints, or weights.
     relevance
-        Maps of these inputs; not changed. None for metrics that score graphs.
+        Maps of these inputs; not changed. None for metrics that score graphs, and for those that
+        explain again: then `explainer` makes them.
     mask
         Where the objects are, bool, ``(batch, height, width)``.
     explainer
-        The bound explainer, for metrics that explain again.
+        What made the maps, for metrics that explain again: ``explainers.get(name)(model)``, or
+        anything with Captum's ``attribute(inputs, target=...)``.
     compat
         ``quantus`` for that library's definition, where the metric has such a mode.
     labels
@@ -100,17 +103,27 @@ def _evaluate(
 
     settings = params if compat is None else {**params, "compat": compat}
     metric = build(name, settings, name)
+    trace = _trace(model, inputs, labels) if "network" in metric.requires else None
+    case = Case(trace, Target.parse(target), mask=mask)
     if relevance is None:
-        if "graph" not in metric.requires:
-            raise ValueError(f"got no maps, expected a tensor: {name} scores maps of these inputs")
-        relevance = inputs.new_empty(len(inputs), 0)
+        relevance = _maps(metric, case, inputs, explainer)
     if relevance.shape[0] != inputs.shape[0]:
         raise ValueError(
             f"got {relevance.shape[0]} maps for {inputs.shape[0]} inputs, expected one map each"
         )
-    trace = _trace(model, inputs, labels) if "network" in metric.requires else None
-    case = Case(trace, Target.parse(target), mask=mask, graph=graph, explainer=explainer)
-    return metric, metric.score(metric.prepare(case), relevance.detach().to(inputs.device))
+    subject = Subject(relevance.detach().to(inputs.device), explainer, graph)
+    return metric, metric.scores(case, {name: subject})[name]
+
+
+def _maps(metric: Metric, case: Case, inputs: Tensor, explainer: Any) -> Tensor:
+    """Return what is scored where no maps were given."""
+    if "graph" in metric.requires:
+        return inputs.new_empty(len(inputs), 0)
+    if "explainer" not in metric.requires or explainer is None:
+        raise ValueError(
+            f"got no maps, expected a tensor: {metric.name} scores maps of these inputs"
+        )
+    return explained(explainer, case.network_trace(), case.target, case)
 
 
 def _trace(model: Any, inputs: Tensor, labels: Tensor | None) -> Trace:
