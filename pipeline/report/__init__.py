@@ -1,4 +1,8 @@
-"""One self-contained page about a run; each module of `sections` is a section of it."""
+"""One self-contained page about a run; each module of `sections` is a section of it.
+
+A section offers ``title``, ``order`` and ``render``, or ``render_against`` in its place if it
+compares the run with earlier ones.
+"""
 
 from __future__ import annotations
 
@@ -12,9 +16,11 @@ from pipeline.report import page, sections
 from pipeline.store import open_run
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from pipeline.store import Run
 
-__all__ = ["Section", "build", "discover"]
+__all__ = ["ComparingSection", "Section", "build", "discover"]
 
 
 class Section(Protocol):
@@ -30,16 +36,41 @@ class Section(Protocol):
         """Return the section's HTML (escaped, without external requests), or None to stay out."""
 
 
-def discover() -> list[Section]:
+class ComparingSection(Protocol):
+    """What a module offers in place of `Section` if it compares runs."""
+
+    __name__: str
+    title: str
+    order: int
+
+    def render_against(self, run: Run, previous: tuple[Run, ...]) -> str | None:
+        """Return the section's HTML, or None to stay out, as it does if there are none before.
+
+        Parameters
+        ----------
+        run
+            The run that the page is about.
+        previous
+            Earlier runs to compare it with, in the order that they were named.
+        """
+
+
+def discover() -> list[Section | ComparingSection]:
     """Return all sections in the order of the page."""
+    names = (module.name for module in pkgutil.iter_modules(sections.__path__))
     modules = [
-        cast("Section", importlib.import_module(f"{sections.__name__}.{module.name}"))
-        for module in pkgutil.iter_modules(sections.__path__)
+        cast("Section | ComparingSection", importlib.import_module(f"{sections.__name__}.{name}"))
+        for name in names
     ]
     return sorted(modules, key=lambda section: (section.order, section.__name__))
 
 
-def build(path: str | Path | Run, out: str | Path | None = None) -> Path:
+def build(
+    path: str | Path | Run,
+    out: str | Path | None = None,
+    *,
+    against: Sequence[str | Path | Run] = (),
+) -> Path:
     """Write the page about a run and return where it is.
 
     Parameters
@@ -48,9 +79,12 @@ def build(path: str | Path | Run, out: str | Path | None = None) -> Path:
         The run's folder, or the opened run.
     out
         The file to write; ``report.html`` in the run's folder if not given.
+    against
+        Earlier runs that it is compared with, as folders or opened.
     """
-    run = open_run(path) if isinstance(path, (str, Path)) else path
-    rendered = [(section, section.render(run)) for section in discover()]
+    run = _opened(path)
+    previous = tuple(_opened(each) for each in against)
+    rendered = [(section, _rendered(section, run, previous)) for section in discover()]
     html = page.document(
         run.config.name,
         [
@@ -66,3 +100,16 @@ def build(path: str | Path | Run, out: str | Path | None = None) -> Path:
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_text(html, encoding="utf-8")
     return target
+
+
+def _opened(path: str | Path | Run) -> Run:
+    return open_run(path) if isinstance(path, (str, Path)) else path
+
+
+def _rendered(
+    section: Section | ComparingSection, run: Run, previous: tuple[Run, ...]
+) -> str | None:
+    compare = getattr(section, "render_against", None)
+    if compare is not None:
+        return cast("str | None", compare(run, previous))
+    return cast("Section", section).render(run)
