@@ -24,6 +24,8 @@ from pydantic import (
 
 from pipeline.complaints import complaints
 from pipeline.errors import ConfigError
+from pipeline.gates import grammar
+from pipeline.gates.names import check_names
 from pipeline.run_file import Keys, RunFile, read
 
 if TYPE_CHECKING:
@@ -166,6 +168,52 @@ class ReportConfig(_Section):
     """Number of samples in the gallery."""
 
 
+def _said(text: str) -> str:
+    grammar.parse(text)
+    return text
+
+
+def _is_drop(value: float | str) -> float | str:
+    grammar.drop(value)
+    return value
+
+
+class RelativeGate(_Section):
+    """By how much a score may be worse than in an earlier run; `xpipe compare` judges it."""
+
+    metric: Name
+    """Entry of the section metrics."""
+    explainer: str = grammar.EVERY
+    """Entry of the section explainers, or ``*`` for each that the metric scores but the controls
+    `random` and `sobel`."""
+    column: str = ""
+    """Score that is compared; the metric's headline if empty."""
+    direction: Literal["higher", "lower"] | None = None
+    """Which end of `column` is better; known of headlines and of areas under curves."""
+    scope: Literal["all", "class"] = "all"
+    """``class`` judges every class by itself."""
+    max_drop: Annotated[float | str, AfterValidator(_is_drop)] = 0.0
+    """How much worse the mean may be: a number, or a share of what it was, such as ``5%``."""
+    alpha: Annotated[float, Field(gt=0, lt=1)] = 0.05
+    """The interval of the change that has to exclude zero has the level 1 - alpha; of classes, all
+    intervals together have it."""
+    max_undefined: Annotated[float, Field(ge=0, le=1)] = 0.01
+    """How much the share of undefined scores may grow."""
+    min_coverage: Annotated[float, Field(ge=0, le=1)] = 0.99
+    """Share of the samples scored before that has to be scored again."""
+
+
+def _kind_of_gate(value: Any) -> str:
+    return "<absolute>" if isinstance(value, str) else "<relative>"
+
+
+Gate = Annotated[
+    Annotated[str, AfterValidator(_said), Tag("<absolute>")]
+    | Annotated[RelativeGate, Tag("<relative>")],
+    Discriminator(_kind_of_gate),
+]
+
+
 class RunConfig(_Section):
     """A run: which explainers of which model on which data, and where the results go."""
 
@@ -183,6 +231,9 @@ class RunConfig(_Section):
     """Name to parameters; `method` is the name if not given."""
     metrics: dict[Name, Parameters] = {}
     """Name to parameters; `method` is the name if not given."""
+    gates: tuple[Gate, ...] = ()
+    """What scores have to be: bounds such as ``lrp.pixel_flipping.auc <= 0.35``, and how much
+    worse than in an earlier run they may be."""
     output: OutputConfig = OutputConfig()
     engine: EngineConfig = EngineConfig()
     report: ReportConfig = ReportConfig()
@@ -270,6 +321,7 @@ def validate(run_file: RunFile, folder: Path) -> RunConfig:
         found = complaints(error, values, run_file.where, _fields_at)
         raise ConfigError("\n".join(found), fix="see `xpipe schema` for all fields") from error
     config._file = RunFile({}, run_file.places)
+    check_names(config)
     return config
 
 
@@ -287,6 +339,8 @@ def _fields_at(keys: Keys) -> list[str]:
         field = section.model_fields.get(str(key))
         if key == "target":
             return [*WeightsTarget.model_fields, *UnitTarget.model_fields]
+        if key == "gates":
+            return list(RelativeGate.model_fields)
         if field is None or not (
             isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
         ):

@@ -16,6 +16,7 @@ from pipeline.config import dump
 from pipeline.conflict import refuse_other_run
 from pipeline.errors import ConfigError, StoreError
 from pipeline.events import RunFinished, RunStarted, StageFinished
+from pipeline.gates.names import kept as kept_gates
 from pipeline.lock import Owner, owner, refuse_if_owned
 from pipeline.manifest import Manifest
 from pipeline.passes import Passes
@@ -262,7 +263,9 @@ def narrowed(config: RunConfig, only: Sequence[str] | None, limit: int | None) -
                 fix="name entries of the section explainers",
             )
     kept = {name: values for name, values in config.explainers.items() if name in only}
-    return config.model_copy(update={"explainers": kept})
+    narrow = config.model_copy(update={"explainers": kept})
+    # what is stored is read again, and must not speak of what is not there
+    return narrow.model_copy(update={"gates": kept_gates(narrow)})
 
 
 def _settle_folder(path: Path, config: RunConfig, planned: Planned) -> Plan:

@@ -189,7 +189,7 @@ def test_a_near_miss_of_a_word_is_suggested(run_file: Path) -> None:
         ("target", "[label, label]"),
         ("target", "-1"),
         ("target", "{weights: []}"),
-        ("gates", "[]"),
+        ("gates", "lrp"),
         ("name", "3d"),
     ],
 )

@@ -1,0 +1,66 @@
+"""Gates are about what a run has: metrics and explainers are looked up when its file is read."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pipeline.errors import ConfigError
+from pipeline.gates import grammar
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+    from pipeline.config import Gate, RunConfig
+
+
+def place_of(gate: Gate, metrics: Collection[str]) -> grammar.Place:
+    """Return what a gate of either kind is about."""
+    if isinstance(gate, str):
+        return grammar.place(grammar.parse(gate), metrics)
+    return grammar.Place(gate.explainer, gate.metric, gate.column, gate.scope)
+
+
+def entry(explainer: str) -> str:
+    """Return the explainer whose maps these are: of several inputs, the name before the dot."""
+    return explainer.partition(".")[0]
+
+
+def check_names(config: RunConfig) -> None:
+    """Refuse gates of metrics and explainers that the run file does not have.
+
+    Raises
+    ------
+    ConfigError
+        If there are such; the message lists all of them.
+    """
+    found = []
+    for position, gate in enumerate(config.gates):
+        said = complaint(gate, config.metrics, config.explainers)
+        if said:
+            found.append(f"{config.where('gates', position)}: {said}")
+    if found:
+        raise ConfigError("\n".join(found), fix="gates name entries of explainers and metrics")
+
+
+def complaint(gate: Gate, metrics: Collection[str], explainers: Collection[str]) -> str:
+    """Return what a gate names that is not there; empty if all is."""
+    about = place_of(gate, metrics)
+    if about.metric not in metrics:
+        return f"there is no metric {about.metric!r}{_hint(about.metric, metrics)}"
+    if about.explainer != grammar.EVERY and entry(about.explainer) not in explainers:
+        return f"there is no explainer {about.explainer!r}{_hint(about.explainer, explainers)}"
+    return ""
+
+
+def kept(config: RunConfig) -> tuple[Gate, ...]:
+    """Return the gates that are about explainers and metrics of the run, and no others."""
+    return tuple(
+        gate for gate in config.gates if not complaint(gate, config.metrics, config.explainers)
+    )
+
+
+def _hint(name: str, known: Collection[str]) -> str:
+    # imported here: explainers import torch, which takes a second that a valid file need not pay
+    from explainers.registry import suggest
+
+    return f"; {suggest(name, list(known))}" if known else ", and the run file has none"
