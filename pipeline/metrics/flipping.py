@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 import torch
 
 from pipeline.metrics import removal
+from pipeline.metrics.exchange import Exchange
 from pipeline.metrics.metric import Case, Curve, Direction, Metric, register
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-    from explainers.trace import Trace
 
 
 @register("pixel_flipping")
@@ -34,9 +33,11 @@ class PixelFlipping(Metric):
     """Features per step, instead of `n_steps`."""
     order: Literal["morf", "lerf"] = "morf"
     """Most relevant first (a low curve is good) or least relevant first (a high one)."""
-    baseline: float | Literal["black", "white", "mean"] = "black"
-    """What a flipped feature becomes: a number, or the least, greatest or mean value of its
-    channel in the same sample (the whole sample where there are no channels)."""
+    baseline: removal.Absence = "black"
+    """What a flipped feature becomes: a number; ``black``, ``white`` or ``mean``, the least,
+    greatest or mean value of its channel in the same sample (the whole sample where there are no
+    channels); ``uniform``, a number between the least and the greatest, one draw for all steps and
+    explainers; or ``{blur: sigma}``, the image under a Gaussian of so many pixels."""
     output_space: Literal["probability", "logit"] = "probability"
     """What is measured."""
     absolute: bool = False
@@ -56,13 +57,11 @@ class PixelFlipping(Metric):
     def __post_init__(self) -> None:
         """Refuse what does not go together."""
         removal.check_steps(self.n_steps, self.features_in_step)
+        removal.check_absence(self.baseline)
         if self.compat == "quantus" and self.order != "morf":
             raise ValueError("got order 'lerf' with compat 'quantus', which flips morf only")
-        if self.compat == "quantus" and self.baseline == "mean":
-            raise ValueError(
-                "got baseline 'mean' with compat 'quantus', where it drifts from step to step; "
-                "use 'black', 'white' or a number"
-            )
+        if self.compat == "quantus":
+            removal.check_quantus_absence(self.baseline)
 
     @property
     def direction(self) -> Direction:
@@ -78,72 +77,42 @@ class PixelFlipping(Metric):
         """Return the curve over the share of features that are flipped."""
         sample = torch.empty(1, *shape, device="meta")
         n_features = removal.features(sample, by_pixel=self._by_pixel).shape[2]
-        share = (self._counts(n_features) / n_features).tolist()
-        x = (*([] if self.compat == "quantus" else [0.0]), *share)
+        x = tuple((self._counts(n_features) / n_features).tolist())
         label = f"mean {self.output_space}"
         return (Curve("curve", x, "share of features flipped", label, "auc", self.direction),)
 
     def prepare(self, case: Case) -> Case:
-        """Share target weights, the baseline, and the outputs before and after all flips."""
+        """Share the baseline, and the outputs before and after all flips."""
         trace = case.network_trace()
-        weights = trace.cotangent(case.target)  # (batch, classes)
-        features = removal.features(trace.inputs, by_pixel=self._by_pixel)
-        baseline = self._baseline(features)  # (batch, channels, 1)
-        blank = baseline.expand_as(features).reshape(trace.inputs.shape)
-        with torch.no_grad():
-            first = removal.selected(trace.output, weights, self.output_space)
-            last = removal.selected(trace.network(blank), weights, self.output_space)
-        return case.sharing(weights=weights, baseline=baseline, first=first, last=last)
+        absent = removal.absent(trace, self.baseline, by_pixel=self._by_pixel)
+        exchange = Exchange.removing(
+            trace, case.target, absent, self.output_space, by_pixel=self._by_pixel
+        )
+        return case.sharing(exchange=exchange)
 
     def score(self, case: Case, relevance: Tensor) -> dict[str, Tensor]:
         """Return ``curve``, ``(batch, steps)``, and ``auc``."""
-        trace, shared = case.network_trace(), case.shared
         relevance = relevance.abs() if self.absolute else relevance
         per_feature = removal.relevance_of_features(
-            relevance, trace.inputs, by_pixel=self._by_pixel
+            relevance, case.network_trace().inputs, by_pixel=self._by_pixel
         )
         ranks = removal.ranks(per_feature, descending=self.order == "morf")
-        counts = self._counts(ranks.shape[1]).to(ranks.device)
-        inner = self._perturbed(trace, shared["weights"], shared["baseline"], ranks, counts[:-1])
-        curve = torch.cat([shared["first"][:, None], inner, shared["last"][:, None]], dim=1)
+        n_features = ranks.shape[1]
+        counts = self._counts(n_features)
+        curve = case.shared["exchange"].curve(ranks, counts, n_features)
         curve = curve.where(per_feature.isfinite().all(dim=1)[:, None], torch.nan)
         if self.compat == "quantus":
-            return {"curve": curve[:, 1:], "auc": torch.trapezoid(curve[:, 1:], dim=1)}
-        share = torch.cat([counts.new_zeros(1), counts]).to(curve.dtype) / ranks.shape[1]
+            return {"curve": curve, "auc": torch.trapezoid(curve, dim=1)}
+        share = counts.to(curve) / n_features
         return {"curve": curve, "auc": torch.trapezoid(curve, share, dim=1)}
-
-    def _perturbed(
-        self, trace: Trace, weights: Tensor, baseline: Tensor, ranks: Tensor, counts: Tensor
-    ) -> Tensor:
-        features = removal.features(trace.inputs, by_pixel=self._by_pixel)
-        n_rows = len(features) * len(counts)
-        chunk = removal.rows_at_once(trace.inputs)
-        outputs = []
-        for start in range(0, n_rows, chunk):
-            row = torch.arange(start, min(start + chunk, n_rows), device=ranks.device)
-            sample, step = row // len(counts), row % len(counts)
-            flipped = ranks[sample] < counts[step][:, None]  # (rows, features)
-            perturbed = torch.where(flipped[:, None], baseline[sample], features[sample])
-            with torch.no_grad():
-                output = trace.network(perturbed.reshape(-1, *trace.inputs.shape[1:]))
-            outputs.append(removal.selected(output, weights[sample], self.output_space))
-        return torch.cat([weights.new_empty(0), *outputs]).reshape(len(features), len(counts))
 
     @property
     def _by_pixel(self) -> bool:
         return self.compat is None
 
-    def _baseline(self, features: Tensor) -> Tensor:
-        if self.baseline == "black":
-            return features.amin(dim=2, keepdim=True)
-        if self.baseline == "white":
-            return features.amax(dim=2, keepdim=True)
-        if self.baseline == "mean":
-            return features.mean(dim=2, keepdim=True)
-        return torch.full_like(features[:, :, :1], float(self.baseline))
-
     def _counts(self, n_features: int) -> Tensor:
-        """Return how many features are flipped at each step, ``(steps,)``."""
-        one_each = self.compat == "quantus" and self.n_steps is None
-        per_step = 1 if one_each and self.features_in_step is None else self.features_in_step
-        return removal.counts(n_features, self.n_steps, per_step)
+        """Return how many features are flipped at each point of the curve, ``(steps,)``."""
+        if self.compat is None:
+            return removal.counts_from_none(n_features, self.n_steps, self.features_in_step)
+        one_each = self.n_steps is None and self.features_in_step is None
+        return removal.counts(n_features, self.n_steps, 1 if one_each else self.features_in_step)

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import torch
 
+from explainers import baselines
 from explainers.sampling import chunks
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from explainers.trace import Trace
+
+Absence: TypeAlias = (
+    float | Literal["black", "white", "mean", "uniform"] | Mapping[Literal["blur"], float]
+)
+"""What stands for an absent feature; see `absent`."""
 
 DEFAULT_STEPS = 32
 
@@ -51,6 +61,12 @@ def counts(n_features: int, n_steps: int | None, features_in_step: int | None) -
     return torch.arange(1, n_steps + 1) * n_features // n_steps
 
 
+def counts_from_none(n_features: int, n_steps: int | None, features_in_step: int | None) -> Tensor:
+    """Return `counts` behind a 0, for curves that begin with nothing gone."""
+    after = counts(n_features, n_steps, features_in_step)
+    return torch.cat([after.new_zeros(1), after])
+
+
 def features(inputs: Tensor, *, by_pixel: bool) -> Tensor:
     """View inputs as ``(batch, channels, features)``; channels of a feature go together.
 
@@ -65,6 +81,75 @@ def features(inputs: Tensor, *, by_pixel: bool) -> Tensor:
     if inputs.ndim == 4 and by_pixel:
         return inputs.flatten(2)
     return inputs.flatten(1)[:, None]
+
+
+def check_absence(baseline: Any) -> None:
+    """Refuse a blur without a width, and numbers that are not finite.
+
+    Raises
+    ------
+    ValueError
+        If it is one of these.
+    """
+    amounts = tuple(baseline.values()) if isinstance(baseline, Mapping) else (baseline,)
+    if isinstance(baseline, Mapping) and (len(amounts) != 1 or amounts[0] < 0):
+        raise ValueError(
+            f"got baseline {dict(baseline)!r}, expected {{blur: sigma}} with a width in pixels of "
+            "0 or more"
+        )
+    if not all(isinstance(amount, str) or math.isfinite(amount) for amount in amounts):
+        raise ValueError(f"got baseline {baseline!r}, expected a finite number")
+
+
+def check_quantus_absence(baseline: Any) -> None:
+    """Refuse a baseline that Quantus does not have, or makes of what is already changed.
+
+    Raises
+    ------
+    ValueError
+        If it is one of these.
+    """
+    if baseline in ("mean", "uniform") or isinstance(baseline, Mapping):
+        reason = "drifts from step to step" if baseline == "mean" else "is not the same thing"
+        raise ValueError(
+            f"got baseline {baseline!r} with compat 'quantus', where it {reason}; "
+            "use 'black', 'white' or a number"
+        )
+
+
+def absent(trace: Trace, baseline: Absence, *, by_pixel: bool) -> Tensor:
+    """Return what stands for an absent feature, ``(batch, channels | 1, features | 1)``.
+
+    Parameters
+    ----------
+    trace
+        The samples.
+    baseline
+        A number; ``black``, ``white`` or ``mean``, the least, greatest or mean value of a channel
+        of the sample (of the whole sample where there are no channels); ``uniform``, numbers
+        between the least and the greatest, drawn once for each value of the sample; or the image
+        under a Gaussian, ``{"blur": sigma}`` in pixels, see `explainers.baselines.resolve`.
+    by_pixel
+        What a feature is, see `features`.
+
+    Raises
+    ------
+    ValueError
+        If a blur is asked for and the inputs are no images.
+    """
+    values = features(trace.inputs, by_pixel=by_pixel)
+    if isinstance(baseline, Mapping):
+        blurred = baselines.resolve(dict(baseline), trace.inputs)  # type: ignore[arg-type]
+        return features(blurred, by_pixel=by_pixel)
+    if baseline == "mean":
+        return values.mean(dim=2, keepdim=True)
+    if not isinstance(baseline, str):
+        return torch.full_like(values[:, :, :1], float(baseline))
+    low, high = values.aminmax(dim=2, keepdim=True)
+    if baseline == "uniform":
+        drawn = trace.uniform("baseline", trace.inputs.shape[1:]).to(values)
+        return low + (high - low) * drawn.view_as(values)
+    return low if baseline == "black" else high
 
 
 def relevance_of_features(relevance: Tensor, inputs: Tensor, *, by_pixel: bool) -> Tensor:
