@@ -1,4 +1,4 @@
-"""How well a map agrees with the mask of the object."""
+"""Maps beside masks of the object: what all such scores do alike, and the plainest two."""
 
 from __future__ import annotations
 
@@ -39,9 +39,14 @@ class MaskMetric(Metric):
         """Return the headline, float64."""
         if case.mask is None:
             raise ValueError(f"got no masks, expected mask=: {self.name!r} compares maps with them")
-        values, mask = _beside(relevance, case.mask.to(relevance.device), self.channels)
+        mask = self._searched(case.mask.to(relevance.device))
+        values, mask = _beside(relevance, mask, self.channels)
         is_defined = values.isfinite().all(dim=1) & mask.any(dim=1)
         return {self.headline: self._agreement(values, mask).where(is_defined, torch.nan)}
+
+    def _searched(self, mask: Tensor) -> Tensor:
+        """Return the places that count as the mask's, in its shape."""
+        return mask
 
     @abstractmethod
     def _agreement(self, values: Tensor, mask: Tensor) -> Tensor:
