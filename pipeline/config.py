@@ -32,9 +32,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*$")]
-TAKEN = ("sample", "target", "prediction", "evaluate")
+TAKEN = ("sample", "target", "prediction", "evaluate", "spray")
 """No explainer's names: the first three are arrays beside the maps of explainers in the store, and
-``evaluate.<metric>`` are passes, as are ``<scan>.<round>``."""
+``evaluate.<metric>`` and ``spray.<explainer>.<stage>`` are passes, as are ``<scan>.<round>``."""
 Positive = Annotated[int, Field(ge=1)]
 Index = Annotated[int, Field(ge=0)]
 Auto = Literal["auto"]
@@ -234,6 +234,8 @@ class RunConfig(_Section):
     gates: tuple[Gate, ...] = ()
     """What scores have to be: bounds such as ``lrp.pixel_flipping.auc <= 0.35``, and how much
     worse than in an earlier run they may be."""
+    spray: dict[Name, Parameters] = {}
+    """Explainer to parameters of the spectral analysis of its maps; empty ones are the defaults."""
     output: OutputConfig = OutputConfig()
     engine: EngineConfig = EngineConfig()
     report: ReportConfig = ReportConfig()

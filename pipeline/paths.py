@@ -29,12 +29,13 @@ STATES = "states"
 SCANS = "scans"
 GRAPHS = "graphs"
 SCORES = "scores"
+SPRAY = "spray"
 AGGREGATES = "aggregates.parquet"
 REPORT = "report.html"
 ATLAS = "atlas"
 EVENTS = "events.jsonl"
 
-SHARDED = (MAPS, SAMPLES, TABLES, STATES, SCORES)
+SHARDED = (MAPS, SAMPLES, TABLES, STATES, SCORES, SPRAY)
 """Folders in which every object belongs to a shard and is vouched for by a ledger record."""
 
 BLOCK = 1 << 20
@@ -69,6 +70,16 @@ def scores_path(metric: str, explainer: str, shard: int) -> str:
 def judged_path(metric: str) -> str:
     """Where it says how a metric was evaluated."""
     return f"{SCORES}/{metric}/metric.json"
+
+
+def spray_path(explainer: str, file: str = "") -> str:
+    """Where the spectral analysis of an explainer's maps is, or one file of it."""
+    return f"{SPRAY}/{explainer}/{file}".rstrip("/")
+
+
+def spray_record_path(explainer: str) -> str:
+    """Where the digests of a finished spectral analysis are; written last, as that of a result."""
+    return f"{SPRAY}/{explainer}.json"
 
 
 def result_path(scan: str) -> str:
