@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from explainers.inputs.structure import Structure
+    from explainers.reading.export import Exported
     from explainers.reading.layers import Names
     from explainers.reading.user_model import UserModel
 
@@ -78,13 +80,23 @@ def read_program(model: UserModel, example: Sequence[Tensor], position: int = 0)
     UnreadableError
         If that is not possible.
     """
-    graph = exported(model, example, position)
+    return program_of(exported(model, example, position), model.structure, example)
+
+
+def program_of(graph: Exported, structure: Structure, example: Sequence[Tensor]) -> Program:
+    """Return the program that a graph is, with the tensors that it now stands for.
+
+    Raises
+    ------
+    UnreadableError
+        If it is none.
+    """
     names = named(graph.graph)
     if len(graph.input_names) != len(example):
         raise UnreadableError(
             f"the graph has {len(graph.input_names)} inputs, the model {len(example)}"
         )
-    reading = Reading(graph, names, example[0].device, parts=model.structure.names)
+    reading = Reading(graph, names, example[0].device, parts=structure.names)
     output = reading.read()
     operators, softmax = _stripped(reading.operators, output)
     output_name = softmax.inputs[0] if softmax is not None else output.name

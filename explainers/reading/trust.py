@@ -43,17 +43,17 @@ def disagreement(model: UserModel, network: Network, example: Sequence[Tensor]) 
             repeated, row, first = model(*other), model(*single), model(*example)
     except Exception as error:  # a model may raise anything
         return f"the model fails for another batch size: {type(error).__name__}: {error}"
-    if not _agree(output, repeated):
+    if not agree(output, repeated):
         return "the model's outputs differ between two calls with the same inputs"
-    if not _agree(output[:1], row):
+    if not agree(output[:1], row):
         return "the model's output for a row depends on the other rows of the batch"
     filled = network.structure.filled
-    if not _agree(first, network.with_softmax(filled(example))):
+    if not agree(first, network.with_softmax(filled(example))):
         return "the program's outputs differ from the model's on the example"
     again = filled(other)
-    if any(not _agree(output, network.with_softmax(again)) for _ in range(2)):
+    if any(not agree(output, network.with_softmax(again)) for _ in range(2)):
         return "the program's outputs differ from the model's on a second batch"
-    if not _agree(row, network.with_softmax(filled(single))):
+    if not agree(row, network.with_softmax(filled(single))):
         return "the program's output differs from the model's on a single row"
     return _wrong_gradient(model, network, other)
 
@@ -114,7 +114,8 @@ def _walked(network: Network, parts: Sequence[Tensor], weights: Tensor) -> list[
     return [walked.layers.get(name, torch.zeros_like(values[name])) for name in names]
 
 
-def _agree(expected: Tensor, found: Tensor) -> bool:
+def agree(expected: Tensor, found: Tensor) -> bool:
+    """Return whether outputs are the same but for how kernels and folding round."""
     if expected.shape != found.shape:
         return False
     finite = expected.isfinite()
