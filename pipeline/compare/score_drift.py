@@ -118,13 +118,12 @@ class _Column:
             first, second = before[members], after[members]
             has_test = group == ALL
             moments = _tested(first, second) if has_test else _moments(first, second)
-            values: dict[str, Any] = {
-                key: float(value) for key, value in moments.items() if key != "n"
-            }
+            n = int(moments.pop("n"))
+            values: dict[str, Any] = {key: float(value) for key, value in moments.items()}
             yield ScoreDrift(
                 **self.facts,
                 group=group,
-                n=int(moments["n"]),
+                n=n,
                 n_before=int((known[0] & members).sum()),
                 n_after=int((known[1] & members).sum()),
                 n_rows=int(members.sum()),
