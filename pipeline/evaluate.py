@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from pipeline.session import Session
     from pipeline.shards import Shard
 
-SERVED = frozenset({"network", "masks", GRAPH})
-"""What a run can be scored with; a metric that explains again is for the library."""
+SERVED = frozenset({"network", "masks", "explainer", GRAPH})
+"""What a run can be scored with."""
 
 
 @dataclass(frozen=True)

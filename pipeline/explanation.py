@@ -17,6 +17,7 @@ from pipeline.inputs import mapped, to_model
 from pipeline.lengths import whole_shape
 from pipeline.plan import map_name, suffix
 from pipeline.products import Products
+from pipeline.reexplaining import as_stored
 from pipeline.sinks.maps import relevance_of
 
 if TYPE_CHECKING:
@@ -244,10 +245,7 @@ class Explanation:
         dims: tuple[str, ...],
         of_targets: list[Tensor],
     ) -> None:
-        relevance = self._joined(of_targets).float()
-        if self._plan.channels == "sum" and "channel" in dims:
-            # counted from the end, where the map's own dimensions are
-            relevance = relevance.sum(dims.index("channel") - len(dims))
+        relevance = as_stored(self._joined(of_targets).float(), dims, self._plan.channels)
         whole = None if self._plan.lengths is None else products.arrays[place].shape[1:]
         products.put_array(*place, rows, relevance, whole)
 

@@ -17,9 +17,10 @@ from pipeline.data import open_source, read_batch, read_masks
 from pipeline.inputs import to_model
 from pipeline.ledger import Entry, Ledger
 from pipeline.lengths import batches, without_filling
-from pipeline.metrics import Case, build
+from pipeline.metrics import Case, Subject, build
 from pipeline.networks import network_of
 from pipeline.plan import EXPLAIN, suffix
+from pipeline.reexplaining import again
 from pipeline.scorable import GRAPH
 from pipeline.sinks import scores as score_sink
 from pipeline.store import open_run
@@ -27,7 +28,7 @@ from pipeline.task import Outcome, WorkItem
 from pipeline.writer import Writer
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from concurrent.futures import Future
 
     import xarray as xr
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from pipeline.data import Record, Source
     from pipeline.inputs import Inputs
     from pipeline.metrics import Metric
+    from pipeline.reexplaining import Again
     from pipeline.shards import Shard
     from pipeline.store import Run
 
@@ -153,6 +155,11 @@ class EvaluateWorker:
         """Links by class and layer of each scan whose graphs are scored."""
         return {name: graphs_of(self._run.scans[name]) for name in self._task.explainers}
 
+    @cached_property
+    def _explainers(self) -> dict[str, Again]:
+        """What explains again, by name; nothing for metrics that do not."""
+        return again(self._run, self._task.explainers) if self._needs("explainer") else {}
+
     def _stored(self, name: str, shard: Shard) -> NDArray[Any]:
         return np.asarray(self._maps[name].isel(sample=shard.rows).values)
 
@@ -170,16 +177,27 @@ class EvaluateWorker:
                 continue
             place = np.array(part)[rows]
             for target, ending, case in self._cases(inputs, [records[row] for row in rows]):
-                for name, columns in found.items():
-                    if self._needs(GRAPH):
-                        case, relevance = replace(case, graph=self._graphs[name]), _no_map(place)
-                    else:
-                        stored = self._of_length(name, maps[name][place], records[0].length)
-                        relevance = self._relevance(stored, target)
-                    scored = self._metric.score(case, relevance)
-                    for column, values in scored.items():
-                        _place(columns, column + ending, len(shard), place, values)
+                stored = {
+                    name: self._of_length(name, each[place], records[0].length)
+                    for name, each in maps.items()
+                }
+                scored = self._metric.scores(case, self._subjects(stored, target, place))
+                for name, columns in scored.items():
+                    for column, values in columns.items():
+                        _place(found[name], column + ending, len(shard), place, values)
         return found
+
+    def _subjects(
+        self, stored: Mapping[str, NDArray[Any]], target: int, place: NDArray[Any]
+    ) -> dict[str, Subject]:
+        """Return what is scored of a batch for one target, by name."""
+        if self._needs(GRAPH):
+            nothing = torch.empty(len(place), 0)
+            return {name: Subject(nothing, graph=each) for name, each in self._graphs.items()}
+        return {
+            name: Subject(self._relevance(values, target), self._explainers.get(name))
+            for name, values in stored.items()
+        }
 
     def _of_length(self, name: str, stored: NDArray[Any], length: int | None) -> NDArray[Any]:
         """Return maps of samples of one length without what fills them up."""
@@ -205,7 +223,7 @@ class EvaluateWorker:
     def _cases(
         self, inputs: Inputs | None, records: Sequence[Record]
     ) -> list[tuple[int, str, Case]]:
-        """Return position, suffix of columns and prepared case of each target."""
+        """Return position, suffix of columns and case of each target."""
         trace, network = None, self._network
         if inputs is not None and network is not None:
             samples = Samples(
@@ -228,18 +246,13 @@ class EvaluateWorker:
         for position, target in enumerate(self._targets):
             # a unit of a layer is an output of the part of the network that ends there
             of, meant = (trace, target) if trace is None else trace.ending_at(target)
-            case = self._metric.prepare(Case(of, meant, mask=mask))
-            cases.append((position, suffix(position), case))
+            cases.append((position, suffix(position), Case(of, meant, mask=mask)))
         return cases
 
     def _relevance(self, stored: NDArray[Any], target: int) -> torch.Tensor:
         """Return maps of one target, ``(batch, ...)``, as they were explained: in float32."""
         values = stored[:, target] if self._run.plan.has_target_dimension else stored
         return torch.from_numpy(np.array(values, dtype=np.float32)).to(self._device)
-
-
-def _no_map(rows: NDArray[Any]) -> torch.Tensor:
-    return torch.empty(len(rows), 0)
 
 
 def _place(

@@ -103,6 +103,7 @@ class ExplainingAgain(Metric):
                     )
                 again = again.to(each.relevance)
                 states[name] = self.compared(case, each.relevance, states[name], variant, again)
+            del variant  # its values, before those of the next are computed
         return {
             name: self.concluded(case, each.relevance, states[name])
             for name, each in subjects.items()

@@ -103,7 +103,9 @@ def _evaluate(
 
     settings = params if compat is None else {**params, "compat": compat}
     metric = build(name, settings, name)
-    trace = _trace(model, inputs, labels) if "network" in metric.requires else None
+    needs_network = "network" in metric.requires
+    seed = getattr(explainer, "seed", 0)
+    trace = _trace(model, inputs, labels, seed) if needs_network else None
     case = Case(trace, Target.parse(target), mask=mask)
     if relevance is None:
         relevance = _maps(metric, case, inputs, explainer)
@@ -126,7 +128,7 @@ def _maps(metric: Metric, case: Case, inputs: Tensor, explainer: Any) -> Tensor:
     return explained(explainer, case.network_trace(), case.target, case)
 
 
-def _trace(model: Any, inputs: Tensor, labels: Tensor | None) -> Trace:
+def _trace(model: Any, inputs: Tensor, labels: Tensor | None, seed: int) -> Trace:
     from explainers.base import Samples
     from explainers.network import Network
     from explainers.trace import Trace
@@ -135,4 +137,4 @@ def _trace(model: Any, inputs: Tensor, labels: Tensor | None) -> Trace:
         raise ValueError("got no model, expected one: this metric runs the network again")
     network = model if isinstance(model, Network) else Network(model, inputs)
     samples = None if labels is None else Samples(torch.arange(len(inputs)), labels)
-    return Trace(network, inputs, samples=samples)
+    return Trace(network, inputs, samples=samples, seed=seed)
