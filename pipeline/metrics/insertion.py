@@ -80,7 +80,7 @@ class Insertion(Metric):
         trace = case.network_trace()
         usual: removal.Absence = {"blur": BLUR} if trace.inputs.ndim == 4 else "mean"
         baseline = usual if self.baseline is None else self.baseline
-        absent = removal.absent(trace, baseline, by_pixel=True)
+        absent = removal.absent(trace, baseline)
         exchange = Exchange.removing(trace, case.target, absent, self.output_space).reversed()
         return case.sharing(exchange=exchange)
 

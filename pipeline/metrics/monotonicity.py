@@ -88,7 +88,7 @@ class Monotonicity(Metric):
     def prepare(self, case: Case) -> Case:
         """Share the baseline and its output, and which features differ from it."""
         trace = case.network_trace()
-        absent = removal.absent(trace, self.baseline, by_pixel=True)
+        absent = removal.absent(trace, self.baseline)
         exchange = Exchange.removing(trace, case.target, absent, self.output_space).reversed()
         differs = (exchange.start != exchange.end).any(dim=1)  # (batch, features)
         return case.sharing(exchange=exchange, differs=differs)

@@ -27,7 +27,9 @@ MOST_ROWS = 2**11
 """Of a forward pass: those of narrow networks are slower with more."""
 
 
-def check_steps(n_steps: int | None, features_in_step: int | None) -> None:
+def check_steps(
+    n_steps: int | None, features_in_step: int | None, name_of_size: str = "features_in_step"
+) -> None:
     """Refuse both ways to say how many steps there are at once, and steps of nothing.
 
     Raises
@@ -36,8 +38,8 @@ def check_steps(n_steps: int | None, features_in_step: int | None) -> None:
         If both are given, or one is below 1.
     """
     if n_steps is not None and features_in_step is not None:
-        raise ValueError("got n_steps and features_in_step, expected one of them")
-    for name, value in (("n_steps", n_steps), ("features_in_step", features_in_step)):
+        raise ValueError(f"got n_steps and {name_of_size}, expected one of them")
+    for name, value in (("n_steps", n_steps), (name_of_size, features_in_step)):
         if value is not None and value < 1:
             raise ValueError(f"got {name} {value!r}, expected at least 1")
 
@@ -117,7 +119,7 @@ def check_quantus_absence(baseline: Any) -> None:
         )
 
 
-def absent(trace: Trace, baseline: Absence, *, by_pixel: bool) -> Tensor:
+def absent(trace: Trace, baseline: Absence, by_pixel: bool = True) -> Tensor:
     """Return what stands for an absent feature, ``(batch, channels | 1, features | 1)``.
 
     Parameters
