@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 import torch
 
 from explainers.sampling import counted
-from pipeline.metrics import removal
+from pipeline.metrics import removal, sampled
 from pipeline.metrics.metric import Case, Curve, Direction, Metric, register
 
 if TYPE_CHECKING:
@@ -99,14 +99,14 @@ class RateDistortionCurve(Metric):
         self._check(trace)
         weights = trace.cotangent(case.target)
         features = removal.features(trace.inputs, by_pixel=self._by_pixel)
-        ties = counted.words(_seeds(trace, "ties"), features.shape[2]).argsort(dim=1)
-        labels = _labels(trace)
+        ties = counted.words(sampled.seeds(trace, "ties"), features.shape[2]).argsort(dim=1)
+        labels = sampled.labels(trace)
         case = case.sharing(
             weights=weights,
             clean=removal.selected(trace.output, weights, self.output_space),
             labels=labels,
-            hit=_hits(trace.output, labels),
-            noise=_seeds(trace, "noise"),
+            hit=sampled.hits(trace.output, labels),
+            noise=sampled.seeds(trace, "noise"),
             ties=ties,
         )
         draws = self._randomised(case, removal.places(ties), self._counts(features.shape[2]))
@@ -162,7 +162,7 @@ class RateDistortionCurve(Metric):
                 output = trace.network(randomised.view(-1, *trace.inputs.shape[1:]))
             values = removal.selected(output, shared["weights"][sample], self.output_space)
             changes.append((values - shared["clean"][sample]).square())
-            hits.append(_hits(output, shared["labels"][sample]))
+            hits.append(sampled.hits(output, shared["labels"][sample]))
         return torch.cat(changes).view(shape), torch.cat(hits).view(shape)
 
     def _columns(self, case: Case, changes: Tensor, hits: Tensor) -> dict[str, Tensor]:
@@ -229,26 +229,6 @@ def _curve(
         control=f"random_{column}",
         control_area=f"random_{area}",
     )
-
-
-def _seeds(trace: Trace, purpose: str) -> Tensor:
-    """Return a seed for each sample, int64 ``(batch,)``, whatever batch it is in."""
-    index = trace.who().index.to(trace.inputs.device)
-    return counted.word(torch.full_like(index, trace.shared_seed(purpose)), index)
-
-
-def _labels(trace: Trace) -> Tensor:
-    """Return the class of each sample, -1 where outputs are not compared with classes."""
-    labels = trace.who().label.to(trace.inputs.device)
-    has_classes = trace.parent is None and trace.output.shape[1] > 1
-    return labels if has_classes else torch.full_like(labels, -1)
-
-
-def _hits(output: Tensor, labels: Tensor) -> Tensor:
-    """Return 1 where the largest output is the label's, else 0; NaN without a label."""
-    dtype = torch.promote_types(output.dtype, torch.float32)
-    hits = (output.argmax(dim=1) == labels).to(dtype)
-    return hits.where(labels >= 0, torch.nan)
 
 
 def _moments(draws: Tensor, first: Tensor) -> tuple[Tensor, Tensor]:
