@@ -1,30 +1,37 @@
-"""Line charts as inline SVG: they take the page's colours, light or dark."""
+"""Charts of a run: lines with bands, and how values are spread; see `figures` for their colours."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from markupsafe import Markup
+from matplotlib.patches import Polygon
 from matplotlib.ticker import MaxNLocator
 
+from pipeline.report import figures
 from pipeline.report.formats import number
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
+    from markupsafe import Markup
+    from matplotlib.axes import Axes
     from numpy.typing import NDArray
 
-_WIDTH, _HEIGHT = 640, 340
-_LEFT, _RIGHT, _TOP, _BOTTOM = 56, 14, 12, 46
-N_COLOURS = 8
+N_COLOURS = len(figures.SERIES)
 """Series colours that the style sheet knows; bands of more lines would hide each other."""
 CONTROL = -1
 """Colour of a line that explainers are compared with."""
 N_DASHES = 4
 """Ways to break a line, for series beyond the colours."""
+_DASHES = ("solid", (0, (7, 3)), (0, (2.5, 2.5)), (0, (9, 3, 2, 3)))
+_DOTTED = (0, (1, 4))
+_BAND = 0.15
+"""Opacity of bands."""
+_MOST_DESCRIBED = 12
+"""Lines whose ends are told to who does not see a chart."""
 
 
 @dataclass(frozen=True)
@@ -37,23 +44,95 @@ class Series:
     high: NDArray[np.float64]
     colour: int
     """Index of the colour; from `N_COLOURS` on, colours come again on broken lines. `CONTROL` for
-    the grey of a control."""
+    that of a control."""
 
 
-def lines(x: NDArray[np.float64], series: Sequence[Series], x_label: str, y_label: str) -> Markup:
-    """Return a chart of the series over their common `x`."""
-    every = np.concatenate([np.concatenate([s.low, s.high, s.values]) for s in series])
-    y_ticks = _ticks(min(float(np.nanmin(every)), 0.0), float(np.nanmax(every)))
-    x_ticks = _within(_ticks(float(x.min()), float(x.max())), x)
-    to_x = _Scale((float(x.min()), float(x.max())), (_LEFT, _WIDTH - _RIGHT))
-    to_y = _Scale((y_ticks[0], y_ticks[-1]), (_HEIGHT - _BOTTOM, _TOP))
-    parts = [_grid(x_ticks, y_ticks, to_x, to_y), _labels(x_label, y_label)]
-    if sum(s.colour != CONTROL for s in series) <= N_COLOURS:
-        parts += [_band(to_x(x), to_y(s.low), to_y(s.high), s) for s in series]
-    parts += [_line(to_x(x), to_y(s.values), s) for s in series]
-    return Markup(
-        '<svg class="chart" viewBox="0 0 {} {}" role="img" aria-label="{}">{}</svg>'
-    ).format(_WIDTH, _HEIGHT, f"{y_label} over {x_label}", Markup("").join(parts))
+def lines(
+    x: NDArray[np.float64],
+    series: Sequence[Series],
+    x_label: str,
+    y_label: str,
+    *,
+    title: str = "",
+    x_names: Sequence[str] = (),
+) -> Markup:
+    """Return a chart of the series over their common `x`.
+
+    Parameters
+    ----------
+    x
+        Where the values are, ``(steps,)``.
+    series
+        Lines; the last is drawn on top.
+    x_label, y_label
+        What the axes are.
+    title
+        What it shows, for who does not see it; the labels if not given.
+    x_names
+        What the places are called, if they are no numbers, as many as there are.
+    """
+    with figures.style():
+        figure, axes = figures.figure()
+        _axes(axes, x, series, x_names)
+        axes.set(xlabel=x_label, ylabel=y_label)
+        if has_bands(series):
+            for each in series:
+                _band(axes, x, each)
+        for each in series:
+            (line,) = axes.plot(x, each.values, **_pen(each.colour))
+            figures.name(line, each.name, f"line {look(each.colour)}")
+        title = title or f"{y_label} over {x_label}"
+        return figures.markup(figure, title, _described(x, series, x_label, x_names))
+
+
+def has_bands(series: Sequence[Series]) -> bool:
+    """Whether `lines` draws bands: those of too many lines would hide each other."""
+    is_few = sum(each.colour != CONTROL for each in series) <= N_COLOURS
+    return is_few and any(_has_band(each) for each in series)
+
+
+def histogram(
+    values: Mapping[str, NDArray[np.float64]],
+    colours: Mapping[str, int],
+    x_label: str,
+    title: str,
+    *,
+    is_logarithmic: bool = False,
+    n_bins: int = 40,
+) -> Markup:
+    """Return how the values of each series are spread, as the share of them in each bin.
+
+    Parameters
+    ----------
+    values
+        Name to finite values, at least one in all.
+    colours
+        Name to what `Series.colour` is.
+    x_label
+        What the values are.
+    title
+        What it shows, for who does not see it.
+    is_logarithmic
+        Whether bins are equal in the logarithm; values up to zero then count as the least.
+    n_bins
+        Number of bins over the range of all values.
+    """
+    edges = _edges(np.concatenate(list(values.values())), n_bins, is_logarithmic=is_logarithmic)
+    with figures.style():
+        figure, axes = figures.figure(640, 260)
+        if is_logarithmic:
+            axes.set_xscale("log")
+            axes.tick_params(which="minor", bottom=False)
+        for name, found in values.items():
+            counts, _ = np.histogram(np.clip(found, edges[0], edges[-1]), edges)
+            share = counts / max(1, len(found))
+            outline = axes.stairs(share, edges, baseline=0, **_pen(colours[name]))
+            figures.name(outline, name, f"line {look(colours[name])}")
+        axes.set(xlabel=x_label, ylabel="share of samples", xlim=(edges[0], edges[-1]))
+        axes.set_ylim(bottom=0)
+        if is_logarithmic:
+            _power_ticks(axes, edges)
+        return figures.markup(figure, title, _medians(values))
 
 
 def look(colour: int) -> str:
@@ -63,15 +142,82 @@ def look(colour: int) -> str:
     return f"c{colour % N_COLOURS} d{colour // N_COLOURS % N_DASHES}"
 
 
-class _Scale:
-    """A linear map from values to pixels."""
+def _pen(colour: int) -> dict[str, Any]:
+    """Return how a series is drawn."""
+    if colour == CONTROL:
+        return {"color": figures.INK, "linestyle": _DOTTED, "linewidth": 1.5}
+    dashes = _DASHES[colour // N_COLOURS % N_DASHES]
+    return {"color": figures.SERIES[colour % N_COLOURS], "linestyle": dashes, "linewidth": 2.25}
 
-    def __init__(self, values: tuple[float, float], pixels: tuple[float, float]) -> None:
-        self.start, self.first = values[0], pixels[0]
-        self.slope = (pixels[1] - pixels[0]) / ((values[1] - values[0]) or 1.0)
 
-    def __call__(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
-        return self.first + (np.asarray(values) - self.start) * self.slope
+def _axes(
+    axes: Axes, x: NDArray[np.float64], series: Sequence[Series], x_names: Sequence[str]
+) -> None:
+    every = np.concatenate([np.concatenate([s.low, s.high, s.values]) for s in series])
+    every = every[np.isfinite(every)]
+    y_ticks = _ticks(min(float(every.min()), 0.0), float(every.max()))
+    if x_names:
+        slant = 0 if max(map(len, x_names)) * len(x_names) < 80 else 35
+        axes.set_xticks(x, labels=x_names, rotation=slant, rotation_mode="anchor")
+        for label in axes.get_xticklabels() if slant else ():
+            label.set_horizontalalignment("right")
+    else:
+        x_ticks = _within(_ticks(float(x.min()), float(x.max())), x)
+        axes.set_xticks(x_ticks, labels=_texts(x_ticks))
+    axes.set_yticks(y_ticks, labels=_texts(y_ticks))
+    # of a single step there is no line, but there are its ends
+    margin = 0.0 if x.max() > x.min() else 0.5
+    axes.set(xlim=(x.min() - margin, x.max() + margin), ylim=(y_ticks[0], y_ticks[-1]))
+
+
+def _band(axes: Axes, x: NDArray[np.float64], series: Series) -> None:
+    if not _has_band(series):
+        return
+    outline = np.concatenate([np.stack([x, series.high], 1), np.stack([x, series.low], 1)[::-1]])
+    colour = figures.INK if series.colour == CONTROL else figures.SERIES[series.colour % N_COLOURS]
+    patch = Polygon(outline, facecolor=colour, alpha=_BAND, linewidth=0)
+    figures.name(patch, "", "band")
+    axes.add_patch(patch)
+
+
+def _has_band(series: Series) -> bool:
+    return bool(np.isfinite(series.low).all() and np.isfinite(series.high).all())
+
+
+def _described(
+    x: NDArray[np.float64], series: Sequence[Series], x_label: str, x_names: Sequence[str]
+) -> str:
+    ends = (x_names[0], x_names[-1]) if x_names else (number(float(x[0])), number(float(x[-1])))
+    said = [
+        f"{each.name} from {number(float(each.values[0]))} to {number(float(each.values[-1]))}"
+        for each in series[:_MOST_DESCRIBED]
+    ]
+    more = len(series) - len(said)
+    others = f", and {more} more" if more else ""
+    return f"{x_label} from {ends[0]} to {ends[1]}: {'; '.join(said)}{others}."
+
+
+def _medians(values: Mapping[str, NDArray[np.float64]]) -> str:
+    known = [(name, found) for name, found in values.items() if len(found)]
+    said = [f"{name} {number(float(np.median(found)))}" for name, found in known[:_MOST_DESCRIBED]]
+    return f"Medians: {'; '.join(said)}."
+
+
+def _edges(every: NDArray[np.float64], n_bins: int, *, is_logarithmic: bool) -> NDArray[np.float64]:
+    if is_logarithmic:
+        every = every[every > 0]
+        if not len(every):
+            return np.geomspace(0.1, 1.0, n_bins + 1)
+        low, high = math.floor(np.log10(every.min())), math.ceil(np.log10(every.max()))
+        return np.logspace(low, max(high, low + 1), n_bins + 1)
+    low, high = float(every.min()), float(every.max())
+    return np.linspace(low, high if high > low else low + 1.0, n_bins + 1)
+
+
+def _power_ticks(axes: Axes, edges: NDArray[np.float64]) -> None:
+    low, high = (round(float(end)) for end in np.log10(edges[[0, -1]]))
+    powers = np.arange(low, high + 1, max(1, (high - low) // 6))
+    axes.set_xticks(10.0**powers, labels=[f"{10.0**power:g}" for power in powers])
 
 
 def _ticks(low: float, high: float) -> NDArray[np.float64]:
@@ -83,53 +229,6 @@ def _within(ticks: NDArray[np.float64], x: NDArray[np.float64]) -> NDArray[np.fl
     slack = 1e-9 * (x.max() - x.min())
     found = ticks[(ticks >= x.min() - slack) & (ticks <= x.max() + slack)]
     return found if len(found) > 1 else ticks
-
-
-def _grid(
-    x_ticks: NDArray[np.float64], y_ticks: NDArray[np.float64], to_x: _Scale, to_y: _Scale
-) -> Markup:
-    across = Markup(
-        '<line class="grid" x1="{x1}" x2="{x2}" y1="{y:.1f}" y2="{y:.1f}"/>'
-        '<text class="tick" x="{x0}" y="{y:.1f}" dy="0.32em" text-anchor="end">{text}</text>'
-    )
-    below = Markup('<text class="tick" x="{x:.1f}" y="{y}" text-anchor="middle">{text}</text>')
-    rows = [
-        across.format(x0=_LEFT - 8, x1=_LEFT, x2=_WIDTH - _RIGHT, y=float(to_y(tick)), text=text)
-        for tick, text in zip(y_ticks, _texts(y_ticks), strict=True)
-    ]
-    columns = [
-        below.format(x=float(to_x(tick)), y=_HEIGHT - _BOTTOM + 18, text=text)
-        for tick, text in zip(x_ticks, _texts(x_ticks), strict=True)
-    ]
-    return Markup("").join(rows + columns)
-
-
-def _labels(x_label: str, y_label: str) -> Markup:
-    middle_y = (_TOP + _HEIGHT - _BOTTOM) / 2
-    return Markup(
-        '<text class="axis" x="{}" y="{}" text-anchor="middle">{}</text>'
-        '<text class="axis" transform="translate(13 {}) rotate(-90)" text-anchor="middle">{}</text>'
-    ).format((_LEFT + _WIDTH - _RIGHT) / 2, _HEIGHT - 6, x_label, middle_y, y_label)
-
-
-def _band(
-    x: NDArray[np.float64], low: NDArray[np.float64], high: NDArray[np.float64], series: Series
-) -> Markup:
-    if np.isnan(low).any() or np.isnan(high).any():
-        return Markup("")
-    outline = _points(np.concatenate([x, x[::-1]]), np.concatenate([high, low[::-1]]))
-    colour = "control" if series.colour == CONTROL else f"c{series.colour % N_COLOURS}"
-    return Markup('<polygon class="band {}" points="{}"/>').format(colour, outline)
-
-
-def _line(x: NDArray[np.float64], y: NDArray[np.float64], series: Series) -> Markup:
-    return Markup('<polyline class="line {}" points="{}"><title>{}</title></polyline>').format(
-        look(series.colour), _points(x, y), series.name
-    )
-
-
-def _points(x: NDArray[np.float64], y: NDArray[np.float64]) -> str:
-    return " ".join(f"{a:.1f},{b:.1f}" for a, b in zip(x, y, strict=True))
 
 
 def _texts(ticks: NDArray[np.float64]) -> list[str]:

@@ -73,7 +73,10 @@ _STYLE: dict[Any, Any] = {
     "ytick.labelcolor": SOFT,
     "xtick.labelsize": 12.0,
     "ytick.labelsize": 12.0,
+    "xtick.major.size": 0.0,
     "ytick.major.size": 0.0,
+    "xtick.major.pad": 7.0,
+    "ytick.major.pad": 7.0,
     "lines.linewidth": 2.25,
     "lines.solid_capstyle": "round",
     "lines.solid_joinstyle": "round",
@@ -118,6 +121,8 @@ def name(artist: Artist, title: str, classes: str = "") -> None:
 def markup(made: Figure, title: str, description: str = "", classes: str = "chart") -> Markup:
     """Return a figure as SVG for the page; the same figure gives the same bytes.
 
+    Nothing is clipped: the limits of the axes have to hold what is drawn.
+
     Parameters
     ----------
     made
@@ -161,8 +166,9 @@ def _clean(root: ElementTree.Element, key: str) -> None:
         if not (element.text or "").strip():
             element.text = None
         for child in list(element):
-            is_page_style = child.tag.endswith("}defs") and child.find("{*}style") is not None
-            if is_page_style or child.tag.endswith("}metadata"):
+            # what is defined apart from what is drawn: a style for all the page, and clips
+            is_beside = child.tag.endswith("}defs") and child.find("{*}path") is None
+            if is_beside or child.tag.endswith("}metadata"):
                 element.remove(child)
         _shorten(element, key)
         _rename(element, key, referred)
@@ -171,12 +177,13 @@ def _clean(root: ElementTree.Element, key: str) -> None:
 
 def _shorten(element: ElementTree.Element, key: str) -> None:
     attributes = element.attrib
+    attributes.pop("clip-path", None)
     if _HOLDER in attributes:
         attributes["href"] = attributes.pop(_HOLDER)
     if _STRAIGHT.match(attributes.get("transform", "")):
         del attributes["transform"]
     for attribute, value in attributes.items():
-        if attribute in ("href", "clip-path"):
+        if attribute == "href":
             value = value.replace("#", f"#{key}-")
         elif attribute == "style":
             value = re.sub(r"font-family: [^;]*; ", "", value)

@@ -17,7 +17,7 @@ from PIL import Image
 import explainers
 from pipeline import aggregate
 from pipeline.evaluate import evaluate
-from pipeline.report import build, charts, discover, formats, naming, pictures, sections
+from pipeline.report import build, discover, formats, naming, pictures, sections
 from pipeline.report.sections import classes, gallery, statistics
 from pipeline.sinks import results
 from pipeline.sinks.stored_result import StoredResult
@@ -80,6 +80,7 @@ def test_every_section_is_there_in_order(html: str) -> None:
         "overview",
         "scores",
         "curves",
+        "sanity",
         "classes",
         "gallery",
         "statistics",
@@ -262,36 +263,6 @@ def test_a_mean_has_the_digits_that_its_interval_leaves() -> None:
     assert formats.interval(0.123456, 0.0234) == ("0.123", "0.023")
     assert formats.interval(12.3456, 1.7) == ("12.3", "1.7")
     assert formats.interval(float("nan"), 1.0) == (formats.MISSING, "")
-
-
-def test_a_chart_draws_each_series_with_its_band() -> None:
-    x = np.linspace(0, 1, 5)
-    series = [charts.Series(f"<{n}>", x, x - 0.1, x + 0.1, n) for n in range(2)]
-    svg = charts.lines(x, series, "share", "probability")
-    assert svg.count("<polyline") == svg.count("<polygon") == 2
-    assert "&lt;0&gt;" in svg
-
-
-def test_ticks_are_not_beside_the_chart() -> None:
-    x = np.array([0.01, 0.02, 0.05, 0.1])
-    svg = charts.lines(x, [charts.Series("a", x, x, x, 0)], "u", "index")
-    below = [text for text in svg.split('y="312"')[1:] if 'text-anchor="middle"' in text]
-    assert [text.split(">")[1].split("<")[0] for text in below] == [
-        "0.02",
-        "0.04",
-        "0.06",
-        "0.08",
-        "0.10",
-    ]
-
-
-def test_many_lines_are_told_apart_by_dashes_and_have_no_bands() -> None:
-    x = np.linspace(0, 1, 5)
-    series = [charts.Series(str(n), x, x - 0.1, x + 0.1, n) for n in range(charts.N_COLOURS + 1)]
-    svg = charts.lines(x, series, "share", "probability")
-    assert "<polygon" not in svg
-    assert len({charts.look(line.colour) for line in series}) == len(series)
-    assert ">0.25<" in svg
 
 
 def test_sections_are_modules_with_a_title_and_an_order() -> None:

@@ -2,172 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from pipeline import aggregate
-from pipeline.inputs import ALONE, is_one_picture
-from pipeline.metrics import Curve
-from pipeline.report import charts, page
+from pipeline.report import checks, curve_plots
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-
-    from markupsafe import Markup
-    from numpy.typing import NDArray
-
-    from pipeline.aggregate import Judged
     from pipeline.store import Run
 
 title = "Curves"
 order = 30
-CONTROL = "random order"
-
-TEMPLATE = """
-{% for name, curve, chart, rows in drawings %}
-{% set many = rows | length > n_colours %}
-<div class="card plot{{ " many" if many }}">
-  <div>{{ chart }}</div>
-  <table{% if many or curve.error %} class="tight"{% endif %}><thead><tr>
-    <th>{{ name | breakable }} <span class="pill">
-    {{- "lower is better" if curve.direction == "lower" else "higher is better" }}</span></th>
-    <th class="value">{{ curve.area | breakable }}</th>
-    {% if curve.error %}<th class="value">spread</th><th class="value">Monte Carlo</th>{% endif %}
-    </tr></thead>
-  <tbody>
-  {% for row in rows %}
-  <tr><th><i class="key {{ look(row.colour) }}"></i>{{ row.name | breakable }}</th>
-  <td class="value">{{ row.mean | number }}</td>
-  {% if curve.error %}
-  <td class="value">{{ row.spread | number(2) }}</td>
-  <td class="value">{{ row.monte_carlo | percent }}</td>
-  {% endif %}</tr>
-  {% endfor %}
-  </tbody></table>
-</div>
-{% endfor %}
-<p class="note">Mean over all samples
-{%- if has_bands %}; the band is the 95 % confidence interval of the mean, from how much samples
-differ{% endif %}. In the tables, the best comes first.
-{%- if has_control %} Random order is the control: nothing that an explainer said.{% endif %}
-{%- if has_draws %} Spread is the standard deviation of the area from sample to sample. Monte Carlo
-is how much of the band's variance is due to the finite number of draws and not to the samples:
-more draws make that part smaller, more samples both.{% endif %}</p>
-"""
-
-
-@dataclass(frozen=True)
-class Row:
-    """What a table says of one line."""
-
-    name: str
-    colour: int
-    mean: float
-    """Of the area, over all samples."""
-    spread: float = float("nan")
-    """Standard deviation of the area over the samples."""
-    monte_carlo: float = float("nan")
-    """Share of the variance over the samples that comes from drawing."""
-
-
-@dataclass(frozen=True)
-class Line:
-    """One line of a chart and its row in the table."""
-
-    series: charts.Series
-    row: Row
 
 
 def render(run: Run) -> str | None:
-    """Return a chart per curve; None if no metric has one."""
-    drawings = [drawing for metric in aggregate.judged(run) for drawing in _drawings(run, metric)]
-    if not drawings:
-        return None
-    return page.fragment(
-        TEMPLATE,
-        drawings=drawings,
-        look=charts.look,
-        n_colours=charts.N_COLOURS,
-        has_bands=any("<polygon" in chart for _, _, chart, _ in drawings),
-        has_control=any(row.colour == charts.CONTROL for *_, rows in drawings for row in rows),
-        has_draws=any(curve.error for _, curve, *_ in drawings),
-    )
+    """Return a chart per curve; None if no metric has one.
 
-
-def _drawings(run: Run, metric: Judged) -> Iterator[tuple[str, Curve, Markup, list[Row]]]:
-    """Yield name, curve, chart and rows, the best first, of each curve of a metric."""
-    colours = {name: place for place, name in enumerate(run.maps)}
-    scores = {name: run.scores(metric.name, name) for name in metric.explainers}
-    for curve in _curves(run, metric, scores):
-        lines = [
-            _line(name, colours.get(name, 0), columns, curve)
-            for name, columns in scores.items()
-            if _is_drawn(columns, curve)
-        ]
-        if lines and curve.control:
-            columns = next(each for each in scores.values() if _is_drawn(each, curve))
-            control = replace(curve, column=curve.control, area=curve.control_area, error="")
-            lines.append(_line(CONTROL, charts.CONTROL, columns, control))
-        if lines:
-            chart = charts.lines(
-                np.array(curve.x), [line.series for line in lines], curve.x_label, curve.y_label
-            )
-            sign = 1 if curve.direction == "lower" else -1
-            rows = [line.row for line in lines]
-            rows.sort(key=lambda row: (np.isnan(row.mean), sign * row.mean))
-            yield metric.name, curve, chart, rows
-
-
-def _curves(
-    run: Run, metric: Judged, scores: Mapping[str, Mapping[str, NDArray[Any]]]
-) -> Iterator[Curve]:
-    """Yield the curves to draw: those that the metric names, of each target, or all there are."""
-    stored = {
-        column: np.shape(values)[1]
-        for columns in scores.values()
-        for column, values in columns.items()
-        if np.ndim(values) == 2
-    }
-    built, form = metric.metric(), run.plan.form
-    named = () if built is None or not is_one_picture(form) else built.curves(form[ALONE].shape)
-    for column, n_steps in stored.items():
-        base, dot, target = column.partition(".")
-        for curve in named:
-            if curve.column == base and len(curve.x) == n_steps:
-                yield _of_target(curve, dot + target)
-        if not named:
-            area = metric.headline + dot + target
-            x = tuple(np.linspace(0.0, 1.0, n_steps).tolist())
-            label = metric.space if metric.space != "none" else metric.method
-            yield Curve(column, x, "share of steps taken", f"mean {label}", area, metric.direction)
-
-
-def _of_target(curve: Curve, suffix: str) -> Curve:
-    """Return the curve of another target: all columns have its suffix."""
-    names = ("column", "area", "error", "control", "control_area")
-    columns = {name: getattr(curve, name) for name in names}
-    return replace(curve, **{name: each + suffix for name, each in columns.items() if each})
-
-
-def _is_drawn(columns: Mapping[str, NDArray[Any]], curve: Curve) -> bool:
-    """Whether every step of a curve is known of some sample."""
-    values = columns.get(curve.column)
-    return values is not None and not np.isnan(values).all(axis=0).any()
-
-
-def _line(name: str, colour: int, columns: Mapping[str, NDArray[Any]], curve: Curve) -> Line:
-    found = aggregate.summarise(columns[curve.column])
-    area = aggregate.summarise(np.reshape(columns[curve.area], (-1, 1)))
-    drawn = float("nan")
-    if curve.error:
-        # the variance of what samples scored is that of the samples plus that of the drawing
-        noise = aggregate.summarise(np.square(columns[curve.error])).mean.sum()
-        total = np.square(found.std).sum()
-        drawn = min(1.0, float(noise / total)) if total > 0 else drawn
-    low, high = (np.clip(end, *curve.bounds) for end in (found.low, found.high))
-    return Line(
-        charts.Series(name, found.mean, low, high, colour),
-        Row(name, colour, float(area.mean[0]), float(area.std[0]), drawn),
-    )
+    Those of randomisation are with the other checks of sanity.
+    """
+    metrics = [each for each in aggregate.judged(run) if checks.family(each) not in checks.FAMILIES]
+    found = curve_plots.plots(run, metrics)
+    return curve_plots.render(found) if found else None

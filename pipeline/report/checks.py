@@ -1,0 +1,191 @@
+"""Whether explanations pass what any explanation should: checks of sanity, and their verdicts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from pipeline import aggregate
+from pipeline.metrics import metrics
+from pipeline.plan import split_name
+from pipeline.statistics import paired
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from pipeline.aggregate import Judged
+    from pipeline.store import Run
+
+RANDOMISATION, AXIOMS = "randomisation", "axioms"
+FAMILIES = (RANDOMISATION, AXIOMS)
+"""Of metrics that are checks: passed or not, more than better or worse."""
+CONTROLS = ("random", "sobel")
+"""Methods that know no network."""
+CHANGED, SAME = 0.5, 0.9
+"""Mean similarity to the map of a randomised network, or of another class, below which a map counts
+as another one, and from which as the same. Conventions: papers show curves and name no limit."""
+CLOSE = 0.1
+"""Relative residual up to which a sum is nearly complete."""
+TOLERANCE = 0.01
+"""Up to which it is complete, where the metric has no `tolerance`."""
+
+Verdict = Literal["passes", "doubtful", "fails", "unknown"]
+
+
+@dataclass(frozen=True)
+class Check:
+    """One explainer under one check."""
+
+    metric: str
+    explainer: str
+    is_control: bool
+    """Whether it knows no network, so that it should not pass a check of randomisation."""
+    n: int
+    """Samples with a score."""
+    middle: float
+    """Mean of the headline; its median under axioms, whose means a few samples rule."""
+    low: float
+    """Ends of the 95 % interval of the mean; of axioms, quartiles."""
+    high: float
+    verdict: Verdict
+    says: str
+    """The verdict in words."""
+
+
+@dataclass(frozen=True)
+class Contest:
+    """How explainers do against controls under one metric."""
+
+    metric: str
+    beating: tuple[str, ...]
+    """Better than every control."""
+    others: tuple[tuple[str, str], ...]
+    """Explainer, and the control that it is not better than."""
+    controls: tuple[str, ...]
+
+
+def method_of(run: Run, name: str) -> str:
+    """Return the registered method of an explainer's entry."""
+    entry = split_name(name)[0]
+    return str(run.config.explainers.get(entry, {}).get("method", entry))
+
+
+def controls(run: Run, names: Sequence[str]) -> list[str]:
+    """Return those of these explainers that know no network."""
+    return [name for name in names if method_of(run, name) in CONTROLS]
+
+
+def family(metric: Judged) -> str:
+    """Return what a metric is about; empty where it is not installed."""
+    return metrics.get(metric.method).family if metric.method in metrics.names() else ""
+
+
+def checks(run: Run, metric: Judged) -> list[Check]:
+    """Return the verdict on each explainer under a metric of `FAMILIES`, in the run's order."""
+    return [
+        _check(metric, name, values, is_control=method_of(run, name) in CONTROLS)
+        for name in metric.explainers
+        if (values := headline(run, metric, name)) is not None
+    ]
+
+
+def headline(run: Run, metric: Judged, name: str) -> NDArray[np.float64] | None:
+    """Return the headline of each sample; None where it is not known."""
+    column: Any = run.scores(metric.name, name).get(metric.headline)
+    return None if column is None else np.asarray(column, np.float64)
+
+
+def contest(run: Run, metric: Judged) -> Contest | None:
+    """Return who beats the controls: paired by sample, the 95 % interval excludes no difference.
+
+    None if no control was scored, or nothing else was.
+    """
+    scores = {
+        name: values
+        for name in metric.explainers
+        if (values := headline(run, metric, name)) is not None
+    }
+    known = controls(run, list(scores))
+    others = [name for name in scores if name not in known]
+    if not known or not others:
+        return None
+    sign = 1 if metric.direction == "higher" else -1
+    not_beaten = {
+        name: [each for each in known if not _is_above(sign * scores[name], sign * scores[each])]
+        for name in others
+    }
+    return Contest(
+        metric.name,
+        tuple(name for name, by in not_beaten.items() if not by),
+        tuple((name, " and ".join(by)) for name, by in not_beaten.items() if by),
+        tuple(known),
+    )
+
+
+def _is_above(a: NDArray[np.float64], b: NDArray[np.float64]) -> bool:
+    # without an interval, nothing is known
+    return paired(a, b).low > 0
+
+
+def _check(metric: Judged, name: str, values: NDArray[np.float64], *, is_control: bool) -> Check:
+    known = values[np.isfinite(values)]
+    if family(metric) == AXIOMS:
+        low, middle, high = np.quantile(known, (0.25, 0.5, 0.75)) if len(known) else (np.nan,) * 3
+        tolerance = float(metric.parameters.get("tolerance", TOLERANCE))
+        verdict, says = _of_residual(known, float(middle), tolerance)
+    else:
+        found = aggregate.summarise(known[:, None])
+        low, middle, high = found.low[0], found.mean[0], found.high[0]
+        judge = _of_similarity if metric.direction == "lower" else _of_gain
+        verdict, says = judge(float(low), float(middle), float(high))
+    return Check(
+        metric.name,
+        name,
+        is_control,
+        len(known),
+        float(middle),
+        float(low),
+        float(high),
+        verdict,
+        says,
+    )
+
+
+def _of_similarity(low: float, middle: float, high: float) -> tuple[Verdict, str]:
+    """Return the verdict on how similar maps stay that should not: 1 is the same map."""
+    if np.isnan(middle):
+        return "unknown", "no map has a score"
+    if middle >= SAME:
+        return "fails", "maps stay what they were"
+    if middle >= CHANGED:
+        return "doubtful", "maps keep much of what they were"
+    return "passes", "maps become others"
+
+
+def _of_gain(low: float, middle: float, high: float) -> tuple[Verdict, str]:
+    """Return the verdict on what should be more than nothing."""
+    if np.isnan(middle):
+        return "unknown", "no map has a score"
+    if low > 0:
+        return "passes", "maps become others"
+    if high <= 0:
+        return "fails", "maps do not become more disordered"
+    return "doubtful", "no change can be told"
+
+
+def _of_residual(
+    known: NDArray[np.float64], middle: float, tolerance: float
+) -> tuple[Verdict, str]:
+    """Return the verdict on residuals relative to what maps should sum to."""
+    if not len(known):
+        return "unknown", "no map has a score"
+    share = 100 * float((known <= tolerance).mean())
+    if middle <= tolerance:
+        return "passes", f"adds up at {share:.0f} % of samples"
+    if middle <= CLOSE:
+        return "doubtful", f"nearly adds up; does at {share:.0f} % of samples"
+    return "fails", f"adds up at {share:.0f} % of samples"

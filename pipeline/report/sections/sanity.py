@@ -1,0 +1,169 @@
+"""Checks that any explanation should pass: other weights, other classes, sums, and controls."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pipeline import aggregate
+from pipeline.report import charts, checks, curve_plots, page
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from markupsafe import Markup
+    from numpy.typing import NDArray
+
+    from pipeline.aggregate import Judged
+    from pipeline.report.checks import Check
+    from pipeline.store import Run
+
+title = "Sanity"
+order = 35
+
+TEMPLATE = """
+{% if passed %}
+<ul class="said">
+{% for text in passed %}<li>{{ text }}</li>
+{% endfor %}
+</ul>
+{% endif %}
+{% for text in missing %}
+<p class="note">{{ text }}</p>
+{% endfor %}
+{% if rows %}
+<div class="scroll framed"><table class="wide">
+<thead><tr><th scope="col">check</th><th scope="col">explainer</th><th scope="col">verdict</th>
+<th scope="col">what was found</th><th scope="col" class="value">score</th>
+<th scope="col" class="value">samples</th></tr></thead>
+<tbody>
+{% for check in rows %}
+<tr><th scope="row">{{ check.metric | breakable }}</th>
+<td>{{ check.explainer | breakable }}{% if check.is_control %} <span class="pill">control</span>
+{%- endif %}</td>
+<td><span class="verdict {{ check.verdict }}">{{ check.verdict }}</span></td>
+<td>{{ check.says }}</td>
+<td class="value"><b>{{ check.middle | number }}</b>
+<small>{{ check.low | number }} to {{ check.high | number }}</small></td>
+<td class="value">{{ check.n | count }}</td></tr>
+{% endfor %}
+</tbody></table></div>
+{% endif %}
+{{ curves }}
+{% for chart, keys in histograms %}
+<div class="card plot"><div>{{ chart }}</div>
+<ul class="keys">{% for name, look in keys %}
+<li><i class="key {{ look }}"></i>{{ name | breakable }}</li>{% endfor %}</ul></div>
+{% endfor %}
+{% if rows %}
+<p class="note">
+{%- if has_randomised %}Maps of a randomised network, or of another class, should be others: at a
+mean similarity below {{ changed }} they count as such, from {{ same }} as the same. Where the score
+is how much more disordered they become, it has to be above 0. A control knows no network: that it
+fails shows that the check works. Scores are means with their 95 % confidence interval. {% endif %}
+{%- if has_axioms %}A sum is complete if it differs from what it should be by at most a hundredth
+(or the metric's tolerance), and nearly up to {{ close | percent(0) }}; scores are medians of the
+relative residual, with quartiles. Methods that promise no such sum (gradients, saliency) do no
+wrong by failing. {% endif %}</p>
+{% endif %}
+"""
+
+
+def render(run: Run) -> str | None:
+    """Return the section; None if nothing has been evaluated."""
+    metrics = aggregate.judged(run)
+    if not metrics:
+        return None
+    by_family = {
+        name: [each for each in metrics if checks.family(each) == name] for name in checks.FAMILIES
+    }
+    randomised, axioms = by_family[checks.RANDOMISATION], by_family[checks.AXIOMS]
+    rows = [row for metric in (*randomised, *axioms) for row in checks.checks(run, metric)]
+    contests = [
+        found
+        for metric in metrics
+        if checks.family(metric) not in checks.FAMILIES
+        and (found := checks.contest(run, metric)) is not None
+    ]
+    plots = curve_plots.plots(run, randomised)
+    return page.fragment(
+        TEMPLATE,
+        rows=rows,
+        passed=[*_verdicts(rows), *map(_in_words, contests)],
+        missing=_missing(run, by_family),
+        curves=curve_plots.render(plots) if plots else "",
+        histograms=[drawn for metric in axioms if (drawn := _histogram(run, metric))],
+        has_randomised=bool(randomised),
+        has_axioms=bool(axioms),
+        changed=checks.CHANGED,
+        same=checks.SAME,
+        close=checks.CLOSE,
+    )
+
+
+def _verdicts(rows: Sequence[Check]) -> list[str]:
+    """Return a sentence for each check: who passes it and who does not."""
+    said = []
+    for metric in dict.fromkeys(row.metric for row in rows):
+        own = [row for row in rows if row.metric == metric and not row.is_control]
+        parts = [
+            f"{', '.join(names)} {verb if len(names) == 1 else plural}"
+            for verdict, verb, plural in (
+                ("passes", "passes", "pass"),
+                ("doubtful", "is doubtful", "are doubtful"),
+                ("fails", "fails", "fail"),
+                ("unknown", "has no score", "have no score"),
+            )
+            if (names := [row.explainer for row in own if row.verdict == verdict])
+        ]
+        if parts:
+            said.append(f"{metric}: {'; '.join(parts)}.")
+    return said
+
+
+def _in_words(contest: checks.Contest) -> str:
+    """Return who beats the controls."""
+    named = " and ".join(contest.controls)
+    if not contest.beating:
+        return (
+            f"{contest.metric}: no explainer beats {named}; here, it cannot tell an explanation "
+            "from a map that knows no network."
+        )
+    verb = "beats" if len(contest.beating) == 1 else "beat"
+    text = f"{contest.metric}: {', '.join(contest.beating)} {verb} {named}"
+    others = [f"{name} does not beat {control}" for name, control in contest.others]
+    return "; ".join([text, *others]) + "."
+
+
+def _missing(run: Run, by_family: Mapping[str, Sequence[Judged]]) -> list[str]:
+    """Return what has not been checked, and how it would be."""
+    texts = []
+    if not by_family[checks.RANDOMISATION]:
+        texts.append(
+            "Whether maps depend on the weights and on the class has not been checked: add "
+            "mprt and random_logit to the metrics."
+        )
+    if not by_family[checks.AXIOMS]:
+        texts.append("Whether maps sum to what they explain: add completeness to the metrics.")
+    if not checks.controls(run, list(run.maps)):
+        texts.append("There is no control to compare with: add random and sobel to the explainers.")
+    return texts
+
+
+def _histogram(run: Run, metric: Judged) -> tuple[Markup, list[tuple[str, str]]] | None:
+    """Return how the headline is spread over samples, and the keys of its lines."""
+    places = {name: place for place, name in enumerate(run.maps)}
+    values: dict[str, NDArray[np.float64]] = {}
+    for name in metric.explainers:
+        column = checks.headline(run, metric, name)
+        if column is not None and np.isfinite(column).any():
+            values[name] = column[np.isfinite(column)]
+    if not values:
+        return None
+    colours = {name: places.get(name, 0) for name in values}
+    label = metric.headline.replace("_", " ")
+    chart = charts.histogram(
+        values, colours, label, f"{metric.name}: how {label} is spread", is_logarithmic=True
+    )
+    return chart, [(name, charts.look(colour)) for name, colour in colours.items()]
