@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass, fields
+from functools import cached_property
 from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
@@ -11,22 +12,51 @@ import numpy as np
 
 from pipeline import paths
 from pipeline.errors import XpipeError
-from pipeline.metrics import build
+from pipeline.metrics import Metric, build
+from pipeline.plan import suffix
+from pipeline.statistics.shares import wilson
+from pipeline.statistics.summaries import (
+    Summary,
+    macro,
+    stacked,
+    student_t,
+    summarise,
+    summarise_groups,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from numpy.typing import NDArray
 
-    from pipeline.metrics import Direction, Metric
+    from pipeline.metrics import Direction, Statistic
     from pipeline.store import Run
+
+__all__ = [
+    "ALL",
+    "CORRECT",
+    "MACRO",
+    "MISCLASSIFIED",
+    "Aggregate",
+    "Groups",
+    "Judged",
+    "Summary",
+    "aggregates",
+    "facts",
+    "groups_of",
+    "headlines",
+    "judged",
+    "student_t",
+    "summarise",
+    "write",
+]
 
 ALL = "all"
 MACRO = "macro"
 CORRECT = "correct"
 MISCLASSIFIED = "misclassified"
-_FIRST_T = (12.706, 4.303, 3.182, 2.776, 2.571)
-"""97.5 % quantiles of Student's t for one to five degrees of freedom."""
+CLASS = "class:"
+"""Start of the name of a group that is a class."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +114,8 @@ class Aggregate:
     std: float
     """Of the sample (n - 1)."""
     low: float
-    """Lower end of the 95 % confidence interval of the mean (Student's t)."""
+    """Lower end of the 95 % confidence interval of the mean: Student's t, Wilson's for columns of
+    zeros and ones."""
     high: float
     """Upper end."""
     median: float
@@ -104,43 +135,129 @@ def judged(run: Run) -> list[Judged]:
     return sorted(found, key=lambda metric: (order.get(metric.name, len(order)), metric.name))
 
 
+@dataclass(frozen=True)
+class Groups:
+    """Which samples of a run belong together."""
+
+    named: Mapping[str, NDArray[np.int64]]
+    """Rows of ``all``, and of ``correct`` and ``misclassified`` where labels are known."""
+    classes: NDArray[np.int64]
+    """Index of class per sample, -1 where it is not known: the label, else the prediction."""
+
+    @cached_property
+    def by_class(self) -> NDArray[np.int64]:
+        """Rows of known class, one class after another."""
+        order = np.argsort(self.classes, kind="stable")
+        return order[np.count_nonzero(self.classes < 0) :]
+
+    @cached_property
+    def starts(self) -> NDArray[np.int64]:
+        """Where each class begins in `by_class`."""
+        return np.unique(self.classes[self.by_class], return_index=True)[1]
+
+    @cached_property
+    def class_names(self) -> tuple[str, ...]:
+        """``class:<index>`` of each class that has samples."""
+        return tuple(f"{CLASS}{index}" for index in np.unique(self.classes[self.by_class]))
+
+    def rows(self) -> Iterator[tuple[str, NDArray[np.int64]]]:
+        """Yield name and rows of every group."""
+        yield from self.named.items()
+        yield from zip(
+            self.class_names,
+            np.split(self.by_class, self.starts[1:]) if len(self.starts) else (),
+            strict=True,
+        )
+
+
+def groups_of(run: Run) -> Groups:
+    """Return which samples belong to which group, by label and prediction."""
+    known_facts = facts(run)
+    n = run.plan.n_samples
+    label, prediction = np.full(n, -1), np.full(n, -1)
+    label[known_facts["index"]] = known_facts["label"]
+    prediction[known_facts["index"]] = known_facts["prediction"]
+    named = {ALL: np.arange(n)}
+    known = (label >= 0) & (prediction >= 0)
+    if known.any():
+        named[CORRECT] = np.flatnonzero(known & (label == prediction))
+        named[MISCLASSIFIED] = np.flatnonzero(known & (label != prediction))
+    return Groups(named, label if (label >= 0).any() else prediction)
+
+
+@dataclass(frozen=True)
+class Block:
+    """Everything that is said of one column of one metric for one explainer."""
+
+    metric: Judged
+    explainer: str
+    column: str
+    is_curve: bool
+    groups: tuple[str, ...]
+    summary: Summary
+    """``(groups, steps)``."""
+
+    def table(self) -> dict[str, Any]:
+        """Return the fields of `Aggregate` as columns, one row per group and step."""
+        n_groups, n_steps = self.summary.n.shape
+        steps = np.arange(n_steps) if self.is_curve else np.array([-1])
+        of_metric = {
+            "metric": self.metric.name,
+            "explainer": self.explainer,
+            "column": self.column,
+            "direction": self.metric.direction,
+            "space": self.metric.space,
+        }
+        known = {name: [value] * (n_groups * n_steps) for name, value in of_metric.items()}
+        known["step"] = np.tile(steps, n_groups).tolist()
+        known["group"] = np.repeat(self.groups, n_steps).tolist()
+        for field in fields(Summary):
+            known[field.name] = getattr(self.summary, field.name).reshape(-1).tolist()
+        return {field.name: known[field.name] for field in fields(Aggregate)}
+
+    def rows(self) -> Iterator[Aggregate]:
+        """Yield them one by one."""
+        yield from (Aggregate(*row) for row in zip(*self.table().values(), strict=True))
+
+
 def aggregates(run: Run) -> list[Aggregate]:
     """Return all aggregates of what has been evaluated so far."""
-    groups = _groups(run)
+    groups = groups_of(run)
     return [
         row
         for metric in judged(run)
-        for explainer in metric.explainers
-        for column, values in run.scores(metric.name, explainer).items()
-        for row in _column(metric, explainer, column, np.asarray(values), groups)
+        for block in _blocks(run, metric, groups)
+        for row in block.rows()
     ]
 
 
 def headlines(run: Run, metric: Judged) -> list[Aggregate]:
     """Return the aggregates of one metric's headline."""
-    groups = _groups(run)
-    return [
-        row
-        for explainer in metric.explainers
-        for column, values in run.scores(metric.name, explainer).items()
-        if column == metric.headline
-        for row in _column(metric, explainer, column, np.asarray(values), groups)
-    ]
+    found = _blocks(run, metric, groups_of(run), metric.headline)
+    return [row for block in found for row in block.rows()]
 
 
 def write(run: Run) -> list[Aggregate]:
-    """Write aggregates.parquet and return what is in it."""
+    """Write aggregates.parquet and return what it holds of columns of scalars.
+
+    Curves of many classes would be more objects than a process holds; they are in the file.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    rows = aggregates(run)
-    columns = {
-        field.name: [getattr(row, field.name) for row in rows] for field in fields(Aggregate)
-    }
-    buffer = BytesIO()
-    pq.write_table(pa.table(columns), buffer)
+    groups, rows, buffer = groups_of(run), [], BytesIO()
+    schema = pa.schema([(field.name, _ARROW[str(field.type)]) for field in fields(Aggregate)])
+    with pq.ParquetWriter(buffer, schema) as writer:
+        for metric in judged(run):
+            for block in _blocks(run, metric, groups):
+                writer.write_table(pa.table(block.table(), schema))
+                rows += [] if block.is_curve else list(block.rows())
     paths.Folder(str(run.path)).write(paths.AGGREGATES, buffer.getvalue())
     return rows
+
+
+_ARROW = {"str": "string", "int": "int64", "float": "float64"}
+"""Types of the file by those of the fields."""
 
 
 def facts(run: Run) -> dict[str, list[Any]]:
@@ -150,118 +267,93 @@ def facts(run: Run) -> dict[str, list[Any]]:
     return {name: [] for name in columns} | known
 
 
-def _groups(run: Run) -> dict[str, NDArray[np.bool_]]:
-    """Return which samples belong to which group."""
-    known_facts = facts(run)
-    n = run.plan.n_samples
-    label, prediction = np.full(n, -1), np.full(n, -1)
-    label[known_facts["index"]] = known_facts["label"]
-    prediction[known_facts["index"]] = known_facts["prediction"]
-    groups = {ALL: np.ones(n, bool)}
-    known = (label >= 0) & (prediction >= 0)
-    if known.any():
-        groups[CORRECT] = known & (label == prediction)
-        groups[MISCLASSIFIED] = known & (label != prediction)
-    classes = label if (label >= 0).any() else prediction
-    return groups | {
-        f"class:{index}": classes == index for index in np.unique(classes[classes >= 0])
-    }
+def _blocks(run: Run, metric: Judged, groups: Groups, only: str = "") -> Iterator[Block]:
+    """Yield what is said of each column, and of each statistic of groups, or of one of them."""
+    built = metric.metric()
+    for explainer in metric.explainers:
+        columns = run.scores(metric.name, explainer)
+        for column, values in columns.items():
+            if only in ("", column):
+                names, summary = _summarised(np.asarray(values), groups)
+                yield Block(metric, explainer, column, values.ndim > 1, names, summary)
+        if built is not None and type(built).across is not Metric.across:
+            yield from _across(metric, built, explainer, columns, groups, only)
 
 
-def _column(
+def _summarised(values: NDArray[Any], groups: Groups) -> tuple[tuple[str, ...], Summary]:
+    """Return the groups and what is said of each, the mean of classes last."""
+    steps = values.reshape(len(values), -1)  # (samples, steps)
+    names = (*groups.named, *groups.class_names)
+    parts = [summarise(steps[rows]) for rows in groups.named.values()]
+    if len(groups.starts):
+        classes = summarise_groups(steps[groups.by_class], groups.starts)
+        parts.append(classes)
+    found = stacked(parts)
+    if _is_hits(steps):
+        low, high = wilson(np.rint(found.mean * found.n), found.n)
+        found = Summary(**{**vars(found), "low": low, "high": high})
+    if len(groups.starts):
+        return (*names, MACRO), stacked([found, macro(classes)])
+    return names, found
+
+
+def _is_hits(values: NDArray[Any]) -> bool:
+    """Whether a column holds zeros and ones, and its means are shares."""
+    known = values[~np.isnan(values)]
+    return bool(len(known)) and bool(np.isin(known, (0, 1)).all())
+
+
+def _across(
+    metric: Judged,
+    built: Metric,
+    explainer: str,
+    columns: Mapping[str, NDArray[Any]],
+    groups: Groups,
+    only: str,
+) -> Iterator[Block]:
+    """Yield what a metric says of groups of samples and not of one."""
+    for ending in dict.fromkeys(map(_ending, columns)):
+        of_target = {
+            name.removesuffix(ending): values
+            for name, values in columns.items()
+            if _ending(name) == ending
+        }
+        known = np.any([_known(values) for values in of_target.values()], axis=0)
+        found: dict[str, list[tuple[str, Statistic, NDArray[np.bool_]]]] = {}
+        for group, rows in groups.rows():
+            members = {name: values[rows] for name, values in of_target.items()}
+            for name, statistic in built.across(members).items():
+                found.setdefault(name + ending, []).append((group, statistic, known[rows]))
+        for name, said in found.items():
+            if only in ("", name):
+                yield _block(metric, explainer, name, said)
+
+
+def _block(
     metric: Judged,
     explainer: str,
     column: str,
-    values: NDArray[Any],
-    groups: Mapping[str, NDArray[np.bool_]],
-) -> Iterator[Aggregate]:
-    steps = values.reshape(len(values), -1)  # (samples, steps)
-    summaries = {group: summarise(steps[members]) for group, members in groups.items()}
-    by_class = [summary for group, summary in summaries.items() if group.startswith("class:")]
-    if by_class:
-        summaries[MACRO] = _macro(by_class)
-    for group, summary in summaries.items():
-        for step in range(steps.shape[1]):
-            yield Aggregate(
-                metric=metric.name,
-                explainer=explainer,
-                column=column,
-                step=step if values.ndim > 1 else -1,
-                group=group,
-                direction=metric.direction,
-                space=metric.space,
-                **summary.at(step),
-            )
-
-
-@dataclass(frozen=True)
-class Summary:
-    """Moments and intervals of columns, ``(columns,)`` each; NaN values count as undefined."""
-
-    n: NDArray[np.int64]
-    n_undefined: NDArray[np.int64]
-    mean: NDArray[np.float64]
-    std: NDArray[np.float64]
-    low: NDArray[np.float64]
-    high: NDArray[np.float64]
-    median: NDArray[np.float64]
-
-    def at(self, column: int) -> dict[str, Any]:
-        """Return one column's values by name."""
-        return {field.name: getattr(self, field.name)[column].item() for field in fields(self)}
-
-
-def summarise(values: NDArray[Any]) -> Summary:
-    """Return the summary of each column of ``(samples, columns)``."""
-    values = np.asarray(values, np.float64)
-    defined = ~np.isnan(values)
-    n = defined.sum(axis=0)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        mean = np.where(defined, values, 0.0).sum(axis=0) / n
-        square = (np.where(defined, values - mean, 0.0) ** 2).sum(axis=0)
-        std = np.sqrt(square / (n - 1))  # NaN for one sample: its spread is not known
-        half = student_t(n - 1) * std / np.sqrt(n)
-    median = np.array(
-        [_median(column[keep]) for column, keep in zip(values.T, defined.T, strict=True)]
+    said: list[tuple[str, Statistic, NDArray[np.bool_]]],
+) -> Block:
+    names = tuple(group for group, _, _ in said)
+    value, low, high = (
+        np.stack([np.reshape(getattr(each, part), -1) for _, each, _ in said]).astype(np.float64)
+        for part in ("value", "low", "high")
     )
-    return Summary(n, len(values) - n, mean, std, mean - half, mean + half, median)
+    n = np.array([[known.sum()] for _, _, known in said]) + np.zeros(value.shape, np.int64)
+    size = np.array([[len(known)] for _, _, known in said])
+    unknown = np.full(value.shape, np.nan)
+    summary = Summary(n, size - n, value, unknown, low, high, unknown)
+    return Block(metric, explainer, column, np.ndim(said[0][1].value) > 0, names, summary)
 
 
-def student_t(degrees: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Return the 97.5 % quantile of Student's t (Abramowitz & Stegun 26.7.5, to 1e-3)."""
-    z = 1.959964
-    v = np.maximum(degrees, 1).astype(np.float64)
-    series = (
-        z
-        + (z**3 + z) / (4 * v)
-        + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * v**2)
-        + (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / (384 * v**3)
-    )
-    table = np.array(_FIRST_T)[np.clip(degrees - 1, 0, len(_FIRST_T) - 1)]
-    return np.where(degrees <= len(_FIRST_T), table, series)
+def _ending(column: str) -> str:
+    """Return the suffix of the target that a column is of."""
+    _, dot, number = column.rpartition(".")
+    return dot + number if dot and number.isdecimal() else suffix(0)
 
 
-def _median(values: NDArray[np.float64]) -> float:
-    return float(np.median(values)) if len(values) else float("nan")
-
-
-def _macro(classes: list[Summary]) -> Summary:
-    """Return the mean of class means, each class weighing the same; empty classes are left out."""
-    mean = np.stack([summary.mean for summary in classes])  # (classes, columns)
-    variance = np.stack([summary.std**2 / np.maximum(summary.n, 1) for summary in classes])
-    present = ~np.isnan(mean)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        k = present.sum(axis=0)
-        centre = np.where(present, mean, 0.0).sum(axis=0) / k
-        half = 1.959964 * np.sqrt(np.where(present, variance, 0.0).sum(axis=0)) / k
-        spread = np.sqrt((np.where(present, mean - centre, 0.0) ** 2).sum(axis=0) / (k - 1))
-    medians = np.array([_median(c[keep]) for c, keep in zip(mean.T, present.T, strict=True)])
-    return Summary(
-        n=np.sum([summary.n for summary in classes], axis=0),
-        n_undefined=np.sum([summary.n_undefined for summary in classes], axis=0),
-        mean=centre,
-        std=spread,
-        low=centre - half,
-        high=centre + half,
-        median=medians,
-    )
+def _known(values: NDArray[Any]) -> NDArray[np.bool_]:
+    """Whether anything is known of each sample, ``(samples,)``."""
+    known: NDArray[np.bool_] = ~np.isnan(values.reshape(len(values), -1)).all(axis=1)
+    return known

@@ -12,10 +12,12 @@ from pipeline.statistics.ranks import (
     ranks,
 )
 from pipeline.statistics.shares import holm, wilson
+from pipeline.statistics.summaries import Summary, summarise
 
 __all__ = [
     "Friedman",
     "Paired",
+    "Summary",
     "cliff",
     "critical_difference",
     "friedman",
@@ -26,6 +28,7 @@ __all__ = [
     "mean_ranks",
     "paired",
     "ranks",
+    "summarise",
     "wilcoxon",
     "wilson",
 ]

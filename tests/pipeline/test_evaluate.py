@@ -211,17 +211,6 @@ def test_aggregates_are_written_and_say_which_end_is_better(run: Run) -> None:
     assert groups >= {"all", "macro", "class:0", "class:1", "class:2", "correct", "misclassified"}
 
 
-def test_macro_means_weigh_classes_alike() -> None:
-    classes = [
-        aggregate.summarise(np.array([[1.0], [3.0], [5.0]])),
-        aggregate.summarise(np.array([[7.0]])),
-        aggregate.summarise(np.array([[np.nan]])),
-    ]
-    macro = aggregate._macro(classes)
-    assert macro.mean[0] == 5.0
-    assert (macro.n[0], macro.n_undefined[0]) == (4, 1)
-
-
 def test_summaries_leave_out_what_is_undefined() -> None:
     summary = aggregate.summarise(np.array([[1.0, np.nan], [2.0, np.nan], [np.nan, np.nan]]))
     assert summary.n.tolist() == [2, 0]
