@@ -47,9 +47,9 @@ class Moments:
         """Return those of both."""
         n = self.n + other.n
         step = other.mean - self.mean
-        self.scatter.__iadd__(other.scatter)
-        self.scatter.__iadd__(np.outer(step, step * (self.n * other.n / n)))
-        return Moments(n, self.mean + step * (other.n / n), self.scatter)
+        between = np.outer(step, step * (self.n * other.n / n))
+        mean = self.mean + step * (other.n / n)
+        return Moments(n, mean, self.scatter + other.scatter + between)
 
     def directions(self, count: int) -> NDArray[Any]:
         """Return the directions of largest variance, ``(values, count)``, largest first."""
@@ -86,7 +86,7 @@ class Factors:
         """Return the directions of largest variance, ``(values, count)``, largest first."""
         found = self.rows[:count]
         norms = np.linalg.norm(found, axis=1, keepdims=True)
-        return np.divide(found, norms, where=norms > 0, out=np.zeros_like(found)).T
+        return np.asarray(np.divide(found, norms, where=norms > 0, out=np.zeros_like(found)).T)
 
 
 def projected(chunks: Chunks, n_components: int | None) -> NDArray[np.float32]:

@@ -1,4 +1,4 @@
-"""What a spectral relevance analysis finds: views, their clusters, and what became of each check."""
+"""What a spectral relevance analysis finds: views, their clusters, and what checks of them say."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ if TYPE_CHECKING:
 GLOBAL = "global"
 """Name of the view of all classes together."""
 
-CLEVER_HANS, CLUSTER = "clever_hans", "cluster"
+Verdict = Literal["clever_hans", "cluster"]
+
+CLEVER_HANS: Verdict = "clever_hans"
+CLUSTER: Verdict = "cluster"
 
 
 @dataclass(frozen=True)
@@ -75,7 +78,7 @@ class Cluster:
     """Centre of `hot` as shares of height and width (or of the length), from the top left."""
     purity: float
     """Share of the class that is most frequent in it; 1 in the view of a class."""
-    verdict: Literal["clever_hans", "cluster"] = "cluster"
+    verdict: Verdict = CLUSTER
     """``clever_hans`` only if the counterfactual check confirms it."""
     counterfactual: Counterfactual | None = None
     """None where nothing was checked: in the global view, or where there is one cluster."""
@@ -104,12 +107,10 @@ class View:
     """Eigenvalues that count as zero beyond the first: parts that hardly hang together."""
     gap: float
     """Largest step between eigenvalues k and k + 1, for k from 2 to the most clusters."""
+    tau: float
+    """Evidence of separate strategies: `gap`, and for each eigenvalue beyond the first how far it
+    is below what counts as zero, 1 at zero. The higher, the sooner to look at."""
     clusters: tuple[Cluster, ...]
-
-    @property
-    def tau(self) -> float:
-        """Evidence of separate strategies: `n_zero` + `gap`; the higher, the sooner to look at."""
-        return self.n_zero + self.gap
 
 
 @dataclass(frozen=True, eq=False)
