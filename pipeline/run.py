@@ -17,6 +17,7 @@ from pipeline.conflict import refuse_other_run
 from pipeline.errors import ConfigError, StoreError
 from pipeline.events import RunFinished, RunStarted, StageFinished
 from pipeline.gates.names import kept as kept_gates
+from pipeline.gates.verdict import BROKEN
 from pipeline.lock import Owner, owner, refuse_if_owned
 from pipeline.manifest import Manifest
 from pipeline.passes import Passes
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
     from pipeline.config import RunConfig
     from pipeline.events import Callback
+    from pipeline.gates.verdict import Verdict
     from pipeline.ledger import Entry
     from pipeline.planner import Planned
     from pipeline.session import Session
@@ -50,7 +52,8 @@ class RunSummary:
     path: Path
     """Its folder."""
     exit_code: int
-    """0 done, 5 with quarantined shards or failed samples, 130 or 143 interrupted."""
+    """0 done, 4 with a broken gate, 5 with quarantined shards or failed samples, 130 or 143
+    interrupted."""
     n_samples: int
     """Samples in the manifest."""
     n_failed: int
@@ -65,6 +68,8 @@ class RunSummary:
     """Samples in committed shards, those that failed included."""
     not_finite: dict[str, int] = field(default_factory=dict)
     """Explainer to its number of maps that are NaN or infinite somewhere, where there are any."""
+    gates: tuple[Verdict, ...] = ()
+    """What became of the run file's gates; none if interrupted."""
 
 
 def run(
@@ -143,6 +148,7 @@ class _Start:
     planned: Planned
     started: float
     report: Path | None = None
+    gates: tuple[Verdict, ...] = ()
 
     def run(self) -> RunSummary:
         self.session.emit(
@@ -175,7 +181,8 @@ class _Start:
         if self.config.metrics and not self.session.is_stopping:
             from pipeline.evaluate import evaluate
 
-            evaluate(self.session.path, self.config.metrics, session=self.session)
+            evaluated = evaluate(self.session.path, self.config.metrics, session=self.session)
+            self.gates = evaluated.gates
         if not self.session.is_stopping:
             from pipeline import atlas, report
 
@@ -208,6 +215,8 @@ class _Start:
     def _exit_code(self) -> int:
         if self.session.interrupts.exit_code:
             return self.session.interrupts.exit_code
+        if any(gate.is_broken for gate in self.gates):
+            return BROKEN
         has_failed = any(entry.n_failed for entry in self._entries())
         return INCOMPLETE if self.session.quarantined or has_failed else 0
 
@@ -239,6 +248,7 @@ class _Start:
             report=self.report,
             n_done=sum(entry.n_samples for entry in entries),
             not_finite=open_run(str(self.session.path)).not_finite(),
+            gates=self.gates,
         )
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from pipeline import aggregate
 from pipeline.compare import agreement
 from pipeline.compare.comparison import ClassProfile, MapDrift, Summed, Worst
+from pipeline.compare.score_drift import interval
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -165,13 +166,13 @@ def summed(values: NDArray[np.float64]) -> Summed:
     known = values[np.isfinite(values)]
     if not len(known):
         return Summed(0, *(float("nan"),) * 5)
-    found = aggregate.summarise(known[:, None]).at(0)
+    low, high = interval(known)
     return Summed(
         n=len(known),
-        mean=found["mean"],
-        low=found["low"],
-        high=found["high"],
-        median=found["median"],
+        mean=float(known.mean()),
+        low=low,
+        high=high,
+        median=float(np.median(known)),
         least=float(known.min()),
     )
 

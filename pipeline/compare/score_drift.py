@@ -71,7 +71,7 @@ class Scores:
         """Return the drift of every scalar column, and by class that of the headline."""
         found: list[ScoreDrift] = []
         for explainer in self.explainers(metric):
-            counted = self._scored(metric, explainer)
+            counted = self.scored(metric, explainer)
             for column, (before, after) in self.columns(metric, explainer).items():
                 is_headline = column == metric.headline
                 groups = self.groups(by_class=is_headline)
@@ -87,7 +87,8 @@ class Scores:
             groups |= {f"class:{index}": self._classes == index for index in known}
         return groups
 
-    def _scored(self, metric: Judged, explainer: str) -> tuple[NDArray[np.bool_], ...]:
+    def scored(self, metric: Judged, explainer: str) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+        """Return which samples are in scored shards, before and after."""
         before = scored_rows(self._previous, metric.name, explainer)[self._pairing.before]
         return before, scored_rows(self._current, metric.name, explainer)
 
