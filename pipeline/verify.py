@@ -310,9 +310,9 @@ def _repair(run: Run, entries: Iterable[Entry], problems: Iterable[Problem]) -> 
         elif problem.object.startswith(f"{paths.GRAPHS}/"):
             graphs.withdraw(run.path, problem.object.split("/")[1].removesuffix(".json"))
     if broken:
-        # Made from what was broken, perhaps; both are made again from what is stored.
-        run.folder.remove(paths.REPORT)
-        run.folder.remove(paths.AGGREGATES)
+        # Made from what was broken, perhaps; all are made again from what is stored.
+        for derived in (paths.REPORT, paths.MACHINE, paths.AGGREGATES, paths.COMPARISONS):
+            run.folder.remove(derived)
     for problem in problems:
         if paths.is_temporary(problem.object):
             run.folder.remove(problem.object)

@@ -37,6 +37,18 @@ class Paired:
     """The same over pairs of scores of one sample: the share of samples at which `a` is above,
     less the share at which it is below."""
 
+    def turned(self) -> Paired:
+        """Return the comparison of `b` to `a`."""
+        return Paired(
+            n=self.n,
+            difference=-self.difference,
+            low=-self.high,
+            high=-self.low,
+            p=self.p,
+            delta=-self.delta,
+            dominance=-self.dominance,
+        )
+
 
 def paired(a: ArrayLike, b: ArrayLike, *, alpha: float = 0.05) -> Paired:
     r"""Compare two columns of scores, sample by sample.
