@@ -44,9 +44,9 @@ class FaithfulnessCorrelation(Metric):
     subset_size: int | float | None = None
     """Features in a subset: a number of them, or a share between 0 and 1 (not included); a fifth
     by default."""
-    baseline: float | Literal["black", "white", "mean"] = "black"
-    """What a removed feature becomes: a number, or the least, greatest or mean value of its
-    channel in the same sample (the whole sample where there are no channels)."""
+    baseline: removal.Absence = "black"
+    """What a removed feature becomes: a number, ``black``, ``white``, ``mean``, ``uniform`` or
+    ``{blur: sigma}``, as for `pixel_flipping`."""
     output_space: Literal["probability", "logit"] = "logit"
     """What is measured."""
     compat: Literal["quantus"] | None = None
@@ -61,6 +61,7 @@ class FaithfulnessCorrelation(Metric):
     def __post_init__(self) -> None:
         """Refuse too few draws and sizes that are none."""
         numeric.check_whole("n_draws", self.n_draws, 3)
+        removal.check_absence(self.baseline)
         check_size("subset_size", self.subset_size)
 
     @property

@@ -46,9 +46,9 @@ class FaithfulnessEstimate(Metric):
     """Blocks of nearly equal size; 1024 by default, never more than there are features."""
     features_in_step: int | None = None
     """Features in a block, instead of `n_steps`."""
-    baseline: float | Literal["black", "white", "mean"] = "black"
-    """What a removed feature becomes: a number, or the least, greatest or mean value of its
-    channel in the same sample (the whole sample where there are no channels)."""
+    baseline: removal.Absence = "black"
+    """What a removed feature becomes: a number, ``black``, ``white``, ``mean``, ``uniform`` or
+    ``{blur: sigma}``, as for `pixel_flipping`."""
     output_space: Literal["probability", "logit"] | None = None
     """What is measured: probabilities as in the paper, but logits with `compat`."""
     compat: Literal["quantus"] | None = None
@@ -64,6 +64,7 @@ class FaithfulnessEstimate(Metric):
     def __post_init__(self) -> None:
         """Refuse what does not go together."""
         removal.check_steps(self.n_steps, self.features_in_step)
+        removal.check_absence(self.baseline)
 
     @property
     def direction(self) -> Direction:

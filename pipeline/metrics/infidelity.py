@@ -52,9 +52,9 @@ class Infidelity(Metric):
     the side of a patch, 4 by default."""
     std: float = 0.2
     """Standard deviation of Gaussian noise, as a share of the sample's range."""
-    baseline: float | Literal["black", "white", "mean"] = "black"
-    """What is put in: a number, or the least, greatest or mean value of a channel in the same
-    sample (the whole sample where there are no channels)."""
+    baseline: removal.Absence = "black"
+    """What is put in: a number, ``black``, ``white``, ``mean``, ``uniform`` or ``{blur: sigma}``,
+    as for `pixel_flipping`."""
     attribution: Literal["local", "global"] = "local"
     """``local``: the map is taken for a gradient, as in the formula. ``global``: it is taken for
     contributions, in which the input is a factor already (Ancona et al. 2018, arXiv:1711.06104):
@@ -75,6 +75,9 @@ class Infidelity(Metric):
         """Refuse what does not go together."""
         numeric.check_whole("n_draws", self.n_draws, 2)
         numeric.check_finite("std", self.std)
+        removal.check_absence(self.baseline)
+        if self.compat:
+            removal.check_quantus_absence(self.baseline)
         if self.square is not None:
             numeric.check_whole("square", self.square)
         if self.attribution == "global" and self.noise not in (None, "square"):
@@ -142,17 +145,21 @@ class Infidelity(Metric):
                 f"got inputs of shape {tuple(inputs.shape)}, expected images (batch, channel, "
                 "height, width): squares are removed; set `noise: gaussian`"
             )
-        features = removal.features(inputs, by_pixel=self.compat is None)
-        baseline = subsets.baseline_of(features, self.baseline)
+        blank = self._blank(trace)
         if self.compat:
-            return perturbations.patches(inputs, baseline, self.square or 4)
+            return perturbations.patches(inputs, blank, self.square or 4)
         if noise == "square":
             side = self.square or max(1, min(inputs.shape[2:]) // 4)
-            return perturbations.squares(trace, baseline, self.n_draws, side)
-        centre = features if noise == "gaussian" else baseline
-        return perturbations.gaussian(
-            trace, centre.expand_as(features).reshape(inputs.shape), self.n_draws, self.std
-        )
+            return perturbations.squares(trace, blank, self.n_draws, side)
+        centre = inputs if noise == "gaussian" else blank
+        return perturbations.gaussian(trace, centre, self.n_draws, self.std)
+
+    def _blank(self, trace: Trace) -> Tensor:
+        """Return the baseline, shaped as the inputs."""
+        by_pixel = self.compat is None
+        features = removal.features(trace.inputs, by_pixel=by_pixel)
+        absent = removal.absent(trace, self.baseline, by_pixel)
+        return absent.expand_as(features).reshape(trace.inputs.shape)
 
 
 def _of_values(relevance: Tensor, inputs: Tensor, *, is_shared: bool) -> Tensor:

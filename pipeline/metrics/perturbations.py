@@ -57,8 +57,8 @@ class Perturbations(ABC):
 class Boxes(Perturbations):
     """Rectangles of images become a baseline."""
 
-    baseline: Tensor
-    """``(batch, channels or 1, 1)``."""
+    blank: Tensor
+    """The baseline, shaped as the inputs."""
     top: Tensor
     """First row of each, int64 ``(batch, draws)``."""
     left: Tensor
@@ -72,13 +72,13 @@ class Boxes(Perturbations):
         x = torch.arange(self.inputs.shape[3], device=row.device)
         top, left = (each.flatten()[row][:, None, None] for each in (self.top, self.left))
         is_in = (y >= top) & (y < top + self.height) & (x >= left) & (x < left + self.width)
-        return torch.where(is_in[:, None], self.baseline[sample][..., None], self.inputs[sample])
+        return torch.where(is_in[:, None], self.blank[sample], self.inputs[sample])
 
     def products(self, relevance: Tensor, *, is_local: bool) -> Tensor:
         """Return sums over rectangles, from those over everything above and left of a corner."""
         values = relevance
         if is_local:
-            values = relevance * (self.inputs - self.baseline[..., None]).double()
+            values = relevance * (self.inputs - self.blank).double()
         corners = pad(values.sum(dim=1), (1, 0, 1, 0)).cumsum(dim=1).cumsum(dim=2)
         row = torch.arange(len(values), device=values.device)[:, None]
         bottom, right = self.top + self.height, self.left + self.width
@@ -94,8 +94,8 @@ class Boxes(Perturbations):
 class Patches(Perturbations):
     """The patches of a grid become a baseline one after the other, and stay so."""
 
-    baseline: Tensor
-    """``(batch, 1, 1)``."""
+    blank: Tensor
+    """The baseline, shaped as the inputs."""
     order: Tensor
     """Number of the patch that each pixel belongs to, int64 ``(height, width)``."""
 
@@ -103,13 +103,13 @@ class Patches(Perturbations):
         """Return images of which some patches are left."""
         sample, last = row // self.n_draws, row % self.n_draws
         is_gone = self.order <= last[:, None, None]
-        return torch.where(is_gone[:, None], self.baseline[sample][..., None], self.inputs[sample])
+        return torch.where(is_gone[:, None], self.blank[sample], self.inputs[sample])
 
     def products(self, relevance: Tensor, *, is_local: bool) -> Tensor:
         """Return sums over the patches that are gone."""
         values = relevance
         if is_local:
-            values = relevance * (self.inputs - self.baseline[..., None]).double()
+            values = relevance * (self.inputs - self.blank).double()
         sums = values.new_zeros(len(values), self.n_draws)
         of_pixels = values.sum(dim=1).flatten(1)
         sums.scatter_add_(1, self.order.flatten().expand_as(of_pixels), of_pixels)
@@ -157,7 +157,7 @@ class Gaussian(Perturbations):
         return torch.cat(found).view(-1, self.n_draws)
 
 
-def squares(trace: Trace, baseline: Tensor, n_draws: int, side: int) -> Boxes:
+def squares(trace: Trace, blank: Tensor, n_draws: int, side: int) -> Boxes:
     """Return squares at random places, all within the image.
 
     Raises
@@ -175,7 +175,7 @@ def squares(trace: Trace, baseline: Tensor, n_draws: int, side: int) -> Boxes:
     return Boxes(
         trace.inputs,
         n_draws,
-        baseline,
+        blank,
         (top * (height - side + 1)).long(),
         (left * (width - side + 1)).long(),
         side,
@@ -183,7 +183,7 @@ def squares(trace: Trace, baseline: Tensor, n_draws: int, side: int) -> Boxes:
     )
 
 
-def patches(inputs: Tensor, baseline: Tensor, side: int) -> Patches:
+def patches(inputs: Tensor, blank: Tensor, side: int) -> Patches:
     """Return the patches of a grid, row by row.
 
     Raises
@@ -200,7 +200,7 @@ def patches(inputs: Tensor, baseline: Tensor, side: int) -> Patches:
     y = torch.arange(height, device=inputs.device)[:, None] // side
     x = torch.arange(width, device=inputs.device) // side
     n_across = width // side
-    return Patches(inputs, height // side * n_across, baseline, y * n_across + x)
+    return Patches(inputs, height // side * n_across, blank, y * n_across + x)
 
 
 def gaussian(trace: Trace, centre: Tensor, n_draws: int, share: float) -> Gaussian:

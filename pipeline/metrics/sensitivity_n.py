@@ -55,9 +55,9 @@ class SensitivityN(Metric):
     """Subsets of each size, at least 3."""
     most: float = 0.8
     """The largest size, as a share of the features."""
-    baseline: float | Literal["black", "white", "mean"] = "black"
-    """What a removed feature becomes: a number, or the least, greatest or mean value of its
-    channel in the same sample (the whole sample where there are no channels)."""
+    baseline: removal.Absence = "black"
+    """What a removed feature becomes: a number, ``black``, ``white``, ``mean``, ``uniform`` or
+    ``{blur: sigma}``, as for `pixel_flipping`."""
     output_space: Literal["probability", "logit"] | None = None
     """What is measured: logits as in the paper, but probabilities with `compat`."""
     features_in_step: int = 1
@@ -81,6 +81,9 @@ class SensitivityN(Metric):
         numeric.check_whole("features_in_step", self.features_in_step)
         if self.n_sizes is not None:
             numeric.check_whole("n_sizes", self.n_sizes)
+        removal.check_absence(self.baseline)
+        if self.compat:
+            removal.check_quantus_absence(self.baseline)
         if not 0.0 < self.most <= 1.0:
             raise ValueError(f"got most {self.most!r}, expected a share above 0, 1 at most")
         if self.compat is None and self.features_in_step != 1:

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
     from explainers.trace import Trace
 
-Baseline = float | Literal["black", "white", "mean"]
 OutputSpace = Literal["probability", "logit"]
 
 MOST_KEPT = 2**28
@@ -100,20 +99,6 @@ def drawn(trace: Trace, n_features: int, n_draws: int, size: int, n_kept: int = 
     return Subsets(made.seeds, n_draws, size, n_features, kept)
 
 
-def baseline_of(features: Tensor, baseline: Baseline) -> Tensor:
-    """Return what a removed feature becomes, ``(batch, channels, 1)``.
-
-    A number, or the least, greatest or mean value of its channel in the same sample.
-    """
-    if baseline == "black":
-        return features.amin(dim=2, keepdim=True)
-    if baseline == "white":
-        return features.amax(dim=2, keepdim=True)
-    if baseline == "mean":
-        return features.mean(dim=2, keepdim=True)
-    return torch.full_like(features[:, :, :1], float(baseline))
-
-
 @dataclass(frozen=True, eq=False)
 class Removal:
     """The output of one target while some features of the samples of a batch are removed."""
@@ -124,7 +109,7 @@ class Removal:
     features: Tensor
     """``(batch, channels, features)``."""
     baseline: Tensor
-    """``(batch, channels, 1)``."""
+    """``(batch, channels | 1, features | 1)``."""
     space: OutputSpace
     """Which output is measured."""
     clean: Tensor
@@ -168,7 +153,7 @@ class Removal:
 
 
 def removing(
-    trace: Trace, weights: Tensor, baseline: Baseline, space: OutputSpace, *, by_pixel: bool
+    trace: Trace, weights: Tensor, baseline: removal.Absence, space: OutputSpace, *, by_pixel: bool
 ) -> Removal:
     """Return the removal of features of a batch; by pixel or by value as `removal.features`.
 
@@ -179,8 +164,9 @@ def removing(
     """
     check_space(trace, space)
     features = removal.features(trace.inputs, by_pixel=by_pixel)
+    absent = removal.absent(trace, baseline, by_pixel)
     clean = removal.selected(trace.output, weights, space)
-    return Removal(trace, weights, features, baseline_of(features, baseline), space, clean)
+    return Removal(trace, weights, features, absent, space, clean)
 
 
 def check_space(trace: Trace, space: OutputSpace) -> None:
