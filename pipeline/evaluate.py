@@ -12,10 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from explainers import Target
-from pipeline import aggregate
+from pipeline import aggregate, comparisons
 from pipeline.aggregate import Judged
 from pipeline.entries import graph_scans
 from pipeline.errors import ConfigError
+from pipeline.events import StageFinished
+from pipeline.gates import absolute
+from pipeline.gates.verdict import BROKEN, tally
 from pipeline.metrics import build
 from pipeline.plan import EXPLAIN
 from pipeline.scorable import GRAPH, in_words, misfit, scored, unscored
@@ -28,7 +31,9 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from pipeline.aggregate import Aggregate
+    from pipeline.comparisons import Comparison
     from pipeline.events import Callback
+    from pipeline.gates.verdict import Verdict
     from pipeline.metrics import Metric
     from pipeline.session import Session
     from pipeline.shards import Shard
@@ -56,10 +61,14 @@ class Evaluation:
     notes: tuple[str, ...]
     """Which maps a metric does not score, and why."""
     aggregates: tuple[Aggregate, ...]
-    """Means, intervals and medians, as in aggregates.parquet."""
+    """Means, intervals and medians, as in aggregates.parquet; curves are only there."""
+    comparisons: tuple[Comparison, ...]
+    """Explainers beside each other and the controls, as in comparisons.parquet."""
     exit_code: int
-    """0 done, 5 with quarantined shards, 130 or 143 interrupted."""
+    """0 done, 4 with a broken gate, 5 with quarantined shards, 130 or 143 interrupted."""
     seconds: float
+    gates: tuple[Verdict, ...] = ()
+    """What became of the run file's gates, as in gates.json; none if interrupted."""
 
 
 def evaluate(
@@ -71,7 +80,7 @@ def evaluate(
     callbacks: Sequence[Callback] = (),
     take_over: bool = False,
 ) -> Evaluation:
-    """Score maps and graphs of a run, write scores and aggregates; what is scored already is kept.
+    """Score maps and graphs of a run, write what follows; what is scored already is kept.
 
     Parameters
     ----------
@@ -103,6 +112,9 @@ def evaluate(
     with _session(opened, engine, session, callbacks, take_over) as current:
         n_before = len(current.quarantined)
         n_scored = sum(_map(opened, name, chosen[name], done, current) for name in chosen)
+        rows = tuple(aggregate.write(opened))
+        gates = _gates(opened, rows, chosen, current)
+        is_quarantined = len(current.quarantined) > n_before
         return Evaluation(
             path=Path(opened.path),
             metrics=tuple(chosen),
@@ -111,11 +123,25 @@ def evaluate(
             n_scored=n_scored,
             quarantined=tuple(current.quarantined[n_before:]),
             notes=_unscored(opened, chosen),
-            aggregates=tuple(aggregate.write(opened)),
+            aggregates=rows,
+            comparisons=tuple(comparisons.write(opened)),
             exit_code=current.interrupts.exit_code
-            or (5 if len(current.quarantined) > n_before else 0),
+            or (BROKEN if any(gate.is_broken for gate in gates) else 5 if is_quarantined else 0),
             seconds=time.monotonic() - started,
+            gates=gates,
         )
+
+
+def _gates(
+    run: Run, rows: Sequence[Aggregate], asked: Iterable[str], session: Session
+) -> tuple[Verdict, ...]:
+    """Judge the gates of a run, unless it is to stop: what is half done says nothing of them."""
+    if session.is_stopping:
+        return ()
+    verdicts = absolute.judge(run, aggregate.judged(run), rows, tuple(asked))
+    if verdicts:
+        session.emit(StageFinished("gates", tally(verdicts)))
+    return verdicts
 
 
 def _chosen(
