@@ -14,7 +14,7 @@ import torch
 from explainers.cut import Cut, ended
 from explainers.inference import outside_inference_mode
 from explainers.registry import suggest
-from explainers.reweighted import Reweighing, tensors_of
+from explainers.reweighted import graph_of, tensors_of
 from explainers.sampling.counted import seed_of
 
 if TYPE_CHECKING:
@@ -102,15 +102,15 @@ _made = WeakKeyDictionary()
 
 
 def _steps(root: Network, how: Randomisation, end: str | None) -> tuple[Step, ...]:
-    reweighing = Reweighing(root)
-    groups = _groups(_layers(root.module, how, reweighing.places(end)), how)
+    graph = graph_of(root)
+    groups = _groups(_layers(root.module, how, graph.places(root, end)), how)
     module, before = root.module, root
     steps = []
     for group in groups:
         if how.order == "independent":
             module, before = root.module, root
         module = _with_random(module, group, how)
-        before = reweighing.network(module, before)
+        before = graph.network(root, module, before)
         steps.append(Step(group, before if end is None else ended(before, end)))
     return tuple(steps)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from dataclasses import fields, replace
 from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
 
 import torch
 from torch.utils._pytree import tree_leaves
@@ -55,31 +56,30 @@ class Reweighted(Network):
         return agree(expected, self.with_softmax(self.example))
 
 
-class Reweighing:
-    """Makes networks of one graph, which is exported once.
+class Graph:
+    """The graph of a network, into which other tensors can be put.
 
-    What reading a model costs is the export, 0.1 to 5 seconds; tensors are put in its place in
-    milliseconds. Batch norms are folded with the new weights. Operators whose tensors have not
-    changed are those of the network that came before, so that they are in memory once.
+    What reading a model costs is the export, 0.1 to 5 seconds, which is done once as long as the
+    network lives; other tensors are read in milliseconds. Batch norms are folded with the new
+    weights. Operators whose tensors have not changed are those of the network that came before, so
+    that they are in memory once.
 
     Parameters
     ----------
-    original
-        The whole network.
+    exported
+        None where the network is no program.
     """
 
-    def __init__(self, original: Network) -> None:
-        self._original = original
-        self._graph: Exported | None = None
-        if original.is_program:
-            parts, position = fitting(original._model, original._example)
-            self._graph = exported(original._model, parts, position)
+    def __init__(self, exported: Exported | None) -> None:
+        self._exported = exported
 
-    def places(self, end: str | None = None) -> dict[int, int] | None:
+    def places(self, original: Network, end: str | None = None) -> dict[int, int] | None:
         """Return where tensors of the model are first used on the way to the output.
 
         Parameters
         ----------
+        original
+            Whose graph this is.
         end
             Layer that stands for the output.
 
@@ -87,38 +87,35 @@ class Reweighing:
         -------
         Identity of each tensor that is used to its place; None where that cannot be known.
         """
-        if self._graph is None:
+        if self._exported is None:
             return None
-        tensors = dict(tensors_of(self._original.module))
-        order = {node: place for place, node in enumerate(self._graph.graph.nodes)}
-        reaching = _reaching(_node(self._graph, end))
+        tensors = dict(tensors_of(original.module))
+        order = {node: place for place, node in enumerate(self._exported.graph.nodes)}
+        reaching = _reaching(_node(self._exported, end))
         found: dict[int, int] = {}
         for node in reaching:
-            path = self._graph.paths.get(node.name)
+            path = self._exported.paths.get(node.name)
             if node.op == "placeholder" and path in tensors:
                 place = min(order[user] for user in node.users if user in reaching)
                 identity = id(tensors[path])
                 found[identity] = min(place, found.get(identity, place))
         return found
 
-    def network(self, module: nn.Module, before: Network) -> Network:
+    def network(self, original: Network, module: nn.Module, before: Network) -> Network:
         """Return the network of a model that has the original's layers.
 
         Parameters
         ----------
+        original
+            Whose graph this is.
         module
             The model's copy with other weights.
         before
             Network of the same layers, whose operators are kept where they are the same.
         """
-        original, program = self._original, None
-        if self._graph is not None:
-            tensors = dict(tensors_of(module))
-            held = {
-                name: tensors[path].detach() if path in tensors else self._graph.statics[name]
-                for name, path in self._graph.paths.items()
-            }
-            graph = replace(self._graph, statics=held)
+        program = None
+        if self._exported is not None:
+            graph = _with_tensors(self._exported, module)
             read = program_of(graph, original.structure, original._example)
             program = _named_as(_kept(read, before), original._program)
         made = Reweighted(original, module, program)
@@ -126,6 +123,29 @@ class Reweighing:
             # what was read may depend on values; then the model is read as any other
             return Network(module, original.example)
         return made
+
+
+def graph_of(network: Network) -> Graph:
+    """Return the graph of a whole network; exported once."""
+    if network not in _graphs:
+        found = None
+        if network.is_program:
+            parts, position = fitting(network._model, network._example)
+            found = exported(network._model, parts, position)
+        _graphs[network] = Graph(found)
+    return _graphs[network]
+
+
+_graphs: WeakKeyDictionary[Network, Graph] = WeakKeyDictionary()
+
+
+def _with_tensors(graph: Exported, module: nn.Module) -> Exported:
+    tensors = dict(tensors_of(module))
+    held = {
+        name: tensors[path].detach() if path in tensors else graph.statics[name]
+        for name, path in graph.paths.items()
+    }
+    return replace(graph, statics=held)
 
 
 def tensors_of(module: nn.Module, recurse: bool = True) -> Iterator[tuple[str, Tensor]]:
