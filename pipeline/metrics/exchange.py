@@ -89,8 +89,9 @@ class Exchange:
             How many there are; nothing and all of them take no forward pass.
         """
         inner = counts[(counts > 0) & (counts < n_places)]
-        sample = torch.arange(len(places)).repeat_interleave(len(inner))
-        found = self.outputs(places, sample, inner.repeat(len(places))).view(-1, len(inner))
+        shape = (len(places), len(inner))
+        sample = torch.arange(shape[0]).repeat_interleave(shape[1])
+        found = self.outputs(places, sample, inner.repeat(shape[0])).view(shape)
         n_first, n_last = int((counts == 0).sum()), int((counts == n_places).sum())
         first, last = self.first[:, None], self.last[:, None]
         return torch.cat([first.expand(-1, n_first), found, last.expand(-1, n_last)], dim=1)

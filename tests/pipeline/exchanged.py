@@ -72,7 +72,7 @@ def trace(inputs: Tensor, rows: Any = slice(None), model: nn.Module | None = Non
 
 
 def measure(metric: Metric, of: Rows, relevance: Tensor) -> dict[str, Tensor]:
-    return metric.score(metric.prepare(Case(of, TARGET)), relevance)  # type: ignore[arg-type]
+    return metric.score(metric.prepare(Case(of, TARGET)), relevance)
 
 
 def absent(image: Tensor, baseline: str | float) -> Tensor:
@@ -133,9 +133,7 @@ def pixels(height: int = SIDE, width: int = SIDE) -> list[list[tuple[int, int]]]
     return [[(y, x)] for y in range(height) for x in range(width)]
 
 
-def in_steps(
-    groups: list[list[tuple[int, int]]], counts: list[int]
-) -> list[list[tuple[int, int]]]:
+def in_steps(groups: list[list[tuple[int, int]]], counts: list[int]) -> list[list[tuple[int, int]]]:
     """Return groups joined so that after each step as many as `counts` says have changed."""
     return [
         [place for group in groups[start:stop] for place in group]

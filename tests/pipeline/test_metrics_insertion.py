@@ -15,8 +15,8 @@ from pipeline.metrics.flipping import PixelFlipping
 from pipeline.metrics.insertion import Insertion
 from pipeline.metrics.metric import Subject
 from tests.pipeline.exchanged import (
-    N,
     TARGET,
+    N,
     absent,
     batch,
     in_steps,
@@ -67,7 +67,7 @@ def test_insertion_is_flipping_the_least_relevant_first_read_backwards(baseline:
 
 def test_images_start_blurred_and_vectors_as_their_mean() -> None:
     inputs, relevance = batch()
-    case = Insertion().prepare(Case(trace(inputs), TARGET))  # type: ignore[arg-type]
+    case = Insertion().prepare(Case(trace(inputs), TARGET))
     blurred = baselines.resolve({"blur": 5.0}, inputs)
     assert torch.equal(case.shared["exchange"].start, blurred.flatten(2))
     model = nn.Linear(50, 3).double()
@@ -97,7 +97,7 @@ def test_explainers_share_the_baseline_and_its_output() -> None:
     of = trace(inputs)
     of.asked.clear()
     subjects = {"a": Subject(relevance), "b": Subject(-relevance)}
-    found = Insertion(n_steps=4).scores(Case(of, TARGET), subjects)  # type: ignore[arg-type]
+    found = Insertion(n_steps=4).scores(Case(of, TARGET), subjects)
     assert of.asked == [N, 3 * N, 3 * N]  # the baseline, and three inner steps of each
     assert torch.equal(found["a"]["curve"][:, 0], found["b"]["curve"][:, 0])
     assert not torch.equal(found["a"]["auc"], found["b"]["auc"])
@@ -121,9 +121,7 @@ def test_a_map_that_is_not_finite_scores_nan_alone_and_zeros_go_by_position() ->
 def test_magnitudes_order_when_asked_for() -> None:
     inputs, relevance = batch()
     of_magnitudes = measure(Insertion(absolute=True), trace(inputs), relevance)["curve"]
-    assert torch.equal(
-        of_magnitudes, measure(Insertion(), trace(inputs), relevance.abs())["curve"]
-    )
+    assert torch.equal(of_magnitudes, measure(Insertion(), trace(inputs), relevance.abs())["curve"])
 
 
 def test_direction_and_steps_are_declared() -> None:
