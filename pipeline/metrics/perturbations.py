@@ -11,7 +11,7 @@ from torch.nn.functional import pad
 
 from explainers.sampling import chunks, counted
 from pipeline.metrics import sampled
-from pipeline.metrics.subsets import MOST_KEPT
+from pipeline.metrics.subsets import MOST_KEPT, products
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -149,6 +149,10 @@ class Gaussian(Perturbations):
         if not is_local:
             raise ValueError("got maps of contributions, expected gradients: noise removes nothing")
         of_samples, inputs = relevance.flatten(1), self.inputs.flatten(1)
+        if self.kept is not None:
+            changed = self.kept.view(len(inputs), self.n_draws, -1)
+            clean = (of_samples * inputs).sum(dim=1, keepdim=True)
+            return clean - products(changed, of_samples)
         found = [relevance.new_empty(0)]
         for row in self.rows(chunks.rows_at_once(self.inputs)):
             sample = row // self.n_draws

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -65,13 +66,34 @@ class Subsets:
         relevance
             Of each feature, ``(batch, features)``.
         """
-        values, zero = relevance.double(), relevance.new_zeros((), dtype=torch.float64)
-        limit = chunks.rows_at_once(relevance)
+        values = relevance.double()
+        if self.kept is not None:
+            members = self.kept.view(-1, self.n_draws, self.n_features)
+            return products(members, values)
+        zero = values.new_zeros(())
         found = [
             torch.where(self.members(row), values[row // self.n_draws], zero).sum(dim=1)
-            for row in self.rows(limit)
+            for row in self.rows(chunks.rows_at_once(relevance))
         ]
         return torch.cat([values.new_empty(0), *found]).view(-1, self.n_draws)
+
+
+def products(many: Tensor, one: Tensor) -> Tensor:
+    """Return the product of each of many rows of a sample with one, float64 ``(batch, many)``.
+
+    Parameters
+    ----------
+    many
+        ``(batch, many, values)``, of any type; made float64 a few samples at a time.
+    one
+        ``(batch, values)``, float64.
+    """
+    most = max(1, chunks.CPU_ELEMENTS // max(1, math.prod(many.shape[1:])))
+    found = [
+        torch.bmm(many[piece].double(), one[piece, :, None])[..., 0]
+        for piece in chunks.pieces(len(one), most)
+    ]
+    return torch.cat(found)
 
 
 def drawn(trace: Trace, n_features: int, n_draws: int, size: int, n_kept: int = 1) -> Subsets:
