@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cli import output
+from cli import output, verdicts
 from cli.options import AsJson, RunFolder
 
 if TYPE_CHECKING:
@@ -23,9 +23,20 @@ def evaluate(
             help="Score with this metric; repeatable. The run file's metrics if not given.",
         ),
     ] = None,
+    junit: verdicts.JUnit = None,
+    spray: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="EXPLAINER",
+            help="Cluster this explainer's maps and check the clusters; repeatable. Those of the "
+            "run file if neither this nor --metric is given.",
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Score the stored maps of a run; scores that are there already are not computed again.
+
+    Exits with 4 if a gate of the run file is broken.
 
     Example:  xpipe evaluate runs/quickstart --metric sparseness
     """
@@ -35,13 +46,16 @@ def evaluate(
     from pipeline.evaluate import evaluate as evaluate_run
 
     with Reporter() as reporter:
-        evaluation = evaluate_run(path, metric or None, callbacks=(reporter,))
+        evaluation = evaluate_run(path, metric or None, spray=spray or None, callbacks=(reporter,))
+    verdicts.write(junit, evaluation.path.name, evaluation.gates)
     if as_json:
         output.as_json(asdict(evaluation))
     else:
         _show_scores(evaluation)
+        _show_clusters(evaluation)
     for text in evaluation.notes:
         output.note(text)
+    verdicts.tell(evaluation.gates)
     for pass_name, shard in evaluation.quarantined:
         output.note(f"shard {shard} of pass {pass_name} was given up; xpipe logs has the reason")
     raise typer.Exit(evaluation.exit_code)
@@ -65,6 +79,26 @@ def _show_scores(evaluation: "Evaluation") -> None:
     ]
     numbers = ("mean", "95 % interval", "median", "samples", "undefined")
     output.table(rows, ("metric", "explainer", "score", "better", *numbers), right=numbers)
+
+
+def _show_clusters(evaluation: "Evaluation") -> None:
+    if not evaluation.clusters:
+        return
+    numbers = ("size", "second eigenvalue", "flip rate", "control")
+    rows = [
+        {
+            "explainer": found.explainer,
+            "view": found.view,
+            "cluster": found.cluster,
+            "size": found.size,
+            "second eigenvalue": found.second_eigenvalue,
+            "flip rate": found.flip_rate,
+            "control": found.control_rate,
+            "verdict": found.verdict,
+        }
+        for found in evaluation.clusters
+    ]
+    output.table(rows, ("explainer", "view", "cluster", *numbers, "verdict"), right=numbers)
 
 
 def report(

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cli import output
+from cli import output, verdicts
 from cli.options import AsJson, Limit, Only, Overrides, RunFile, RunFolder
 from pipeline.quantities import duration, size
 
@@ -87,12 +87,13 @@ def run(
     limit: Limit = None,
     only: Only = None,
     take_over: TakeOver = False,
+    junit: verdicts.JUnit = None,
     as_json: AsJson = False,
 ) -> None:
     """Run a run file; in a folder that holds the same run already, go on with it.
 
     Ctrl-C once finishes the shards in flight, twice stops at once; resume goes on from there.
-    Exits with 5 if samples failed or shards were given up.
+    Exits with 4 if a gate is broken, else with 5 if samples failed or shards were given up.
 
     Example:  xpipe run quickstart/run.yaml -s engine.workers=2
     """
@@ -105,6 +106,7 @@ def run(
         summary = run_config(
             loaded, only=only, limit=limit, callbacks=(reporter,), take_over=take_over
         )
+    verdicts.write(junit, loaded.name, summary.gates)
     _conclude(summary, as_json=as_json)
 
 
@@ -179,6 +181,7 @@ def _conclude(summary: "RunSummary", *, as_json: bool) -> None:
         output.note(f"{name}: the maps of {n_samples} samples are not finite")
     for pass_name, shard in summary.quarantined:
         output.note(f"shard {shard} of pass {pass_name} was given up; xpipe logs has the reason")
+    verdicts.tell(summary.gates)
     if summary.exit_code in (130, 143):
         output.note(f"interrupted; xpipe resume {summary.path} goes on")
     raise typer.Exit(summary.exit_code)

@@ -27,7 +27,13 @@ PLAN = "plan.json"
 _POLL = 0.2
 """Seconds between looks at a file that may grow."""
 _ENDS = ("run_started", "run_finished")
-_ENDINGS = {0: "done", 4: "gate broken", 5: "done with failures", 130: "interrupted", 143: "interrupted"}
+_ENDINGS = {
+    0: "done",
+    4: "gate broken",
+    5: "done with failures",
+    130: "interrupted",
+    143: "interrupted",
+}
 
 
 def find(path: str | Path) -> list[Path]:

@@ -1,0 +1,110 @@
+"""The command that says what has changed from one run to another."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from cli import output, verdicts
+from cli.options import AsJson
+
+if TYPE_CHECKING:
+    from pipeline.compare import Comparison
+
+
+def compare(
+    previous: Annotated[
+        str, typer.Argument(metavar="A", help="The earlier run's folder.", show_default=False)
+    ],
+    current: Annotated[
+        str, typer.Argument(metavar="B", help="The later run's folder.", show_default=False)
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", metavar="FILE", help="Write a page with pictures there."),
+    ] = None,
+    junit: verdicts.JUnit = None,
+    gate: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--gate",
+            metavar="GATE",
+            help="Judge this gate in place of those of B's run file; a YAML file of gates, or as "
+            "in a run file: '{metric: pixel_flipping, max_drop: 5%}'; repeatable.",
+        ),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Compare two runs on the same samples: scores, and the maps themselves.
+
+    Changes are paired by sample. Exits with 3 if the runs cannot be compared and with 4 if a gate
+    is broken.
+
+    Example:  xpipe compare runs/march runs/april --gate "{metric: pixel_flipping, max_drop: 5%}"
+    """
+    from pipeline.compare import compare as compare_runs
+    from pipeline.gates.judging import chosen, judge
+    from pipeline.gates.verdict import BROKEN
+    from pipeline.store import open_run
+
+    before, after = open_run(previous), open_run(current)
+    gates = chosen(after.config, gate or None)
+    comparison = compare_runs(before, after)
+    judged = judge(gates, before, after)
+    verdicts.write(junit, f"{before.config.name} to {after.config.name}", judged)
+    if out is not None:
+        from pipeline.compare.page import build
+
+        build(comparison, before, after, out, judged)
+    if as_json:
+        from dataclasses import asdict
+
+        output.as_json(asdict(comparison) | {"gates": [asdict(verdict) for verdict in judged]})
+    else:
+        _show(comparison)
+        if out is not None:
+            output.line(f"page: {out}")
+    verdicts.tell(judged)
+    raise typer.Exit(BROKEN if any(verdict.is_broken for verdict in judged) else 0)
+
+
+def _show(comparison: "Comparison") -> None:
+    output.line(
+        f"{comparison.n_samples} samples, {comparison.n_predictions_changed} predicted differently"
+    )
+    rows: list[dict[str, Any]] = [
+        {
+            "metric": row.metric,
+            "explainer": row.explainer,
+            "score": row.column,
+            "before": row.before,
+            "now": row.after,
+            "change": row.change,
+            "95 % interval": f"{row.low:.4g} to {row.high:.4g}",
+            "p": row.p_holm,
+            "verdict": row.verdict,
+        }
+        for row in comparison.scores
+        if row.group == "all" and row.direction
+    ]
+    if rows:
+        output.line("")
+        output.table(rows, tuple(rows[0]), right=("before", "now", "change", "p"))
+    maps: list[dict[str, Any]] = [
+        {
+            "explainer": row.explainer,
+            "rank correlation": row.rank_correlation.mean,
+            "least": row.rank_correlation.least,
+            "ndcg": row.ndcg.mean,
+            "moved": f"{row.moved.mean:.1%}",
+            "identical": row.n_identical,
+            "samples": row.n,
+            "worst": row.worst[0].sample_id if row.worst else None,
+        }
+        for row in comparison.maps
+    ]
+    if maps:
+        output.line("")
+        output.table(maps, tuple(maps[0]), right=tuple(maps[0])[1:-1])
+    for text in (*comparison.notes, *comparison.changes):
+        output.note(text)

@@ -1,0 +1,36 @@
+"""How gates are told: on the terminal, and to CI systems."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cli import output
+
+if TYPE_CHECKING:
+    from pipeline.gates.verdict import Verdict
+
+JUnit = Annotated[
+    Path | None,
+    typer.Option("--junit", metavar="FILE", help="Write the gates as JUnit XML for CI systems."),
+]
+
+
+def tell(verdicts: Sequence["Verdict"]) -> None:
+    """Print which gates are broken or held with a warning, and how many hold."""
+    from pipeline.gates.verdict import tally
+
+    for verdict in verdicts:
+        if verdict.status != "passed":
+            output.note(f"gate {verdict.status}: {verdict.name}: {verdict.message}")
+    if verdicts:
+        output.note(f"gates: {tally(verdicts)}")
+
+
+def write(junit: Path | None, suite: str, verdicts: Sequence["Verdict"]) -> None:
+    """Write JUnit XML where it was asked for, also if there are no gates."""
+    if junit is not None:
+        from pipeline.gates.junit import write as write_junit
+
+        write_junit(junit, suite, verdicts)
