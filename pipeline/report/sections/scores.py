@@ -1,53 +1,70 @@
-"""Explainers by metrics: the mean of each headline score with its interval."""
+"""The verdict: explainers by metrics, who is best, who cannot be told apart, who beats controls."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import numpy as np
-
-from pipeline import aggregate, scorable
+from pipeline import aggregate, comparisons, scorable
 from pipeline.report import formats, page
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
+    from collections.abc import Sequence
 
     from pipeline.aggregate import Aggregate, Judged
+    from pipeline.comparisons import Compared, Standing
     from pipeline.store import Run
 
 title = "Scores"
 order = 20
 
 TEMPLATE = """
+{% if verdicts %}<ul class="said">{% for text in verdicts %}<li>{{ text }}</li>{% endfor %}</ul>
+{% endif %}
 <div class="scroll framed"><table class="wide">
 <thead><tr><th>explainer</th>
 {% for metric in metrics %}
 <th class="value">{{ metric.name }} <small>{{ metric.headline if metric.headline != metric.name }}
 {{ "lower is better ↓" if metric.direction == "lower" else "higher is better ↑" }}</small></th>
 {% endfor %}
+{% if controls %}<th class="value">beats controls</th>{% endif %}
 </tr></thead>
 <tbody>
-{% for explainer, cells in rows %}
+{% for explainer, cells, won, tried in rows %}
 <tr><th>{{ explainer }}</th>
 {% for cell in cells %}
 <td class="value{{ " best" if cell and cell.is_best }}">
 {% if cell %}
 {% set mean, half = cell.row.mean | interval(cell.row.high - cell.row.mean) %}
 <b>{{ mean }}</b>{% if half %} <small>± {{ half }}</small>{% endif %}
-{% if cell.is_tied %} <small title="not distinguishable from the best">≈</small>{% endif %}
+{% if cell.place %}<br><small>{{ cell.place }}</small>{% endif %}
+{% for name, row in cell.lost %}
+<br><small class="warn" title="{{ cell.why(row) }}">
+{{- "worse than" if row.verdict == "worse" else "not above" }} {{ name }}</small>
+{% endfor %}
 {% if cell.wrong and cell.wrong.n %}
 <br><small>{{ cell.wrong.mean | number }} where misclassified ({{ cell.wrong.n }})</small>
 {% endif %}
 {% else %}&ndash;{% endif %}
 </td>
 {% endfor %}
+{% if controls %}<td class="value">
+{%- if explainer in controls %}<small>a control</small>
+{%- elif tried %}{{ won }} of {{ tried }}{% else %}&ndash;{% endif %}</td>{% endif %}
 </tr>
 {% endfor %}
 </tbody></table></div>
-<p class="note">Mean over {{ n }} samples ± half of its 95 % confidence interval (Student's t).
-The best of each column is shaded; ≈ marks what cannot be told from it, because the 95 % interval
-of the paired difference holds zero.
+<p class="note">Mean over {{ n }} samples ± half of its 95 % confidence interval (Student's t;
+Wilson's where scores are zeros and ones, which need not be symmetric: the upper half is given).
+The best of each column is shaded. Below the mean is the rank, and letters: explainers that share a
+letter cannot be told apart by Wilcoxon's signed rank test on the same samples, at 5 % after Holm's
+correction over all pairs.
+{% if controls %}The last column counts the metrics under which an explainer is better than
+{{ controls | join(" and ") }} by the same test: {{ "they know" if controls | length > 1 else
+"it knows" }} nothing of the model.
+{% else %}Without a control there is no telling whether a score is good: entries
+<code>random: {}</code> and <code>sobel: {}</code> under explainers are controls.
+{% endif %}
 {% for metric in metrics %}{{ metric.name }} {{ space(metric) }}. {% endfor %}
 {% for text in unscored %}{{ text }}. {% endfor %}
 {% if undefined %}{{ undefined }} scores are undefined (failed samples, maps that are empty or the
@@ -62,29 +79,72 @@ class Cell:
     row: Aggregate
     wrong: Aggregate | None
     """The same over misclassified samples."""
+    standing: Standing | None
+    """None where samples have no scores of their own."""
+    n_ranked: int
     is_best: bool
-    is_tied: bool
+
+    @property
+    def place(self) -> str:
+        """Return rank and letters; nothing where there is nobody to compare with."""
+        if self.standing is None or self.n_ranked < 2:
+            return ""
+        return f"rank {self.standing.rank} \N{MIDDLE DOT} {self.standing.letters}"
+
+    @property
+    def lost(self) -> list[tuple[str, comparisons.Comparison]]:
+        """Return the controls that it does not beat."""
+        against = {} if self.standing is None else self.standing.against
+        return [(name, row) for name, row in against.items() if row.verdict != "better"]
+
+    @staticmethod
+    def why(row: comparisons.Comparison) -> str:
+        """Return a comparison in words."""
+        low, high = formats.number(row.low), formats.number(row.high)
+        return (
+            f"paired difference {formats.number(row.difference)} ({low} to {high}), "
+            f"p {formats.number(row.p_holm, 2)}, Cliff's delta {formats.number(row.delta, 2)}"
+        )
 
 
 def render(run: Run) -> str | None:
     """Return the table; None if nothing has been evaluated."""
-    metrics = aggregate.judged(run)
-    if not metrics:
+    compared = comparisons.of_run(run)
+    if not compared:
         return None
-    columns = [_column(run, metric) for metric in metrics]
+    metrics = [each.metric for each in compared]
+    columns = [_column(run, each) for each in compared]
     # scans are scored by their graphs, and have no maps
     known = dict.fromkeys((*run.maps, *(name for metric in metrics for name in metric.explainers)))
     explainers = [name for name in known if any(name in column for column in columns)]
-    rows = [(name, [column.get(name) for column in columns]) for name in explainers]
     overall = [cell.row for column in columns for cell in column.values()]
     return page.fragment(
         TEMPLATE,
         metrics=metrics,
-        rows=rows,
+        rows=[_row(name, [column.get(name) for column in columns]) for name in explainers],
+        controls=list(dict.fromkeys(name for each in compared for name in each.controls)),
+        verdicts=[text for each in compared if (text := _verdict(each))],
         n=formats.count(max((row.n for row in overall), default=0)),
         undefined=sum(row.n_undefined for row in overall),
         space=_space,
         unscored=[text for metric in metrics if (text := _unscored(run, metric))],
+    )
+
+
+def _row(name: str, cells: Sequence[Cell | None]) -> tuple[str, Sequence[Cell | None], int, int]:
+    """Return an explainer's cells, and under how many metrics it beats the controls."""
+    tried = [cell for cell in cells if cell and cell.standing and cell.standing.against]
+    return name, cells, sum(not cell.lost for cell in tried), len(tried)
+
+
+def _verdict(compared: Compared) -> str:
+    """Return what a metric that cannot beat a control is worth."""
+    if not compared.unbeaten or len(compared.means) <= len(compared.controls):
+        return ""
+    names = " or ".join(compared.unbeaten)
+    return (
+        f"Under {compared.metric.name} no explainer beats {names}, which knows nothing of the "
+        "model: a good score there does not speak for an explanation."
     )
 
 
@@ -101,28 +161,19 @@ def _space(metric: Judged) -> str:
     return f"measures the {metric.space} of the target"
 
 
-def _column(run: Run, metric: Judged) -> dict[str, Cell]:
-    values = {
-        name: np.asarray(columns[metric.headline], np.float64)
-        for name in metric.explainers
-        if metric.headline in (columns := run.scores(metric.name, name))
-    }
+def _column(run: Run, compared: Compared) -> dict[str, Cell]:
+    metric = compared.metric
     found = {(row.explainer, row.group): row for row in aggregate.headlines(run, metric)}
-    means = {name: found[name, aggregate.ALL].mean for name in values}
-    known = {name: mean for name, mean in means.items() if not np.isnan(mean)}
-    pick = min if metric.direction == "lower" else max
-    best = pick(known, key=known.__getitem__) if known else None
+    means = {name: row.mean for (name, group), row in found.items() if group == aggregate.ALL}
+    best = comparisons.ranked(means, metric.direction)[:1]
+    standings = {each.explainer: each for each in compared.standings}
     return {
         name: Cell(
             row=found[name, aggregate.ALL],
             wrong=found.get((name, aggregate.MISCLASSIFIED)),
-            is_best=name == best,
-            is_tied=best not in (None, name) and _is_tied(values[name] - values[best or name]),
+            standing=standings.get(name),
+            n_ranked=len(standings),
+            is_best=name in best,
         )
-        for name in values
+        for name in means
     }
-
-
-def _is_tied(difference: NDArray[np.float64]) -> bool:
-    summary = aggregate.summarise(difference[:, None])
-    return not (summary.low[0] > 0 or summary.high[0] < 0)
