@@ -24,6 +24,7 @@ from pipeline.plan import EXPLAIN
 from pipeline.scorable import GRAPH, in_words, misfit, scored, unscored
 from pipeline.scorer import EvaluateTask
 from pipeline.session import open_session
+from pipeline.spray import stage as spectra
 from pipeline.store import EVALUATE, Run, open_run
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from pipeline.metrics import Metric
     from pipeline.session import Session
     from pipeline.shards import Shard
+    from pipeline.spray.stage import Finding
 
 SERVED = frozenset({"network", "masks", "explainer", GRAPH})
 """What a run can be scored with."""
@@ -69,12 +71,15 @@ class Evaluation:
     seconds: float
     gates: tuple[Verdict, ...] = ()
     """What became of the run file's gates, as in gates.json; none if interrupted."""
+    clusters: tuple[Finding, ...] = ()
+    """Clusters of the maps of each class, where their spectrum was analysed."""
 
 
 def evaluate(
     run: str | Path | Run,
     metrics: Mapping[str, Mapping[str, Any]] | Sequence[str] | None = None,
     *,
+    spray: Mapping[str, Mapping[str, Any]] | Sequence[str] | None = None,
     engine: str | None = None,
     session: Session | None = None,
     callbacks: Sequence[Callback] = (),
@@ -87,8 +92,10 @@ def evaluate(
     run
         A run's folder, or the opened run.
     metrics
-        Entries and their parameters, as in a run file; the run file's own if not given. A name
-        without parameters means the run file's entry, where there is one.
+        Entries and their parameters, as in a run file; the run file's own if neither these nor
+        `spray` are given. A name without parameters means the run file's entry, where there is one.
+    spray
+        Explainers whose maps' spectrum is analysed, and how; likewise.
     engine
         Name of the engine; that of the run file if not given.
     session
@@ -107,11 +114,13 @@ def evaluate(
     """
     started = time.monotonic()
     opened = open_run(run) if isinstance(run, (str, Path)) else run
-    chosen = _chosen(opened, metrics)
+    chosen = _chosen(opened, metrics if spray is None else metrics or {})
+    analyses = spectra.chosen(opened, spray if metrics is None else spray or {})
     done = _explained(opened)
     with _session(opened, engine, session, callbacks, take_over) as current:
         n_before = len(current.quarantined)
         n_scored = sum(_map(opened, name, chosen[name], done, current) for name in chosen)
+        clusters = spectra.analyse_run(opened, analyses, done, current)
         rows = tuple(aggregate.write(opened))
         gates = _gates(opened, rows, chosen, current)
         is_quarantined = len(current.quarantined) > n_before
@@ -129,6 +138,7 @@ def evaluate(
             or (BROKEN if any(gate.is_broken for gate in gates) else 5 if is_quarantined else 0),
             seconds=time.monotonic() - started,
             gates=gates,
+            clusters=clusters,
         )
 
 

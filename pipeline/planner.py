@@ -22,6 +22,7 @@ from pipeline.manifest import Manifest
 from pipeline.plan import EXPLAIN, Pass, Plan
 from pipeline.shards import cut
 from pipeline.shortest import Shortest, timed, who
+from pipeline.spray.parameters import build as build_analyses
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -100,6 +101,7 @@ def _fit(config: RunConfig) -> _Parts:
     # cheap things first: names, then data, then the model, and last its program
     found = build_explainers(config)
     metrics = build_metrics(config)
+    build_analyses(config)
     source = open_source(config.data, config.base, config.where)
     with written_at(config.where("data")):
         records = source.records()

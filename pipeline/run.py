@@ -178,10 +178,12 @@ class _Start:
     def _work(self) -> None:
         passes = Passes(self.session, self.config, self.plan, self.planned.explainers)
         passes.run()
-        if self.config.metrics and not self.session.is_stopping:
+        judges = self.config.metrics or self.config.spray
+        if judges and not self.session.is_stopping:
             from pipeline.evaluate import evaluate
 
-            evaluated = evaluate(self.session.path, self.config.metrics, session=self.session)
+            asked, spray = self.config.metrics, self.config.spray
+            evaluated = evaluate(self.session.path, asked, spray=spray, session=self.session)
             self.gates = evaluated.gates
         if not self.session.is_stopping:
             from pipeline import atlas, report

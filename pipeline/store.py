@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -31,12 +31,16 @@ if TYPE_CHECKING:
     from pipeline.manifest import Manifest
     from pipeline.shards import Shard
     from pipeline.sinks.stored_result import StoredResult
+    from pipeline.spray.result import Analysis
 
 _BESIDE = ("target", "prediction", map_sink.LENGTH)
 """Coordinates of samples that come with every array, where there are such."""
 
 EVALUATE = "evaluate."
-"""Start of the names of passes that write scores; their records have digests of their own."""
+"""Start of the names of passes that write scores."""
+
+OWN = (EVALUATE, f"{paths.SPRAY}.")
+"""Starts of the names of passes whose records have digests of their own."""
 
 
 def open_run(path: str | os.PathLike[str]) -> Run:
@@ -120,6 +124,13 @@ class Run:
         return _Lazily(tuple(self.plan.maps), self._map)
 
     @property
+    def spray(self) -> Mapping[str, Analysis]:
+        """Explainer to the spectral analysis of its maps, read when it is indexed."""
+        from pipeline.spray import stored
+
+        return _Lazily(stored.names(self.path), partial(stored.read, self.path))
+
+    @property
     def scans(self) -> Mapping[str, StoredResult]:
         """Scan to its result: nested mappings whose numpy arrays are read when they are indexed."""
         return _Lazily(results.names(self.path), self._result)
@@ -174,8 +185,8 @@ class Run:
         return tuple(array for explainer, _, array in below if explainer == name and array)
 
     def entries(self, pass_name: str) -> dict[int, Entry]:
-        """Return the records of this run's digest by shard; those of scores have their own."""
-        if pass_name.startswith(EVALUATE):
+        """Return the records of this run's digest by shard; those of `OWN` have others."""
+        if pass_name.startswith(OWN):
             return self.ledger.entries(pass_name)
         return self.ledger.current(pass_name, self.plan.digest)
 

@@ -13,7 +13,8 @@ from pipeline.entries import graph_scans
 from pipeline.errors import IntegrityError, RunConflictError, XpipeError
 from pipeline.lock import owner
 from pipeline.sinks import graphs, metadata, nodes, results
-from pipeline.store import EVALUATE, Run, open_run
+from pipeline.spray import stored as analyses
+from pipeline.store import EVALUATE, OWN, Run, open_run
 
 if TYPE_CHECKING:
     import os
@@ -133,6 +134,8 @@ def _records(run: Run) -> tuple[list[Entry], list[Problem]]:
 
 def _digest(run: Run, pass_name: str) -> str | None:
     """Return the digest that records of a pass must have; None if nothing says."""
+    if pass_name.startswith(f"{paths.SPRAY}."):
+        return analyses.digest_of_pass(run.path, pass_name)
     if not pass_name.startswith(EVALUATE):
         return run.plan.digest
     path = paths.judged_path(pass_name.removeprefix(EVALUATE))
@@ -189,6 +192,7 @@ def _results(run: Run) -> list[Problem]:
     problems: list[Problem] = []
     every = [(paths.result_record_path(scan), results, scan) for scan in results.names(run.path)]
     every += [(paths.graph_record_path(scan), graphs, scan) for scan in graphs.names(run.path)]
+    every += [(paths.spray_record_path(name), analyses, name) for name in analyses.names(run.path)]
     for path, sink, scan in every:
         try:
             objects = sink.objects(run.path, scan)
@@ -270,6 +274,8 @@ def _refuse_if_nothing_says_what_is_right(documents: Iterable[Problem]) -> None:
 
 def _orphans(run: Run, files: Iterable[str], entries: Iterable[Entry]) -> list[Problem]:
     vouched = {name for entry in entries for name in entry.objects}
+    for explainer in analyses.names(run.path):
+        vouched |= _vouched(run, explainer)
     finished = tuple(
         f"{path}/"
         for path in (
@@ -297,6 +303,14 @@ def _orphans(run: Run, files: Iterable[str], entries: Iterable[Entry]) -> list[P
     return problems
 
 
+def _vouched(run: Run, explainer: str) -> set[str]:
+    """Return what the record of a spectral analysis vouches for."""
+    try:
+        return set(analyses.objects(run.path, explainer))
+    except ValueError:
+        return set()  # that it is damaged is told already
+
+
 def _repair(run: Run, entries: Iterable[Entry], problems: Iterable[Problem]) -> None:
     known = {(entry.pass_name, entry.shard): entry for entry in entries}
     vouched = {name: digest for entry in known.values() for name, digest in entry.objects.items()}
@@ -309,6 +323,8 @@ def _repair(run: Run, entries: Iterable[Entry], problems: Iterable[Problem]) -> 
             results.withdraw(run.path, problem.object.split("/")[1].rpartition(".")[0])
         elif problem.object.startswith(f"{paths.GRAPHS}/"):
             graphs.withdraw(run.path, problem.object.split("/")[1].removesuffix(".json"))
+        elif problem.object.startswith(f"{paths.SPRAY}/"):
+            analyses.withdraw(run.path, problem.object.split("/")[1].removesuffix(".json"))
     if broken:
         # Made from what was broken, perhaps; all are made again from what is stored.
         for derived in (paths.REPORT, paths.MACHINE, paths.AGGREGATES, paths.COMPARISONS):
@@ -330,5 +346,5 @@ def _withdraw(run: Run, problem: Problem, entry: Entry | None) -> None:
         results.withdraw(run.path, scan)
     if any(each.attributions for each in planned):
         for pass_name in run.ledger.passes():
-            if pass_name.startswith(EVALUATE):
+            if pass_name.startswith(OWN):
                 run.ledger.withdraw(pass_name, problem.shard)

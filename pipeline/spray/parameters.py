@@ -6,9 +6,9 @@ import functools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from explainers.registry import suggest
 from pipeline import parameters
 from pipeline.errors import ConfigError
-from explainers.registry import suggest
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -54,7 +54,7 @@ class Spray:
     n_checked: int = 200
     """Most samples of each kind (inside, outside, of other classes) that a cluster is checked
     with; 0 for no check."""
-    flip_rate: float = 0.3
+    flip_rate: float = 0.5
     """Share of samples of other classes that a pasted region has to carry over to the class, at
     the lower end of its 95 % interval, for the cluster to be a Clever Hans."""
     seed: int = 0

@@ -8,7 +8,7 @@ import pytest
 from pipeline.config import TAKEN, RunConfig, dump, load
 from pipeline.errors import ConfigError
 from pipeline.sinks.maps import COORDINATES
-from pipeline.store import EVALUATE
+from pipeline.store import OWN
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -201,7 +201,7 @@ def test_values_of_the_wrong_kind_are_refused_and_the_override_is_named(
 
 
 def test_names_that_the_store_gives_to_other_things_are_no_explainers(run_file: Path) -> None:
-    assert set(TAKEN) == {*COORDINATES, EVALUATE.rstrip(".")}
+    assert set(TAKEN) == {*COORDINATES, *(each.rstrip(".") for each in OWN)}
     for name in TAKEN:
         said = refused(run_file, RUN + f"  {name}: {{method: saliency}}\n")
         assert f"run.yaml:11 explainers.{name}: the name {name!r} is taken by the store" in said
