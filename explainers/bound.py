@@ -46,6 +46,8 @@ class Bound:
     namespace: str = ""
     """Seeds them too: a run's entry draws under its name; by default the method's."""
     _networks: dict[tuple[Any, ...], Network] = field(default_factory=dict, repr=False)
+    _other: tuple[Bound, dict[str, Tensor]] | None = field(default=None, repr=False)
+    """The last other model that `__call__` was given, and which weights it had."""
 
     def network(self, inputs: Any) -> Network:
         """Return the network for inputs of this shape, device and dtype, checked by the method."""
@@ -103,14 +105,29 @@ class Bound:
     def __call__(self, model: Any, inputs: Any, targets: Any, **_unused: Any) -> Any:
         """Return relevance as Quantus asks for it: NumPy arrays in, NumPy arrays out.
 
-        A `model` other than the bound one (Quantus randomises copies) is read afresh each time.
+        A `model` other than the bound one (Quantus randomises copies, layer by layer in place) is
+        read when its weights are not those of the last one.
         """
         same = model is None or model is self.model
-        bound = self if same else Bound(model, self.explainer, self.seed, self.namespace)
+        bound = self if same else self._of_other(model)
         tensor = torch.as_tensor(inputs)
+        if not isinstance(inputs, Tensor) and tensor.is_floating_point():
+            # sums with NumPy's draws are float64, whatever the model is
+            tensor = tensor.to(_floating(bound.model, tensor.dtype))
         target = None if targets is None else torch.as_tensor(targets)
         relevance = bound.attribute(tensor, target)
         return relevance if isinstance(inputs, Tensor) else relevance.cpu().numpy()
+
+    def _of_other(self, model: Any) -> Bound:
+        """Return the method bound to another model, the last one if its weights are the same."""
+        weights = _weights(model)
+        last = self._other
+        if last is None or last[0].model is not model or not _are_same(last[1], weights):
+            # what is randomised in place may change again
+            kept = {name: value.detach().clone() for name, value in weights.items()}
+            last = Bound(model, self.explainer, self.seed, self.namespace), kept
+            self._other = last
+        return last[0]
 
     @property
     def forward_func(self) -> Model:
@@ -125,6 +142,31 @@ class Bound:
     def has_convergence_delta(self) -> bool:
         """Return False: `explain` has the delta, `attribute` returns a map alone."""
         return False
+
+
+def _weights(model: Any) -> dict[str, Tensor]:
+    """Return parameters and buffers by name, none for what is not a module."""
+    if not isinstance(model, nn.Module):
+        return {}
+    return {**dict(model.named_parameters()), **dict(model.named_buffers())}
+
+
+def _floating(model: Any, otherwise: torch.dtype) -> torch.dtype:
+    """Return the type of numbers that a model computes with, as far as it can be told."""
+    if isinstance(model, Network):
+        return model.dtype if model.dtype.is_floating_point else otherwise
+    found = (each.dtype for each in _weights(model).values())
+    return next((dtype for dtype in found if dtype.is_floating_point), otherwise)
+
+
+def _are_same(known: dict[str, Tensor], weights: dict[str, Tensor]) -> bool:
+    """Return whether weights are equal; what has none may have changed in any way."""
+    if not weights or known.keys() != weights.keys():
+        return False
+    return all(
+        each.device == known[name].device and torch.equal(each, known[name])
+        for name, each in weights.items()
+    )
 
 
 @dataclass(frozen=True)

@@ -91,28 +91,29 @@ class Quantus(Metric):
         return case.sharing(classes=classes, model=model)
 
     def score(self, case: Case, relevance: Tensor) -> dict[str, Tensor]:
-        """Return ``score``, float64; NaN where Quantus has NaN."""
-        trace = case.network_trace()
-        finite = relevance.flatten(1).isfinite().all(dim=1)
-        seen = relevance.where(finite.view(-1, *(1,) * (relevance.ndim - 1)), 0.0)
-        rows = torch.arange(trace.n_rows)
-        if self._known.is_batched:
-            with called(trace.shared_seed("quantus")):
-                scores = self._scored(case, seen, rows)
-        else:  # its draws are those of one sample, and its batch too
-            alone = []
-            for row in range(trace.n_rows):
-                with called(trace.generator("quantus", row).initial_seed()):
-                    alone.append(self._scored(case, seen, rows[row : row + 1]))
-            scores = np.concatenate([np.empty(0), *alone])
-        found = torch.from_numpy(scores).to(relevance.device)
-        return {"score": found.where(finite, torch.nan)}
+        """Return ``score``, float64.
 
-    def _scored(self, case: Case, relevance: Tensor, rows: Tensor) -> NDArray[Any]:
+        NaN where Quantus has NaN, and of a map of zeros, which it refuses in some batches.
+        """
+        trace = case.network_trace()
+        flat = relevance.flatten(1)
+        has_score = (flat.isfinite().all(dim=1) & (flat != 0).any(dim=1)).cpu()
+        rows = has_score.nonzero()[:, 0]
+        scores = torch.full((trace.n_rows,), torch.nan, dtype=torch.float64)
+        if self._known.is_batched and len(rows):
+            with called(trace.shared_seed("quantus")):
+                scores[rows] = self._scored(case, relevance, rows)
+        elif len(rows):  # its draws are those of one sample, and its batch too
+            for row in rows.tolist():
+                with called(trace.generator("quantus", row).initial_seed()):
+                    scores[row] = self._scored(case, relevance, torch.tensor([row]))
+        return {"score": scores.to(relevance.device)}
+
+    def _scored(self, case: Case, relevance: Tensor, rows: Tensor) -> Tensor:
         """Return what Quantus makes of these rows, float64 ``(rows,)``."""
         trace, model = case.network_trace(), case.shared["model"]
         given = rows.to(relevance.device)
-        metric = self._built(Noise(trace))
+        metric = self._built(Noise(trace, rows))
         scores = metric(
             model=model,
             x_batch=_array(trace.inputs[given].float()),
@@ -130,7 +131,7 @@ class Quantus(Metric):
                 f"got scores of shape {found.shape} from Quantus' {self.metric} for {len(rows)} "
                 "samples, expected a number for each; change its parameters"
             )
-        return found
+        return torch.from_numpy(found)
 
     def _kind(self) -> Any:
         """Return Quantus' class.

@@ -143,10 +143,12 @@ class Noise:
     ----------
     trace
         Of the batch.
+    rows
+        Of the batch that are scored.
     """
 
-    def __init__(self, trace: Trace) -> None:
-        index = trace.who().index.cpu()
+    def __init__(self, trace: Trace, rows: Tensor) -> None:
+        index = trace.who().index.cpu()[rows]
         self._seeds = counted.word(torch.full_like(index, trace.shared_seed("quantus")), index)
         self._n_drawn = 0
 
