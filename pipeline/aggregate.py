@@ -34,14 +34,17 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ALL",
+    "CLASS",
     "CORRECT",
     "MACRO",
     "MISCLASSIFIED",
     "Aggregate",
+    "Block",
     "Groups",
     "Judged",
     "Summary",
     "aggregates",
+    "blocks",
     "facts",
     "groups_of",
     "headlines",
@@ -226,14 +229,14 @@ def aggregates(run: Run) -> list[Aggregate]:
     return [
         row
         for metric in judged(run)
-        for block in _blocks(run, metric, groups)
+        for block in blocks(run, metric, groups)
         for row in block.rows()
     ]
 
 
 def headlines(run: Run, metric: Judged) -> list[Aggregate]:
     """Return the aggregates of one metric's headline."""
-    found = _blocks(run, metric, groups_of(run), metric.headline)
+    found = blocks(run, metric, groups_of(run), metric.headline)
     return [row for block in found for row in block.rows()]
 
 
@@ -249,7 +252,7 @@ def write(run: Run) -> list[Aggregate]:
     schema = pa.schema([(field.name, _ARROW[str(field.type)]) for field in fields(Aggregate)])
     with pq.ParquetWriter(buffer, schema) as writer:
         for metric in judged(run):
-            for block in _blocks(run, metric, groups):
+            for block in blocks(run, metric, groups):
                 writer.write_table(pa.table(block.table(), schema))
                 rows += [] if block.is_curve else list(block.rows())
     paths.Folder(str(run.path)).write(paths.AGGREGATES, buffer.getvalue())
@@ -267,8 +270,20 @@ def facts(run: Run) -> dict[str, list[Any]]:
     return {name: [] for name in columns} | known
 
 
-def _blocks(run: Run, metric: Judged, groups: Groups, only: str = "") -> Iterator[Block]:
-    """Yield what is said of each column, and of each statistic of groups, or of one of them."""
+def blocks(run: Run, metric: Judged, groups: Groups, only: str = "") -> Iterator[Block]:
+    """Yield what is said of each column, and of each statistic of groups, or of one of them.
+
+    Parameters
+    ----------
+    run
+        The run.
+    metric
+        What was scored.
+    groups
+        From `groups_of`.
+    only
+        The one column that is asked for; all of them if empty.
+    """
     built = metric.metric()
     for explainer in metric.explainers:
         columns = run.scores(metric.name, explainer)

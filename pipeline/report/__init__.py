@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, cast
 
 from pipeline import paths
-from pipeline.report import page, sections
+from pipeline.report import machine, page, sections
 from pipeline.store import open_run
 
 if TYPE_CHECKING:
@@ -71,14 +71,15 @@ def build(
     *,
     against: Sequence[str | Path | Run] = (),
 ) -> Path:
-    """Write the page about a run and return where it is.
+    """Write the page about a run, with report.json beside it, and return where the page is.
 
     Parameters
     ----------
     path
         The run's folder, or the opened run.
     out
-        The file to write; ``report.html`` in the run's folder if not given.
+        The file to write, what is for programs beside it under the same name and ``.json``;
+        ``report.html`` in the run's folder if not given.
     against
         Earlier runs that it is compared with, as folders or opened.
     """
@@ -95,10 +96,12 @@ def build(
     )
     if out is None:
         run.folder.write(paths.REPORT, html.encode())
+        run.folder.write(paths.MACHINE, machine.text(run).encode())
         return Path(run.path) / paths.REPORT
     target = Path(out)
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_text(html, encoding="utf-8")
+    target.with_suffix(".json").write_text(machine.text(run), encoding="utf-8")
     return target
 
 
