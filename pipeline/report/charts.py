@@ -162,7 +162,8 @@ def _axes(
         for label in axes.get_xticklabels() if slant else ():
             label.set_horizontalalignment("right")
     else:
-        x_ticks = _within(_ticks(float(x.min()), float(x.max())), x)
+        is_whole = bool((x == np.rint(x)).all())  # there is nothing between steps
+        x_ticks = _within(_ticks(float(x.min()), float(x.max()), is_whole=is_whole), x)
         axes.set_xticks(x_ticks, labels=_texts(x_ticks))
     axes.set_yticks(y_ticks, labels=_texts(y_ticks))
     # of a single step there is no line, but there are its ends
@@ -220,8 +221,10 @@ def _power_ticks(axes: Axes, edges: NDArray[np.float64]) -> None:
     axes.set_xticks(10.0**powers, labels=[f"{10.0**power:g}" for power in powers])
 
 
-def _ticks(low: float, high: float) -> NDArray[np.float64]:
-    return np.asarray(MaxNLocator(nbins=5, min_n_ticks=3).tick_values(low, high), np.float64)
+def _ticks(low: float, high: float, *, is_whole: bool = False) -> NDArray[np.float64]:
+    n = {"nbins": 10, "min_n_ticks": 1} if is_whole else {"nbins": 5, "min_n_ticks": 3}
+    locator = MaxNLocator(**n, integer=is_whole)
+    return np.asarray(locator.tick_values(low, high), np.float64)
 
 
 def _within(ticks: NDArray[np.float64], x: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -233,7 +236,7 @@ def _within(ticks: NDArray[np.float64], x: NDArray[np.float64]) -> NDArray[np.fl
 
 def _texts(ticks: NDArray[np.float64]) -> list[str]:
     """Return ticks with the decimals that their distance needs."""
-    step = float(ticks[1] - ticks[0])
+    step = float(ticks[1] - ticks[0]) if len(ticks) > 1 else 1.0
     if not 1e-3 <= step < 1e4:
         return [number(float(tick), 2) for tick in ticks]
     first = max(0, -math.floor(math.log10(step) + 1e-9))

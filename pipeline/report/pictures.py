@@ -76,6 +76,11 @@ class HeatMap:
         """The colour bar with its ends, and zero in the middle of a signed one."""
         return bar(self.low, self.high, self.kind)
 
+    @property
+    def in_words(self) -> str:
+        """What its colours range over, for who does not see them."""
+        return f"from {number(self.low, 2)} to {number(self.high, 2)}"
+
 
 def bar(low: float, high: float, kind: str) -> Markup:
     """Return a colour bar with its ends, and zero in the middle of a signed one."""

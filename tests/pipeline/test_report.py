@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import re
 import sys
 from html.parser import HTMLParser
@@ -15,10 +16,10 @@ import pytest
 from PIL import Image
 
 import explainers
-from pipeline import aggregate
+from pipeline import aggregate, paths, report
 from pipeline.evaluate import evaluate
 from pipeline.report import build, discover, formats, naming, pictures, sections
-from pipeline.report.sections import classes, gallery, statistics
+from pipeline.report.sections import classes, gallery, overview, statistics
 from pipeline.sinks import results
 from pipeline.sinks.stored_result import StoredResult
 from pipeline.store import Run, open_run
@@ -83,6 +84,7 @@ def test_every_section_is_there_in_order(html: str) -> None:
         "sanity",
         "classes",
         "gallery",
+        "outliers",
         "statistics",
         "failures",
         "provenance",
@@ -111,7 +113,7 @@ def test_the_table_shades_the_best_by_direction(html: str, run: Run) -> None:
 
 
 def test_the_gallery_shows_inputs_maps_and_bars(html: str) -> None:
-    part = html[html.index('id="gallery"') : html.index('id="statistics"')]
+    part = html[html.index('id="gallery"') : html.index('id="outliers"')]
     assert part.count('<div class="sample ') == 10  # eleven samples, one of them failed
     assert part.count('class="bar signed"') == 10
     assert part.count('class="bar unsigned"') == 10
@@ -172,6 +174,67 @@ def test_a_new_section_is_one_new_module(
         assert "<p>fine</p>" in build(run, tmp_path / "page.html").read_text()
     finally:
         sys.modules.pop(name, None)
+
+
+def test_a_section_that_compares_is_given_earlier_runs(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    section = ModuleType("pipeline.report.sections.drift")
+    seen: list[tuple[Run, ...]] = []
+
+    def render_against(run: Run, previous: tuple[Run, ...]) -> str | None:
+        seen.append(previous)
+        return "<p>drift</p>" if previous else None
+
+    vars(section).update(title="Drift", order=60, render_against=render_against)
+    monkeypatch.setattr(report, "discover", lambda: [section])
+    with_none = report.build(run, tmp_path / "page.html").read_text()
+    with_one = report.build(run, tmp_path / "page.html", against=[run.path]).read_text()
+    assert 'id="drift"' not in with_none
+    assert "<p>drift</p>" in with_one
+    assert seen[0] == ()
+    assert [each.path for each in seen[1]] == [run.path]
+
+
+def test_every_picture_says_what_it_shows_and_identifiers_are_unique(html: str) -> None:
+    assert all(re.search(r'\balt="[^"]+"', tag) for tag in re.findall(r"<img[^>]*>", html))
+    svgs = re.findall(r"<svg[^>]*>", html)
+    assert svgs
+    assert all(re.search(r'role="img" aria-label(ledby)?="[^"]+"', tag) for tag in svgs)
+    identifiers = re.findall(r'\sid="([^"]+)"', html)
+    assert len(identifiers) == len(set(identifiers))
+    for reference in re.findall(r'(?:aria-labelledby|href)="#?([\w -]+)"', html):
+        assert set(reference.split()) <= set(identifiers)
+
+
+def test_the_page_can_be_read_with_keys_alone_and_on_paper(html: str) -> None:
+    body = html[html.index("<body>") :]
+    assert body.index('href="#content"') < body.index("<nav")
+    assert 'id="content" tabindex="-1"' in body
+    for rule in (
+        ":focus-visible",
+        "@media print",
+        "@media screen and (prefers-color-scheme: dark)",
+    ):
+        assert rule in html
+
+
+def test_the_overview_says_what_became_of_gates(run: Run) -> None:
+    gates = {
+        "verdict": "failed",
+        "gates": [
+            {"status": "failed", "gate": "a.b.c <= 1", "message": "2 is more"},
+            {"status": "passed", "gate": "a.b.d <= 1", "message": "0 is not"},
+        ],
+    }
+    run.folder.write(paths.GATES, json.dumps(gates).encode())
+    try:
+        html = overview.render(run)
+    finally:
+        run.folder.remove(paths.GATES)
+    assert '<span class="verdict fails">failed</span>' in html
+    assert "a.b.c &lt;= 1</code> 2 is more" in html
+    assert "a.b.d" not in html
 
 
 def test_samples_are_spread_over_classes_and_a_quarter_is_misclassified() -> None:
@@ -272,7 +335,7 @@ def test_sections_are_modules_with_a_title_and_an_order() -> None:
 
 
 def test_the_failed_sample_is_not_in_the_gallery(html: str) -> None:
-    part = html[html.index('id="gallery"') : html.index('id="statistics"')]
+    part = html[html.index('id="gallery"') : html.index('id="outliers"')]
     assert f"{FAILED:06d}" not in part
 
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Hashable, Mapping, Sequence
 
     from numpy.typing import NDArray
+    from xarray import DataArray
 
     from pipeline.report.pictures import HeatMap, Picture
     from pipeline.store import Run
@@ -54,7 +55,8 @@ percentile of its magnitudes.
   <figure>
     <figcaption><b>{{ sample.sample_id }}</b></figcaption>
     {% if sample.picture %}
-    <img src="{{ sample.picture.uri }}" alt="input {{ sample.sample_id }}"
+    <img src="{{ sample.picture.uri }}"
+      alt="input {{ sample.sample_id }}, predicted {{ sample.prediction }}"
       {%- if sample.picture.is_coarse %} class="coarse"{% endif %}>
     {% else %}<div class="absent">no picture</div>{% endif %}
     <figcaption class="below">
@@ -67,7 +69,8 @@ percentile of its magnitudes.
     <figcaption>{{ name | breakable }}
     {%- if layers[name] %} <small>of {{ layers[name] }}</small>{% endif %}</figcaption>
     {% if heat %}
-    <img src="{{ heat.picture.uri }}" alt="{{ name }} of {{ sample.sample_id }}"
+    <img src="{{ heat.picture.uri }}"
+      alt="{{ name }} of {{ sample.sample_id }}, {{ heat.in_words }}"
       {%- if heat.picture.is_coarse %} class="coarse"{% endif %}>
     {{ heat.bar }}
     {% else %}<div class="absent">not finite</div>{% endif %}
@@ -105,8 +108,8 @@ def render(run: Run) -> str | None:
         return None
     side = _side(len(rows) * (len(relevance) + 1))
     inputs = inputs_of(run, rows)
-    has_zero = {name: _has_zero(run, name) for name in relevance}
-    maps = {key: _heat_maps(each, side, has_zero=has_zero[key]) for key, each in relevance.items()}
+    has_zero = {name: has_zero_of(run, name) for name in relevance}
+    maps = {key: heat_maps(each, side, has_zero=has_zero[key]) for key, each in relevance.items()}
     label = naming.class_names(run)
     samples = [
         Shown(
@@ -137,7 +140,7 @@ def _layer(run: Run, shown: str) -> str:
     return next((spec.layer for name, spec in run.plan.maps.items() if name == shown), "")
 
 
-def _has_zero(run: Run, shown: str) -> bool:
+def has_zero_of(run: Run, shown: str) -> bool:
     """Whether zero means none in maps, by what they are called; it does if nothing is known."""
     entry = split_name(shown.partition(" [")[0])[0]
     name = str(run.config.explainers.get(entry, {}).get("method", entry))
@@ -208,19 +211,35 @@ def _relevance(
     """Return maps of the chosen rows; of several targets, the first."""
     found: dict[str, Sequence[NDArray[np.float32]]] = {}
     for name, stored in run.maps.items():
-        picked = stored.isel(sample=rows)
-        picked = picked.isel(target=0) if "target" in picked.dims else picked
-        is_strip = picked.dims == ("sample", words.TOKEN)
-        if is_strip and has_words:
-            continue
-        values = np.asarray(picked.values, np.float32)
-        if is_strip and "length" in picked.coords:
-            # behind the last token of a sample is nothing
-            sizes = picked.coords["length"].values
-            found[name] = [row[:size] for row, size in zip(values, sizes, strict=True)]
-        else:
-            found |= _by_condition(name, values, picked.dims)
+        if not (has_words and _is_strip(stored)):
+            found |= _of_rows(name, stored, rows)
     return found
+
+
+def maps_of(run: Run, name: str, rows: list[int]) -> Sequence[NDArray[np.float32]]:
+    """Return an explainer's maps of these samples; the first of several targets or conditions."""
+    return next(iter(_of_rows(name, run.maps[name], rows).values()))
+
+
+def _is_strip(stored: DataArray) -> bool:
+    return stored.dims[-1:] == (words.TOKEN,) and set(stored.dims) <= {
+        "sample",
+        "target",
+        words.TOKEN,
+    }
+
+
+def _of_rows(
+    name: str, stored: DataArray, rows: list[int]
+) -> dict[str, Sequence[NDArray[np.float32]]]:
+    picked = stored.isel(sample=rows)
+    picked = picked.isel(target=0) if "target" in picked.dims else picked
+    values = np.asarray(picked.values, np.float32)
+    if _is_strip(picked) and "length" in picked.coords:
+        # behind the last token of a sample is nothing
+        sizes = picked.coords["length"].values
+        return {name: [row[:size] for row, size in zip(values, sizes, strict=True)]}
+    return _by_condition(name, values, picked.dims)
 
 
 def _by_condition(
@@ -233,9 +252,10 @@ def _by_condition(
     return {f"{name} [{number}]": list(values) for number, values in enumerate(conditions)}
 
 
-def _heat_maps(
+def heat_maps(
     relevance: Sequence[NDArray[np.float32]], side: int, *, has_zero: bool
 ) -> list[HeatMap | None]:
+    """Return a picture of each of an explainer's maps, in the same kind of colours."""
     # nothing is compared as true with what is not a number
     is_known = any(np.isfinite(values).any() for values in relevance)
     is_signed = not is_known or any((values < 0).any() for values in relevance)

@@ -34,19 +34,19 @@ TEMPLATE = """
 {% endfor %}
 {% if rows %}
 <div class="scroll framed"><table class="wide">
-<thead><tr><th scope="col">check</th><th scope="col">explainer</th><th scope="col">verdict</th>
-<th scope="col">what was found</th><th scope="col" class="value">score</th>
-<th scope="col" class="value">samples</th></tr></thead>
+<thead><tr><th scope="col">explainer</th>
+{% for metric in names %}<th scope="col">{{ metric | breakable }}</th>{% endfor %}</tr></thead>
 <tbody>
-{% for check in rows %}
-<tr><th scope="row">{{ check.metric | breakable }}</th>
-<td>{{ check.explainer | breakable }}{% if check.is_control %} <span class="pill">control</span>
-{%- endif %}</td>
-<td><span class="verdict {{ check.verdict }}">{{ check.verdict }}</span></td>
-<td>{{ check.says }}</td>
-<td class="value"><b>{{ check.middle | number }}</b>
-<small>{{ check.low | number }} to {{ check.high | number }}</small></td>
-<td class="value">{{ check.n | count }}</td></tr>
+{% for explainer, is_control, cells in rows %}
+<tr><th scope="row">{{ explainer | breakable }}
+{%- if is_control %} <span class="pill">control</span>{% endif %}</th>
+{% for check in cells %}
+<td>{% if check %}<span class="verdict {{ check.verdict }}">{{ check.verdict }}</span>
+<b>{{ check.middle | number }}</b>
+<small>{{ check.low | number }} to {{ check.high | number }}</small>
+<br><small>{{ check.says }}{% if check.n < n %}; {{ check.n | count }} samples{% endif %}</small>
+{%- else %}&ndash;{% endif %}</td>
+{% endfor %}</tr>
 {% endfor %}
 </tbody></table></div>
 {% endif %}
@@ -79,18 +79,20 @@ def render(run: Run) -> str | None:
         name: [each for each in metrics if checks.family(each) == name] for name in checks.FAMILIES
     }
     randomised, axioms = by_family[checks.RANDOMISATION], by_family[checks.AXIOMS]
-    rows = [row for metric in (*randomised, *axioms) for row in checks.checks(run, metric)]
+    found = [check for metric in (*randomised, *axioms) for check in checks.checks(run, metric)]
     contests = [
-        found
+        contest
         for metric in metrics
         if checks.family(metric) not in checks.FAMILIES
-        and (found := checks.contest(run, metric)) is not None
+        and (contest := checks.contest(run, metric)) is not None
     ]
     plots = curve_plots.plots(run, randomised)
     return page.fragment(
         TEMPLATE,
-        rows=rows,
-        passed=[*_verdicts(rows), *map(_in_words, contests)],
+        names=list(dict.fromkeys(check.metric for check in found)),
+        rows=_rows(found),
+        n=max((check.n for check in found), default=0),
+        passed=[*_verdicts(found), *map(_in_words, contests)],
         missing=_missing(run, by_family),
         curves=curve_plots.render(plots) if plots else "",
         histograms=[drawn for metric in axioms if (drawn := _histogram(run, metric))],
@@ -102,11 +104,22 @@ def render(run: Run) -> str | None:
     )
 
 
-def _verdicts(rows: Sequence[Check]) -> list[str]:
+def _rows(found: Sequence[Check]) -> list[tuple[str, bool, list[Check | None]]]:
+    """Return for each explainer whether it is a control, and its checks in the same order."""
+    by_key = {(check.explainer, check.metric): check for check in found}
+    metrics = dict.fromkeys(check.metric for check in found)
+    explainers = {check.explainer: check.is_control for check in found}
+    return [
+        (name, is_control, [by_key.get((name, metric)) for metric in metrics])
+        for name, is_control in explainers.items()
+    ]
+
+
+def _verdicts(found: Sequence[Check]) -> list[str]:
     """Return a sentence for each check: who passes it and who does not."""
     said = []
-    for metric in dict.fromkeys(row.metric for row in rows):
-        own = [row for row in rows if row.metric == metric and not row.is_control]
+    for metric in dict.fromkeys(check.metric for check in found):
+        own = [check for check in found if check.metric == metric and not check.is_control]
         parts = [
             f"{', '.join(names)} {verb if len(names) == 1 else plural}"
             for verdict, verb, plural in (
@@ -115,7 +128,7 @@ def _verdicts(rows: Sequence[Check]) -> list[str]:
                 ("fails", "fails", "fail"),
                 ("unknown", "has no score", "have no score"),
             )
-            if (names := [row.explainer for row in own if row.verdict == verdict])
+            if (names := [check.explainer for check in own if check.verdict == verdict])
         ]
         if parts:
             said.append(f"{metric}: {'; '.join(parts)}.")
