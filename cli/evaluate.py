@@ -103,6 +103,12 @@ def _show_clusters(evaluation: "Evaluation") -> None:
 
 def report(
     path: RunFolder,
+    against: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="RUN...", help="Earlier runs to compare it with.", show_default=False
+        ),
+    ] = None,
     out: Annotated[
         Path | None,
         typer.Option("--out", "-o", metavar="FILE", help="Where; RUN/report.html if not given."),
@@ -111,11 +117,11 @@ def report(
 ) -> None:
     """Write a run's page: one HTML file that needs nothing beside it.
 
-    Example:  xpipe report runs/quickstart
+    Example:  xpipe report runs/today runs/yesterday
     """
     from pipeline.report import build
 
-    page = build(path, out)
+    page = build(path, out, against=against or ())
     if as_json:
         output.as_json({"report": page, "bytes": page.stat().st_size})
     else:
