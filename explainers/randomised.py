@@ -45,8 +45,8 @@ class Randomisation:
     """Of the weights, together with the path of the layer."""
     compat: Literal["quantus"] | None = None
     """``quantus``: layers and weights as Quantus 0.6 takes them: every module that has a method
-    ``reset_parameters``, in reverse order of registration (``bottom_up``: in that order), all
-    drawn from the seed after `seed`, whether the network uses them or not."""
+    ``reset_parameters``, in order of registration (``top_down``: in reverse), all drawn from the
+    seed after `seed`, whether the network uses them or not."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,7 +136,8 @@ def _layers(
             "got a network without a layer to randomise, expected modules with parameters; a "
             "function has none: wrap it in a torch.nn.Module that holds its weights"
         )
-    return tuple(found if how.order == "bottom_up" else reversed(found))
+    is_forward = how.order == "bottom_up" or (how.compat is not None and how.order != "top_down")
+    return tuple(found if is_forward else reversed(found))
 
 
 def _first_use(layer: nn.Module, places: Mapping[int, int]) -> int:

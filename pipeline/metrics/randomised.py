@@ -33,9 +33,9 @@ class InRandomised(ExplainingAgain):
     seed: int | None = None
     """Seeds the random weights; by default the run's seed."""
     compat: Literal["quantus"] | None = None
-    """``quantus``: layers are all modules that have a method ``reset_parameters``, in reverse order
-    of registration (``bottom_up``: in that order), each drawn from ``seed + 1`` (42 + 1 without a
-    seed); each value of an image is a feature."""
+    """``quantus``: layers are all modules that have a method ``reset_parameters``, in order of
+    registration (``top_down``: in reverse), each drawn from ``seed + 1`` (42 + 1 without a seed);
+    each value of an image is a feature."""
 
     family: ClassVar[str] = "randomisation"
 
