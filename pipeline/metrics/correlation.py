@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-ROUNDING = 16.0
+_UNITS = 16.0
 """Units in the last place below which values count as the same: passes in other chunks, and sums
 in another order, differ by a few."""
 
@@ -44,9 +44,14 @@ def pearson(a: Tensor, b: Tensor, a_scale: Tensor, b_scale: Tensor) -> tuple[Ten
     return found.where(varies, torch.nan), error.where(varies, torch.nan)
 
 
+def rounding(scale: Tensor) -> Tensor:
+    """Return by how much numbers of a size may differ and still count as the same."""
+    return _UNITS * torch.finfo(scale.dtype).eps * scale
+
+
 def _varies(values: Tensor, scale: Tensor) -> Tensor:
     spread = values.amax(dim=-1) - values.amin(dim=-1)
-    return spread > ROUNDING * torch.finfo(scale.dtype).eps * scale
+    return spread > rounding(scale)
 
 
 def _standardised(values: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ import torch
 
 from explainers import numeric
 from pipeline.metrics import perturbations, removal, subsets
+from pipeline.metrics.correlation import rounding
 from pipeline.metrics.metric import Direction, Metric, register
 
 if TYPE_CHECKING:
@@ -116,7 +117,8 @@ class Infidelity(Metric):
             values = removal.selected(output, weights[sample], self.output_space)
             found.append(clean[sample] - values)
         drops = torch.cat(found).view(-1, changes.n_draws)
-        return case.sharing(changes=changes, drops=drops.double())
+        least = rounding(subsets.scale_of(trace, self.output_space)).double().square()
+        return case.sharing(changes=changes, drops=drops.double(), least=least)
 
     def score(self, case: Case, relevance: Tensor) -> dict[str, Tensor]:
         """Return the error with its standard error, that of the scaled map, and its share."""
@@ -127,7 +129,7 @@ class Infidelity(Metric):
         columns = {"infidelity": error.mean(dim=1)}
         if self.compat is None:
             columns["infidelity_error"] = error.std(dim=1) / math.sqrt(self.n_draws)
-        columns |= _scaled(foretold, drops)
+        columns |= _scaled(foretold, drops, case.shared["least"])
         finite = values.flatten(1).isfinite().all(dim=1)
         return {name: column.where(finite, math.nan) for name, column in columns.items()}
 
@@ -173,13 +175,16 @@ def _of_values(relevance: Tensor, inputs: Tensor, *, is_shared: bool) -> Tensor:
     return values.expand(inputs.shape) / n_channels
 
 
-def _scaled(foretold: Tensor, drops: Tensor) -> dict[str, Tensor]:
-    """Return the error of the map times its best factor, and its share of that without a map."""
+def _scaled(foretold: Tensor, drops: Tensor, least: Tensor) -> dict[str, Tensor]:
+    """Return the error of the map times its best factor, and its share of that without a map.
+
+    A square of drops of `least` or below is rounding, of which there is no share.
+    """
     own, without = foretold.square().mean(dim=1), drops.square().mean(dim=1)
     factor = (foretold * drops).mean(dim=1) / own.where(own > 0, 1.0)
     scaled = (factor[:, None] * foretold - drops).square().mean(dim=1)
     share = (scaled / without.where(without > 0, 1.0)).clamp(0.0, 1.0)
     return {
         "scaled_infidelity": scaled,
-        "relative_infidelity": share.where(without > 0, math.nan),
+        "relative_infidelity": share.where(without > least, math.nan),
     }

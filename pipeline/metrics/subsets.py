@@ -145,9 +145,7 @@ class Removal:
     @property
     def scale(self) -> Tensor:
         """Size of the numbers that drops are differences of, ``(batch,)``."""
-        output = self.trace.output
-        largest = output.abs().amax(dim=1).to(self.clean)
-        return largest.clamp_min(1.0) if self.space == "probability" else largest
+        return scale_of(self.trace, self.space)
 
     def drops(self, sample: Tensor, gone: Tensor) -> Tensor:
         """Return by how much the output falls without features, ``(rows,)``.
@@ -189,6 +187,14 @@ def removing(
     absent = removal.absent(trace, baseline, by_pixel)
     clean = removal.selected(trace.output, weights, space)
     return Removal(trace, weights, features, absent, space, clean)
+
+
+def scale_of(trace: Trace, space: OutputSpace) -> Tensor:
+    """Return the size of the numbers that outputs are made of, ``(batch,)``; at least float32."""
+    output = trace.output
+    largest = output.abs().amax(dim=1).to(torch.promote_types(output.dtype, torch.float32))
+    # logits that are off by rounding move a probability by as much
+    return largest.clamp_min(1.0) if space == "probability" else largest
 
 
 def check_space(trace: Trace, space: OutputSpace) -> None:
