@@ -12,6 +12,16 @@ if TYPE_CHECKING:
     from pipeline.evaluate import Evaluation
 
 
+Spray = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="EXPLAINER",
+        help="Cluster this explainer's maps and check the clusters; repeatable. Those of the run "
+        "file if neither this nor --metric is given.",
+    ),
+]
+
+
 def evaluate(
     path: RunFolder,
     metric: Annotated[
@@ -24,14 +34,7 @@ def evaluate(
         ),
     ] = None,
     junit: verdicts.JUnit = None,
-    spray: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="EXPLAINER",
-            help="Cluster this explainer's maps and check the clusters; repeatable. Those of the "
-            "run file if neither this nor --metric is given.",
-        ),
-    ] = None,
+    spray: Spray = None,
     as_json: AsJson = False,
 ) -> None:
     """Score the stored maps of a run; scores that are there already are not computed again.
@@ -53,6 +56,7 @@ def evaluate(
     else:
         _show_scores(evaluation)
         _show_clusters(evaluation)
+        _tell_unbeaten(evaluation)
     for text in evaluation.notes:
         output.note(text)
     verdicts.tell(evaluation.gates)
@@ -62,6 +66,8 @@ def evaluate(
 
 
 def _show_scores(evaluation: "Evaluation") -> None:
+    against = _against(evaluation)
+    headings = list(dict.fromkeys(heading for each in against.values() for heading in each))
     rows = [
         {
             "metric": entry.metric,
@@ -73,12 +79,37 @@ def _show_scores(evaluation: "Evaluation") -> None:
             "median": entry.median,
             "samples": entry.n,
             "undefined": entry.n_undefined,
+            **dict.fromkeys(headings, ""),
+            **against.get((entry.metric, entry.column, entry.explainer), {}),
         }
         for entry in evaluation.aggregates
         if entry.metric in evaluation.metrics and entry.group == "all" and entry.step < 0
     ]
     numbers = ("mean", "95 % interval", "median", "samples", "undefined")
-    output.table(rows, ("metric", "explainer", "score", "better", *numbers), right=numbers)
+    columns = ("metric", "explainer", "score", "better", *numbers, *headings)
+    output.table(rows, columns, right=numbers)
+
+
+def _tell_unbeaten(evaluation: "Evaluation") -> None:
+    from pipeline.comparisons import unbeaten
+
+    for metric, controls in unbeaten(evaluation.comparisons).items():
+        names = " or ".join(controls)
+        output.note(f"{metric}: no explainer beats {names}, which knows nothing of the model")
+
+
+def _against(evaluation: "Evaluation") -> dict[tuple[str, str, str], dict[str, str]]:
+    """Return what each headline is beside the best and the controls, over all samples."""
+    found: dict[tuple[str, str, str], dict[str, str]] = {}
+    for row in evaluation.comparisons:
+        if row.group != "all" or row.kind == "pair":
+            continue
+        of_metric = (row.metric, row.column)
+        if row.kind == "best":
+            found.setdefault((*of_metric, row.reference), {})["to the best"] = "the best"
+        heading = "to the best" if row.kind == "best" else f"to {row.reference}"
+        found.setdefault((*of_metric, row.explainer), {})[heading] = row.verdict
+    return found
 
 
 def _show_clusters(evaluation: "Evaluation") -> None:

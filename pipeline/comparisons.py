@@ -138,13 +138,22 @@ class Compared:
     @property
     def unbeaten(self) -> tuple[str, ...]:
         """Return the controls that no explainer beats: the metric cannot tell them apart."""
-        won = {
-            row.reference
-            for row in self.rows
-            if row.kind == "control" and row.group == ALL and row.verdict == "better"
-        }
-        tried = {row.reference for row in self.rows if row.kind == "control"}
-        return tuple(name for name in self.controls if name in tried - won)
+        found = unbeaten(self.rows).get(self.metric.name, ())
+        return tuple(name for name in self.controls if name in found)
+
+
+def unbeaten(rows: Iterable[Comparison]) -> dict[str, tuple[str, ...]]:
+    """Return metric to the controls that no explainer beats under it, over all samples."""
+    verdicts: dict[str, dict[str, set[Verdict]]] = {}
+    for row in rows:
+        if row.kind == "control" and row.group == ALL:
+            of_metric = verdicts.setdefault(row.metric, {})
+            of_metric.setdefault(row.reference, set()).add(row.verdict)
+    found = {
+        metric: tuple(name for name, said in by.items() if "better" not in said)
+        for metric, by in verdicts.items()
+    }
+    return {metric: names for metric, names in found.items() if names}
 
 
 def controls(run: Run) -> tuple[str, ...]:

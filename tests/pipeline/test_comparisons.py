@@ -107,6 +107,12 @@ def test_a_metric_that_prefers_controls_is_flagged(scores: dict[str, NDArray[np.
     assert lrp.against["random"].verdict == "worse"
 
 
+def test_metrics_that_no_explainer_wins_are_named(scores: dict[str, NDArray[np.float64]]) -> None:
+    lost = compare(judged(direction="higher"), scores, everything(), ("random", "sobel")).rows
+    won = compare(judged(name="other"), scores, everything(), ("random", "sobel")).rows
+    assert comparisons.unbeaten((*lost, *won)) == {"flipping": ("random", "sobel")}
+
+
 def test_a_mean_that_few_samples_make_is_no_verdict() -> None:
     rng = np.random.default_rng(1)
     plain = rng.normal(size=40)
