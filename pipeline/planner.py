@@ -86,6 +86,7 @@ def make_plan(config: RunConfig, *, measure: bool = False) -> Planned:
     PlanError
         If model, weights, data, targets and explainers do not fit each other.
     """
+    build_analyses(config)
     parts = _fit(config)
     plan = _decide(parts, measure=measure)
     return Planned(plan, parts.manifest, parts.network, parts.explainers)
@@ -101,7 +102,6 @@ def _fit(config: RunConfig) -> _Parts:
     # cheap things first: names, then data, then the model, and last its program
     found = build_explainers(config)
     metrics = build_metrics(config)
-    build_analyses(config)
     source = open_source(config.data, config.base, config.where)
     with written_at(config.where("data")):
         records = source.records()
