@@ -151,8 +151,6 @@ def _links(run: Run) -> Iterator[tuple[str, str]]:
         yield "#hierarchies", "hierarchies"
     if run.folder.exists(paths.GRAPHS):
         yield "#causal_graphs", "causal graphs"
-    if run.folder.exists(paths.MACHINE):
-        yield paths.MACHINE, "this page for programs"
 
 
 def _sentence(run: Run, names: list[str]) -> str:
