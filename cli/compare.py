@@ -48,7 +48,7 @@ def compare(
     from pipeline.store import open_run
 
     before, after = open_run(previous), open_run(current)
-    gates = chosen(after.config, gate or None)
+    gates = chosen(after, gate or None)
     comparison = compare_runs(before, after)
     judged = judge(gates, before, after)
     verdicts.write(junit, f"{before.config.name} to {after.config.name}", judged)

@@ -65,7 +65,7 @@ def judged(
     found = {(r.explainer, r.metric, r.column, r.group): r for r in rows if r.step < 0}
     verdicts: list[Verdict] = []
     for gate in gates:
-        place = grammar.place(gate, config.metrics)
+        place = grammar.place(gate, {*config.metrics, *known})
         metric = known.get(place.metric)
         if metric is None:
             status: Status = "failed" if place.metric in asked else "skipped"

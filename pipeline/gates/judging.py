@@ -17,18 +17,17 @@ from pipeline.gates.names import complaint
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from pipeline.config import RunConfig
     from pipeline.gates.verdict import Verdict
     from pipeline.store import Run
 
 
-def chosen(config: RunConfig, asked: Sequence[str] | None = None) -> tuple[Gate, ...]:
+def chosen(run: Run, asked: Sequence[str] | None = None) -> tuple[Gate, ...]:
     """Return the gates that a comparison judges.
 
     Parameters
     ----------
-    config
-        Of the current run: its relative gates, where none are asked for.
+    run
+        The current one: the relative gates of its run file, where none are asked for.
     asked
         Gates as text, in YAML as in a run file, or names of YAML files: of a list of gates, or of
         a mapping with the key ``gates``.
@@ -39,10 +38,11 @@ def chosen(config: RunConfig, asked: Sequence[str] | None = None) -> tuple[Gate,
         If one is none, or about something that the run does not have.
     """
     if asked is None:
-        return tuple(gate for gate in config.gates if not isinstance(gate, str))
+        return tuple(gate for gate in run.config.gates if not isinstance(gate, str))
+    metrics = {*run.config.metrics, *(metric.name for metric in aggregate.judged(run))}
     found = tuple(gate for text in asked for gate in _read(text))
     for gate in found:
-        said = complaint(gate, config.metrics, config.explainers)
+        said = complaint(gate, metrics, run.config.explainers)
         if said:
             written = gate if isinstance(gate, str) else relative.text(gate)
             raise ConfigError(f"--gate {written}: {said}", fix="name what both runs have")

@@ -62,7 +62,7 @@ def judge(
                 fix="evaluate both with the same metrics, or judge another one",
             )
         old = next(old for old, new in pairing.metrics if new is metric)
-        judged += _judge(gate, old, metric, scores, (before, after))
+        judged += of_scores(gate, old, metric, scores, before.config, after.plan.input_shape)
     return tuple(judged)
 
 
@@ -72,12 +72,32 @@ def text(gate: RelativeGate) -> str:
     return "{" + ", ".join(f"{name}: {value}" for name, value in given.items()) + "}"
 
 
-def _judge(
-    gate: RelativeGate, old: Judged, new: Judged, scores: Scores, runs: tuple[Run, Run]
+def of_scores(
+    gate: RelativeGate,
+    old: Judged,
+    new: Judged,
+    scores: Scores,
+    config: RunConfig,
+    shape: tuple[int, ...],
 ) -> list[Verdict]:
-    wanted = _explainers(gate, old, new, runs[0].config)
+    """Judge one gate; parameters and errors as of `judge`.
+
+    Parameters
+    ----------
+    gate
+        What is asked.
+    old, new
+        How the metric was evaluated before and now.
+    scores
+        The scores of both.
+    config
+        Of the previous run: which explainers are controls.
+    shape
+        Of a sample.
+    """
+    wanted = _explainers(gate, old, config)
     column = gate.column or new.headline
-    side = gate.direction or direction(new, column, runs[1].plan.input_shape)
+    side = gate.direction or direction(new, column, shape)
     found: list[Verdict] = []
     for explainer in wanted:
         if explainer not in new.explainers:
@@ -100,7 +120,7 @@ def _judge(
     return found
 
 
-def _explainers(gate: RelativeGate, old: Judged, new: Judged, config: RunConfig) -> tuple[str, ...]:
+def _explainers(gate: RelativeGate, old: Judged, config: RunConfig) -> tuple[str, ...]:
     """Return whom a gate is about: those that were scored before, so that none is dropped."""
     wanted = explainers(config, old, gate.explainer)
     for name in wanted:
