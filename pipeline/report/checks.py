@@ -52,8 +52,15 @@ class Check:
     """Ends of the 95 % interval of the mean; of axioms, quartiles."""
     high: float
     verdict: Verdict
-    says: str
-    """The verdict in words."""
+    says: str = ""
+    """What it means, the same for all with this verdict under a check."""
+    share: str = ""
+    """On how many samples it holds, where that is known."""
+
+    @property
+    def because(self) -> str:
+        """What the verdict means, in brackets."""
+        return f" ({self.says})" if self.says else ""
 
 
 @dataclass(frozen=True)
@@ -136,12 +143,14 @@ def _check(metric: Judged, name: str, values: NDArray[np.float64], *, is_control
     if family(metric) == AXIOMS:
         low, middle, high = np.quantile(known, (0.25, 0.5, 0.75)) if len(known) else (np.nan,) * 3
         tolerance = float(metric.parameters.get("tolerance", TOLERANCE))
-        verdict, says = _of_residual(known, float(middle), tolerance)
+        verdict, says = _of_residual(float(middle), tolerance)
+        share = f"adds up at {100 * (known <= tolerance).mean():.0f} %" if len(known) else ""
     else:
         found = aggregate.summarise(known[:, None])
         low, middle, high = found.low[0], found.mean[0], found.high[0]
         judge = _of_similarity if metric.direction == "lower" else _of_gain
         verdict, says = judge(float(low), float(middle), float(high))
+        share = ""
     return Check(
         metric.name,
         name,
@@ -152,13 +161,14 @@ def _check(metric: Judged, name: str, values: NDArray[np.float64], *, is_control
         float(high),
         verdict,
         says,
+        share,
     )
 
 
 def _of_similarity(low: float, middle: float, high: float) -> tuple[Verdict, str]:
     """Return the verdict on how similar maps stay that should not: 1 is the same map."""
     if np.isnan(middle):
-        return "unknown", "no map has a score"
+        return "unknown", ""
     if middle >= SAME:
         return "fails", "maps stay what they were"
     if middle >= CHANGED:
@@ -169,7 +179,7 @@ def _of_similarity(low: float, middle: float, high: float) -> tuple[Verdict, str
 def _of_gain(low: float, middle: float, high: float) -> tuple[Verdict, str]:
     """Return the verdict on what should be more than nothing."""
     if np.isnan(middle):
-        return "unknown", "no map has a score"
+        return "unknown", ""
     if low > 0:
         return "passes", "maps become others"
     if high <= 0:
@@ -177,15 +187,12 @@ def _of_gain(low: float, middle: float, high: float) -> tuple[Verdict, str]:
     return "doubtful", "no change can be told"
 
 
-def _of_residual(
-    known: NDArray[np.float64], middle: float, tolerance: float
-) -> tuple[Verdict, str]:
+def _of_residual(middle: float, tolerance: float) -> tuple[Verdict, str]:
     """Return the verdict on residuals relative to what maps should sum to."""
-    if not len(known):
-        return "unknown", "no map has a score"
-    share = 100 * float((known <= tolerance).mean())
+    if np.isnan(middle):
+        return "unknown", ""
     if middle <= tolerance:
-        return "passes", f"adds up at {share:.0f} % of samples"
+        return "passes", "maps add up"
     if middle <= CLOSE:
-        return "doubtful", f"nearly adds up; does at {share:.0f} % of samples"
-    return "fails", f"adds up at {share:.0f} % of samples"
+        return "doubtful", "maps nearly add up"
+    return "fails", "maps do not add up"

@@ -87,7 +87,7 @@ def test_each_explainer_has_the_verdict_that_its_scores_deserve(
 def test_completeness_is_judged_by_the_median_and_says_how_often_it_holds(run: Any) -> None:
     check = checks.checks(run, judged("completeness"))[0]
     assert (check.n, check.middle) == (19, 0.0)
-    assert check.says == "adds up at 79 % of samples"
+    assert check.share == "adds up at 79 %"
 
 
 def test_who_beats_the_controls_is_told_by_pairs(run: Any) -> None:
@@ -102,9 +102,11 @@ def test_the_section_says_in_words_what_passes_and_what_fails(run: Any) -> None:
     html = sanity.render(run) or ""
     said = re.findall(r"<li>(.*?)</li>", html)
     assert said[:5] == [
-        "mprt: lrp passes; stubborn is doubtful; broken has no score.",
-        "efficient_mprt: lrp passes; stubborn fails.",
-        "completeness: lrp passes; stubborn is doubtful.",
+        "mprt: lrp passes (maps become others); stubborn is doubtful (maps keep much of what they "
+        "were); broken has no score.",
+        "efficient_mprt: lrp passes (maps become others); stubborn fails (maps do not become more "
+        "disordered).",
+        "completeness: lrp passes (maps add up); stubborn is doubtful (maps nearly add up).",
         "flipping: lrp beats edges; stubborn does not beat edges.",
         "sparseness: no explainer beats edges; here, it cannot tell an explanation from a map that "
         "knows no network.",

@@ -43,8 +43,9 @@ TEMPLATE = """
 {% for check in cells %}
 <td>{% if check %}<span class="verdict {{ check.verdict }}">{{ check.verdict }}</span>
 <b>{{ check.middle | number }}</b>
-<small>{{ check.low | number }} to {{ check.high | number }}</small>
-<br><small>{{ check.says }}{% if check.n < n %}; {{ check.n | count }} samples{% endif %}</small>
+<br><small>{{ check.low | number }} to {{ check.high | number }}
+{%- if check.share %}; {{ check.share }}{% endif %}
+{%- if check.n < n %}; of {{ check.n | count }} samples{% endif %}</small>
 {%- else %}&ndash;{% endif %}</td>
 {% endfor %}</tr>
 {% endfor %}
@@ -121,18 +122,22 @@ def _verdicts(found: Sequence[Check]) -> list[str]:
     for metric in dict.fromkeys(check.metric for check in found):
         own = [check for check in found if check.metric == metric and not check.is_control]
         parts = [
-            f"{', '.join(names)} {verb if len(names) == 1 else plural}"
+            f"{_listed(alike)} {verb if len(alike) == 1 else plural}{alike[0].because}"
             for verdict, verb, plural in (
                 ("passes", "passes", "pass"),
                 ("doubtful", "is doubtful", "are doubtful"),
                 ("fails", "fails", "fail"),
                 ("unknown", "has no score", "have no score"),
             )
-            if (names := [check.explainer for check in own if check.verdict == verdict])
+            if (alike := [check for check in own if check.verdict == verdict])
         ]
         if parts:
             said.append(f"{metric}: {'; '.join(parts)}.")
     return said
+
+
+def _listed(alike: Sequence[Check]) -> str:
+    return ", ".join(check.explainer for check in alike)
 
 
 def _in_words(contest: checks.Contest) -> str:
