@@ -84,7 +84,7 @@ class EfficientMPRT(InRandomised):
         return {"rise": rise, **state}
 
     def _entropy(self, case: Case, relevance: Tensor) -> Tensor:
-        values = self.maps(case, relevance).flatten(1)
+        values = self.maps(case, relevance).flatten(1).double()
         is_finite = finite(relevance)
         entropy = histogram_entropy(values.where(is_finite[:, None], 0.0), self.n_bins)
         return entropy.where(is_finite, torch.nan)

@@ -23,7 +23,7 @@ _C1, _C2 = 0.01**2, 0.03**2
 
 
 def maps(relevance: Tensor, inputs: Tensor, *, by_value: bool = False) -> Tensor:
-    """Return maps as they are compared, float64 ``(batch, ...)``.
+    """Return maps as they are compared, ``(batch, ...)``.
 
     Parameters
     ----------
@@ -35,13 +35,13 @@ def maps(relevance: Tensor, inputs: Tensor, *, by_value: bool = False) -> Tensor
     by_value
         Whether each value has a place of its own: rows of all values, of images too.
     """
-    found = removal.relevance_of_features(relevance, inputs, by_pixel=not by_value).double()
+    found = removal.relevance_of_features(relevance, inputs, by_pixel=not by_value)
     is_image = inputs.ndim == 4 and not by_value
     return found.view(-1, *inputs.shape[2:]) if is_image else found
 
 
 def prepared(kind: Similarity, given: Tensor) -> Tensor:
-    """Return what is compared of maps: their ranks, or their values over the greatest magnitude.
+    """Return what is compared of maps: their ranks, or values over the greatest magnitude; float64.
 
     Parameters
     ----------
@@ -52,6 +52,7 @@ def prepared(kind: Similarity, given: Tensor) -> Tensor:
     """
     if kind == "spearman":
         return ranks(given.flatten(1))
+    given = given.double()
     greatest = given.flatten(1).abs().amax(dim=1).view(-1, *[1] * (given.ndim - 1))
     return given / greatest.where(greatest > 0, 1.0)
 
@@ -67,11 +68,17 @@ def alike(kind: Similarity, one: Tensor, other: Tensor) -> Tensor:
 
 def ranks(values: Tensor) -> Tensor:
     """Return places in ascending order, from 1, float64 ``(batch, features)``; of ties the mean."""
-    ordered = values.sort(dim=1).values
-    values = values.contiguous()
-    below = torch.searchsorted(ordered, values)
-    not_above = torch.searchsorted(ordered, values, right=True)
-    return (below + not_above + 1).double() / 2
+    ordered, order = values.sort(dim=1)
+    index = torch.arange(values.shape[1], device=values.device).expand_as(order)
+    border = torch.ones_like(ordered[:, :1], dtype=torch.bool)
+    changes = ordered[:, 1:] != ordered[:, :-1]
+    is_first = torch.cat([border, changes], dim=1)
+    is_last = torch.cat([changes, border], dim=1)
+    first = index.where(is_first, 0).cummax(dim=1).values
+    last = index.where(is_last, values.shape[1]).flip(1).cummin(dim=1).values.flip(1)
+    # places are halves, which float64 holds as they are
+    places = (first + last + 2).double() / 2
+    return torch.empty_like(places).scatter_(1, order, places)
 
 
 def correlation(one: Tensor, other: Tensor) -> Tensor:
