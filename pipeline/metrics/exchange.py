@@ -62,7 +62,13 @@ class Exchange:
             What is measured.
         by_pixel
             What a feature is, as `removal.features` has it.
+
+        Raises
+        ------
+        ValueError
+            If probabilities are asked for of a network that has one output.
         """
+        removal.check_space(trace.output, space)
         weights = trace.cotangent(target)
         start = removal.features(trace.inputs, by_pixel=by_pixel)
         blank = absent.expand_as(start).reshape(trace.inputs.shape)

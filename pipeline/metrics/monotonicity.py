@@ -36,7 +36,9 @@ class Monotonicity(Metric):
     A step that changes nothing, where the sample is as the baseline, says nothing about the map
     and does not count. So the baseline is not black by default: most of a digit is black, and such
     a picture would be its own baseline for most of the way. A sample that is its own baseline
-    everywhere has no score, NaN. Quantus puts the baseline's values in instead of the sample's,
+    everywhere has no score, NaN. Small rises count as much as great ones: on digits maps in random
+    order, along which the output drifts up, score above all others, so read it beside the control
+    `random`. Quantus puts the baseline's values in instead of the sample's,
     which holds for any map; there is no mode for it.
     """
 

@@ -190,11 +190,7 @@ class RateDistortionCurve(Metric):
                 f"got inputs of {trace.inputs.dtype}, expected floating-point numbers: "
                 f"{self.name} replaces them by noise"
             )
-        if self.output_space == "probability" and trace.output.shape[1] == 1:
-            raise ValueError(
-                f"got a network with one output, whose probability is always 1; set "
-                f"`output_space: logit` on the metric {self.name}"
-            )
+        removal.check_space(trace.output, self.output_space)
 
     @property
     def _by_pixel(self) -> bool:

@@ -206,6 +206,21 @@ def places(order: Tensor) -> Tensor:
     )
 
 
+def check_space(output: Tensor, space: Literal["probability", "logit", "none"]) -> None:
+    """Refuse probabilities of a network that has one output, all of which are 1.
+
+    Raises
+    ------
+    ValueError
+        If they are asked for.
+    """
+    if space == "probability" and output.shape[1] == 1:
+        raise ValueError(
+            "got a network with one output, whose probability is always 1; set "
+            "`output_space: logit` on the metric"
+        )
+
+
 def selected(output: Tensor, weights: Tensor, space: Literal["probability", "logit"]) -> Tensor:
     """Return what is explained, ``(rows,)``, in probabilities or logits; at least in float32.
 

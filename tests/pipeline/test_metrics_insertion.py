@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from explainers import baselines
-from pipeline.metrics import Case, score
+from pipeline.metrics import Case
 from pipeline.metrics.flipping import PixelFlipping
 from pipeline.metrics.insertion import Insertion
 from pipeline.metrics.metric import Subject
@@ -22,7 +22,6 @@ from tests.pipeline.exchanged import (
     in_steps,
     label_of,
     measure,
-    network,
     ordered,
     pixels,
     trace,
@@ -154,9 +153,10 @@ def test_a_blur_of_vectors_is_refused() -> None:
         measure(Insertion(baseline={"blur": 2.0}), trace(vectors, model=model), vectors)
 
 
-@pytest.mark.slow  # reads a module as a network
-def test_the_library_scores_insertion() -> None:
-    inputs, relevance = batch()
-    curve = score("insertion", network(), inputs, None, relevance, n_steps=5)
-    expected = measure(Insertion(n_steps=5), trace(inputs), relevance)["curve"]
-    torch.testing.assert_close(curve, expected, rtol=1e-10, atol=0)
+@pytest.mark.parametrize("metric", [Insertion, PixelFlipping])
+def test_one_output_has_no_probabilities(metric: Any) -> None:
+    vectors = torch.ones(2, 4, dtype=torch.float64)
+    of = trace(vectors, model=nn.Linear(4, 1).double())
+    with pytest.raises(ValueError, match="output_space: logit"):
+        measure(metric(), of, vectors)
+    assert measure(metric(output_space="logit"), of, vectors)["auc"].isfinite().all()
