@@ -10,7 +10,15 @@ import numpy as np
 import torch
 
 from pipeline.metrics.metric import Case, Direction, Metric, Space, register
-from pipeline.metrics.quantus_calls import Explaining, Logits, Noise, called, library, scaled
+from pipeline.metrics.quantus_calls import (
+    Explaining,
+    Logits,
+    Noise,
+    called,
+    correlated,
+    library,
+    scaled,
+)
 from pipeline.metrics.quantus_known import Known, known
 
 if TYPE_CHECKING:
@@ -31,6 +39,7 @@ _SET_HERE = frozenset(
         "perturb_func",
         "return_aggregate",
         "self",
+        "similarity_func",
     }
 )
 """Parameters of Quantus' metrics that a run file cannot say, or that sharding rules out."""
@@ -156,7 +165,13 @@ class Quantus(Metric):
     def _built(self, noise: Noise) -> Callable[..., Any]:
         """Return Quantus' metric, which perturbs by our draws where its own are of a batch."""
         kind = self._kind()
-        settings = {"return_aggregate": False, "disable_warnings": True, "normalise_func": scaled}
+        settings: dict[str, Any] = {
+            "return_aggregate": False,
+            "disable_warnings": True,
+            "normalise_func": scaled,
+        }
+        if self.metric == "MonotonicityCorrelation":
+            settings["similarity_func"] = correlated
         baseline = inspect.signature(kind.__init__).parameters.get("perturb_baseline")
         if self._known.has_noise:
             settings["perturb_func"] = noise

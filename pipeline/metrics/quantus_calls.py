@@ -14,7 +14,7 @@ from torch import nn
 from explainers import Network, Samples, Target, Trace
 from explainers.sampling import counted
 from pipeline.errors import PlanError
-from pipeline.metrics import again
+from pipeline.metrics import again, similarity
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -200,3 +200,15 @@ def scaled(maps: NDArray[Any]) -> NDArray[Any]:
     largest = np.abs(maps).max(axis=axes, keepdims=True)
     divided: NDArray[Any] = maps / np.where(largest > 0, largest, 1.0)
     return divided
+
+
+def correlated(a: NDArray[Any], b: NDArray[Any], **_unused: Any) -> NDArray[Any]:
+    """Return Spearman's correlation of rows, ``(batch,)``; NaN where one is constant.
+
+    Quantus correlates every row with every other, and fails for all where one is constant.
+    """
+    one, other = torch.from_numpy(np.asarray(a)), torch.from_numpy(np.asarray(b))
+    found = similarity.correlation(similarity.ranks(one), similarity.ranks(other))
+    varies = (one.amax(1) > one.amin(1)) & (other.amax(1) > other.amin(1))
+    numbers: NDArray[Any] = found.where(varies, torch.nan).numpy()
+    return numbers

@@ -19,7 +19,7 @@ from pipeline.errors import ConfigError, PlanError
 from pipeline.metrics import available, build, scores
 from pipeline.metrics.metric import Case, Subject
 from pipeline.metrics.quantus import Quantus
-from pipeline.metrics.quantus_calls import Noise, called, library, scaled
+from pipeline.metrics.quantus_calls import Noise, called, correlated, library, scaled
 from pipeline.metrics.quantus_known import KNOWN, REFUSED
 
 MANY = {
@@ -107,6 +107,14 @@ def test_what_the_adapter_sets_is_refused() -> None:
 def test_maps_are_scaled_one_by_one_and_zeros_stay() -> None:
     maps = np.array([[[-4.0, 2.0]], [[0.0, 0.0]], [[1e-9, 0.0]]])
     assert scaled(maps).tolist() == [[[-1.0, 0.5]], [[0.0, 0.0]], [[1.0, 0.0]]]
+
+
+def test_rows_that_do_not_vary_have_no_correlation_and_others_have() -> None:
+    one = np.array([[1.0, 2.0, 2.0, 5.0], [3.0, 3.0, 3.0, 3.0], [1.0, 2.0, 3.0, 4.0]])
+    other = np.array([[0.1, 0.3, 0.2, 0.4], [1.0, 2.0, 3.0, 4.0], [4.0, 3.0, 2.0, 0.0]])
+    found = correlated(a=one, b=other, batched=True)
+    # ranks 1, 2.5, 2.5, 4 and 1, 3, 2, 4
+    np.testing.assert_allclose(found, [4.5 / np.sqrt(4.5 * 5.0), np.nan, -1.0])
 
 
 def test_numpy_is_left_as_it_was() -> None:
