@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from cli import atlas, evaluate, graph, jobs, look, output, run
+from cli import atlas, compare, evaluate, export, graph, jobs, look, output, run
 from cli import doctor as doctor_command
 from pipeline.errors import XpipeError
 
@@ -77,7 +77,7 @@ def _xpipe(
 for panel, commands in {
     "Run": (run.init, run.plan, run.run, run.resume, jobs.stop),
     "Watch": (jobs.list_runs, jobs.status, jobs.logs),
-    "Judge": (evaluate.evaluate, evaluate.report, evaluate.verify),
+    "Judge": (evaluate.evaluate, evaluate.report, compare.compare, evaluate.verify, export.export),
     "Look": (
         look.explainers,
         look.metrics,

@@ -26,6 +26,7 @@ PACKAGES = (
     "torchvision",
     "numpy",
     "scipy",
+    "scikit-learn",
     "networkx",
     "ray",
     "zarr",

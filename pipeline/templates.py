@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 PACKAGE = "configs"
 RUN_FILE = "run.yaml"
 _LEFT_OUT = ("__pycache__", "__init__.py")
+_SHORT = {"audit": "full_audit"}
+"""What templates may be called besides."""
 
 
 def names() -> tuple[str, ...]:
@@ -42,7 +44,7 @@ def copy(template: str, folder: Path) -> list[Path]:
     ConfigError
         If there is no such template, or a file of it is there already.
     """
-    sources = _contents(template)
+    sources = _contents(_SHORT.get(template, template))
     present = [folder / name for name in sources if (folder / name).exists()]
     if present:
         raise ConfigError(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
@@ -26,6 +26,9 @@ class Mnist5k(Source):
     """Subtracted from pixels in [0, 1]; the mean of all of MNIST."""
     std: float = 0.3081
     """Divided by; the standard deviation of all of MNIST."""
+    masks: Literal["ink"] | None = None
+    """``ink``: what is written, every pixel that is not black, is the mask of a digit, for metrics
+    of localisation."""
 
     def __post_init__(self) -> None:
         """Refuse what cannot be divided by."""
@@ -35,7 +38,7 @@ class Mnist5k(Source):
         """Return the digits as shipped."""
         _, labels = _digits()
         return [
-            Record(index, f"mnist5k/{index:05d}", str(index), label)
+            Record(index, f"mnist5k/{index:05d}", str(index), label, mask=self.masks)
             for index, label in enumerate(labels.tolist())
         ]
 
@@ -43,6 +46,12 @@ class Mnist5k(Source):
         """Return one digit, normalised."""
         pixels = torch.from_numpy(_digits()[0][int(record.source)].astype(np.float32) / 255)
         return normalisation.normalise(pixels, (self.mean,), (self.std,))
+
+    def load_mask(self, record: Record) -> Tensor | None:
+        """Return where the ink of a digit is."""
+        if self.masks is None:
+            return None
+        return torch.from_numpy(_digits()[0][int(record.source), 0] > 0)
 
     def display(self, inputs: Tensor) -> Tensor:
         """Return digits in [0, 1]."""
