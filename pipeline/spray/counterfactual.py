@@ -204,8 +204,9 @@ def _changes(
             _, rows, ranks = np.intersect1d(
                 samples, check.samples(kind), assume_unique=True, return_indices=True
             )
-            numbers = np.full((2, len(rows)), [[position], [number]])
-            yield numbers[0], numbers[1], rows, ranks
+            if len(rows):
+                numbers = np.full((2, len(rows)), [[position], [number]])
+                yield numbers[0], numbers[1], rows, ranks
 
 
 def _cut(rows: NDArray[Any], size: int) -> list[NDArray[Any]]:
