@@ -87,7 +87,7 @@ class Standing:
     mean: float
     """Of the headline."""
     rank: int
-    """1 for the best mean."""
+    """1 for the best mean; equal means share the better rank."""
     letters: str
     """Explainers that share a letter cannot be told apart."""
     against: Mapping[str, Comparison]
@@ -123,7 +123,7 @@ class Compared:
             Standing(
                 explainer=name,
                 mean=self.means[name],
-                rank=place + 1,
+                rank=1 + [self.means[each] for each in order].index(self.means[name]),
                 letters=marks[name],
                 against={
                     row.reference: row
@@ -132,7 +132,7 @@ class Compared:
                 },
                 to_best=best.get(name),
             )
-            for place, name in enumerate(order)
+            for name in order
         )
 
     @property

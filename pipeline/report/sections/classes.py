@@ -49,7 +49,8 @@ TEMPLATE = """
 {% endfor %}
 </div>
 <p class="note">Class means, worst class first (by the mean over explainers); beside its name, its
-samples. The stronger the shade, the worse; shades span each table.</p>
+samples. The stronger the shade, the worse; shades span each table. Macro is the mean of all class
+means, in which rare classes weigh as much as frequent ones; micro that of all samples.</p>
 """
 
 
@@ -62,8 +63,8 @@ def render(run: Run) -> str | None:
 
 
 def _table(run: Run, metric: Judged) -> tuple[Any, ...] | None:
-    rows = [row for row in aggregate.headlines(run, metric) if row.group.startswith("class:")]
-    groups = list(dict.fromkeys(row.group for row in rows))
+    rows = aggregate.headlines(run, metric)
+    groups = list(dict.fromkeys(r.group for r in rows if r.group.startswith(aggregate.CLASS)))
     if len(groups) < 2:
         return None
     found = {(row.group, row.explainer): row for row in rows}
@@ -73,15 +74,21 @@ def _table(run: Run, metric: Judged) -> tuple[Any, ...] | None:
     with np.errstate(invalid="ignore"):
         order_ = np.argsort(-np.nan_to_num(badness).mean(axis=1), kind="stable")[:LIMIT]
     label = naming.class_names(run)
-    shown = [
+    shown: list[tuple[str, int | None, list[tuple[float, float]]]] = [
         (
-            label(int(groups[place].removeprefix("class:"))),
+            label(int(groups[place].removeprefix(aggregate.CLASS))),
             found[groups[place], explainers[0]].n,
             list(zip(means[place].tolist(), (0.55 * badness[place]).tolist(), strict=True)),
         )
         for place in order_
     ]
-    return metric, [(name, None) for name in explainers], shown, len(shown), len(groups)
+    shown += [
+        (name, None, [(found[group, explainer].mean, 0.0) for explainer in explainers])
+        for name, group in (("macro", aggregate.MACRO), ("micro", aggregate.ALL))
+        if (group, explainers[0]) in found  # statistics of groups have no mean of classes
+    ]
+    n_shown = len(order_)
+    return metric, [(name, None) for name in explainers], shown, n_shown, len(groups)
 
 
 def _turned(table: tuple[Any, ...]) -> tuple[Any, ...]:

@@ -19,7 +19,7 @@ TEMPLATE = """
 {% for ranking, heading, verdict, diagram in drawings %}
 <div class="card"><h3 style="margin-top:0">{{ heading }}
 <span class="pill">{{ ranking.test.n_blocks }} {{ ranking.blocks }}</span></h3>
-{{ diagram }}
+<div style="max-width: 42rem">{{ diagram }}</div>
 <p class="note">{{ verdict }}</p></div>
 {% endfor %}
 </div>

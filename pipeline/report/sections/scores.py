@@ -21,17 +21,20 @@ order = 20
 TEMPLATE = """
 {% if verdicts %}<ul class="said">{% for text in verdicts %}<li>{{ text }}</li>{% endfor %}</ul>
 {% endif %}
-<div class="scroll framed"><table class="wide">
+<div class="scroll framed"><table class="wide{{ " tight" if metrics | length > 4 }}">
 <thead><tr><th>explainer</th>
+{% if controls %}<th class="value">beats controls</th>{% endif %}
 {% for metric in metrics %}
 <th class="value">{{ metric.name }} <small>{{ metric.headline if metric.headline != metric.name }}
 {{ "lower is better ↓" if metric.direction == "lower" else "higher is better ↑" }}</small></th>
 {% endfor %}
-{% if controls %}<th class="value">beats controls</th>{% endif %}
 </tr></thead>
 <tbody>
 {% for explainer, cells, won, tried in rows %}
 <tr><th>{{ explainer }}</th>
+{% if controls %}<td class="value">
+{%- if explainer in controls %}<small>a control</small>
+{%- elif tried %}{{ won }} of {{ tried }}{% else %}&ndash;{% endif %}</td>{% endif %}
 {% for cell in cells %}
 <td class="value{{ " best" if cell and cell.is_best }}">
 {% if cell %}
@@ -40,7 +43,7 @@ TEMPLATE = """
 {% if cell.place %}<br><small>{{ cell.place }}</small>{% endif %}
 {% for name, row in cell.lost %}
 <br><small class="warn" title="{{ cell.why(row) }}">
-{{- "worse than" if row.verdict == "worse" else "not above" }} {{ name }}</small>
+{{- "worse" if row.verdict == "worse" else "not better" }} than {{ name }}</small>
 {% endfor %}
 {% if cell.wrong and cell.wrong.n %}
 <br><small>{{ cell.wrong.mean | number }} where misclassified ({{ cell.wrong.n }})</small>
@@ -48,18 +51,15 @@ TEMPLATE = """
 {% else %}&ndash;{% endif %}
 </td>
 {% endfor %}
-{% if controls %}<td class="value">
-{%- if explainer in controls %}<small>a control</small>
-{%- elif tried %}{{ won }} of {{ tried }}{% else %}&ndash;{% endif %}</td>{% endif %}
 </tr>
 {% endfor %}
 </tbody></table></div>
 <p class="note">Mean over {{ n }} samples ± half of its 95 % confidence interval (Student's t;
-Wilson's where scores are zeros and ones, which need not be symmetric: the upper half is given).
+Wilson's where scores are zeros and ones: of that, the upper half).
 The best of each column is shaded. Below the mean is the rank, and letters: explainers that share a
 letter cannot be told apart by Wilcoxon's signed rank test on the same samples, at 5 % after Holm's
 correction over all pairs.
-{% if controls %}The last column counts the metrics under which an explainer is better than
+{% if controls %}The first column counts the metrics under which an explainer is better than
 {{ controls | join(" and ") }} by the same test: {{ "they know" if controls | length > 1 else
 "it knows" }} nothing of the model.
 {% else %}Without a control there is no telling whether a score is good: entries
