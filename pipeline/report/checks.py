@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from pipeline import aggregate
+from pipeline.comparisons import CONTROLS
 from pipeline.metrics import metrics
 from pipeline.plan import split_name
-from pipeline.statistics import paired
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -18,13 +18,12 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from pipeline.aggregate import Judged
+    from pipeline.comparisons import Compared
     from pipeline.store import Run
 
 RANDOMISATION, AXIOMS = "randomisation", "axioms"
 FAMILIES = (RANDOMISATION, AXIOMS)
 """Of metrics that are checks: passed or not, more than better or worse."""
-CONTROLS = ("random", "sobel")
-"""Methods that know no network."""
 CHANGED, SAME = 0.5, 0.9
 """Mean similarity to the map of a randomised network, or of another class, below which a map counts
 as another one, and from which as the same. Conventions: papers show curves and name no limit."""
@@ -106,36 +105,23 @@ def headline(run: Run, metric: Judged, name: str) -> NDArray[np.float64] | None:
     return None if column is None else np.asarray(column, np.float64)
 
 
-def contest(run: Run, metric: Judged) -> Contest | None:
-    """Return who beats the controls: paired by sample, the 95 % interval excludes no difference.
-
-    None if no control was scored, or nothing else was.
-    """
-    scores = {
-        name: values
-        for name in metric.explainers
-        if (values := headline(run, metric, name)) is not None
-    }
-    known = controls(run, list(scores))
-    others = [name for name in scores if name not in known]
-    if not known or not others:
-        return None
-    sign = 1 if metric.direction == "higher" else -1
+def contest(compared: Compared) -> Contest | None:
+    """Return who beats the controls, the best first; None if none was scored, or nothing else."""
     not_beaten = {
-        name: [each for each in known if not _is_above(sign * scores[name], sign * scores[each])]
-        for name in others
+        standing.explainer: [
+            control for control, row in standing.against.items() if row.verdict != "better"
+        ]
+        for standing in compared.standings
+        if standing.against
     }
+    if not not_beaten:
+        return None
     return Contest(
-        metric.name,
+        compared.metric.name,
         tuple(name for name, by in not_beaten.items() if not by),
         tuple((name, " and ".join(by)) for name, by in not_beaten.items() if by),
-        tuple(known),
+        compared.controls,
     )
-
-
-def _is_above(a: NDArray[np.float64], b: NDArray[np.float64]) -> bool:
-    # without an interval, nothing is known
-    return paired(a, b).low > 0
 
 
 def _check(metric: Judged, name: str, values: NDArray[np.float64], *, is_control: bool) -> Check:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline import aggregate
+from pipeline import aggregate, comparisons
 from pipeline.aggregate import Judged
 from pipeline.report import checks
 from pipeline.report.sections import sanity
@@ -57,10 +57,18 @@ def scores(metric: str, explainer: str) -> dict[str, Any]:
     return {judged(metric).headline: SCORES[metric, explainer]}
 
 
+def compared(metric: Judged) -> comparisons.Compared:
+    own = {name: SCORES[metric.name, name] for name in metric.explainers}
+    return comparisons.compare(metric, own, {aggregate.ALL: np.arange(N)}, ("edges",))
+
+
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch) -> Any:
     names = list(dict.fromkeys(metric for metric, _ in SCORES))
     monkeypatch.setattr(aggregate, "judged", lambda run: [judged(name) for name in names])
+    monkeypatch.setattr(
+        comparisons, "of_run", lambda run: [compared(each) for each in aggregate.judged(run)]
+    )
     entries = {name: {"method": method} for name, method in METHODS.items()}
     return SimpleNamespace(
         maps=dict.fromkeys(METHODS),
@@ -91,7 +99,7 @@ def test_completeness_is_judged_by_the_median_and_says_how_often_it_holds(run: A
 
 
 def test_who_beats_the_controls_is_told_by_pairs(run: Any) -> None:
-    contest = checks.contest(run, judged("flipping"))
+    contest = checks.contest(compared(judged("flipping")))
     assert contest is not None
     assert contest.beating == ("lrp",)
     assert contest.others == (("stubborn", "edges"),)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pipeline import aggregate
+from pipeline import aggregate, comparisons
 from pipeline.report import charts, checks, curve_plots, page
 
 if TYPE_CHECKING:
@@ -83,9 +83,9 @@ def render(run: Run) -> str | None:
     found = [check for metric in (*randomised, *axioms) for check in checks.checks(run, metric)]
     contests = [
         contest
-        for metric in metrics
-        if checks.family(metric) not in checks.FAMILIES
-        and (contest := checks.contest(run, metric)) is not None
+        for compared in comparisons.of_run(run)
+        if checks.family(compared.metric) not in checks.FAMILIES
+        and (contest := checks.contest(compared)) is not None
     ]
     plots = curve_plots.plots(run, randomised)
     return page.fragment(
