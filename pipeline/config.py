@@ -230,7 +230,8 @@ class RunConfig(_Section):
     ]
     """Name to parameters; `method` is the name if not given."""
     metrics: dict[Name, Parameters] = {}
-    """Name to parameters; `method` is the name if not given."""
+    """Name to parameters; `method` is the name if not given, and `explainers` names entries to
+    score if not all."""
     gates: tuple[Gate, ...] = ()
     """What scores have to be: bounds such as ``lrp.pixel_flipping.auc <= 0.35``, and how much
     worse than in an earlier run they may be."""

@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import explainers
 from explainers import Explainer
 from explainers.catalogue import preset_of
+from explainers.registry import suggest
 from pipeline import array_files, parameters
 from pipeline.complaints import told_of
 from pipeline.errors import ConfigError
+from pipeline.metrics import RESERVED as BESIDE
 from pipeline.metrics import Metric, metrics
 
 if TYPE_CHECKING:
@@ -110,15 +112,40 @@ def build_metrics(config: RunConfig) -> dict[str, Metric]:
     Raises
     ------
     ConfigError
-        If a metric or a parameter is unknown or of the wrong type.
+        If a metric, a parameter or a name in ``explainers`` is unknown or of the wrong type.
     """
     built = {}
     for name, values in config.metrics.items():
         cls = _class(metrics, ("metrics", name), values, config)
-        own = {key: value for key, value in values.items() if key != "method"}
+        own = {key: value for key, value in values.items() if key not in BESIDE}
         where = functools.partial(config.where, "metrics", name)
+        check_chosen(values.get("explainers"), config, where("explainers"))
         built[name] = parameters.build(cls, own, where)
     return built
+
+
+def check_chosen(names: Any, config: RunConfig, where: str) -> None:
+    """Refuse a choice of explainers that a metric's entry cannot mean.
+
+    Raises
+    ------
+    ConfigError
+        If it is no list of entries of the section explainers.
+    """
+    if names is None:
+        return
+    if not isinstance(names, list | tuple) or not names:
+        raise ConfigError(
+            f"{where}: got {names!r}, expected a list of explainers",
+            fix="write `explainers: [lrp, saliency]`, or leave it out to score all",
+        )
+    for name in names:
+        if name not in config.explainers:
+            raise ConfigError(
+                f"{where}: there is no explainer {name!r}; "
+                f"{suggest(str(name), list(config.explainers))}",
+                fix="name entries of the section explainers",
+            )
 
 
 def needs_of(config: RunConfig) -> dict[str, dict[str, str]]:

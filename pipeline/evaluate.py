@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from explainers import Target
 from pipeline import aggregate, comparisons
 from pipeline.aggregate import Judged
-from pipeline.entries import graph_scans
+from pipeline.entries import check_chosen, graph_scans
 from pipeline.errors import ConfigError
 from pipeline.events import StageFinished
 from pipeline.gates import absolute
@@ -168,15 +168,19 @@ def _chosen(
             metric = build(name, wanted)
         except LookupError as error:
             raise ConfigError(str(error.args[0]), fix="xpipe metrics lists them") from error
+        check_chosen(wanted.get("explainers"), run.config, f"metric {name!r}, explainers")
         _check_served(run, name, metric)
         chosen[name] = {"method": metric.name, **wanted}
     return chosen
 
 
 def _unscored(run: Run, chosen: Mapping[str, Mapping[str, Any]]) -> tuple[str, ...]:
-    metrics = {name: build(name, settings) for name, settings in chosen.items()}
-    maps, form = run.plan.maps, run.plan.form
-    said = (in_words(name, unscored(each, maps, form)) for name, each in metrics.items())
+    said = []
+    for name, settings in chosen.items():
+        missing = unscored(build(name, settings), run.plan.maps, run.plan.form)
+        only = settings.get("explainers")
+        asked = {key: why for key, why in missing.items() if only is None or key in only}
+        said.append(in_words(name, asked))
     return tuple(text for text in said if text)
 
 
@@ -234,7 +238,7 @@ def _judge(run: Run, name: str, settings: Mapping[str, Any]) -> Judged:
     metric = build(name, settings)
     # a metric is a frozen dataclass of its parameters; the ABC cannot say so
     parameters: dict[str, Any] = asdict(metric)  # type: ignore[call-overload]
-    explainers = scored(metric, run)
+    explainers = scored(metric, run, settings.get("explainers"))
     parts = [run.plan.digest, metric.name, parameters, explainers]
     text = json.dumps(parts, sort_keys=True, default=repr)
     return Judged(

@@ -36,11 +36,21 @@ def json_schema() -> dict[str, Any]:
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
 
 
+_CHOSEN = {
+    "description": "Entries of `explainers` whose maps are scored; all if not given.",
+    "type": "array",
+    "items": {"type": "string"},
+    "minItems": 1,
+}
+
+
 def _entry(definitions: dict[str, Any], kind: str, registry: Registry[Any]) -> dict[str, Any]:
     """Return the schema of an entry that may be called anything: it names its method."""
     for name in registry.names():
         own = _parameters(registry.get(name), definitions)
         own["properties"]["method"] = {"const": name}
+        if kind == "metric":
+            own["properties"]["explainers"] = _CHOSEN
         presets = getattr(registry.get(name), "presets", {})
         if presets:
             own["properties"]["preset"] = {"enum": sorted(presets)}

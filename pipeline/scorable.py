@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 from explainers.concepts.conditions import CONDITION
 from pipeline.entries import graph_scans
 from pipeline.inputs import is_one_picture
+from pipeline.plan import split_name
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Collection, Iterable, Mapping
 
     from explainers import Target
     from pipeline.inputs import Form
@@ -24,12 +25,24 @@ GRAPH = "graph"
 """What a metric has to have that scores scans by the graphs they found, and no maps."""
 
 
-def scored(metric: Metric, run: Run) -> tuple[str, ...]:
-    """Return whose maps a metric scores, or which scans, as far as their results are there."""
+def scored(metric: Metric, run: Run, only: Collection[str] | None = None) -> tuple[str, ...]:
+    """Return whose maps a metric scores, or which scans, as far as their results are there.
+
+    Parameters
+    ----------
+    metric
+        The metric.
+    run
+        Whose maps and scans.
+    only
+        Entries of explainers that are asked for; all if None.
+    """
     if GRAPH in metric.requires:
-        return tuple(name for name in graph_scans(run.config) if name in run.scans)
-    missing = unscored(metric, run.plan.maps, run.plan.form)
-    return tuple(name for name in run.plan.maps if name not in missing)
+        names = tuple(name for name in graph_scans(run.config) if name in run.scans)
+    else:
+        missing = unscored(metric, run.plan.maps, run.plan.form)
+        names = tuple(name for name in run.plan.maps if name not in missing)
+    return tuple(name for name in names if only is None or split_name(name)[0] in only)
 
 
 def unscored(metric: Metric, maps: Mapping[str, MapSpec], form: Form) -> dict[str, str]:

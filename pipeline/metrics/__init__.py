@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pipeline.metrics.metric import (
+    RESERVED,
     Case,
     Curve,
     Direction,
@@ -18,6 +19,7 @@ from pipeline.metrics.metric import (
 from pipeline.metrics.scoring import score, scores
 
 __all__ = [
+    "RESERVED",
     "Case",
     "Curve",
     "Direction",

@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from explainers.targets import Target
     from explainers.trace import Trace
 
+RESERVED = ("method", "explainers")
+"""What a metric's entry in a run file can say beside parameters: which metric it is, and whose maps
+it scores."""
+
 Direction = Literal["higher", "lower"]
 Space = Literal["logit", "probability", "none"]
 
@@ -195,6 +199,8 @@ def register(name: str) -> Callable[[type[Metric]], type[Metric]]:
 def build(name: str, settings: Mapping[str, Any], where: str = "") -> Metric:
     """Return the metric that a run file's entry asks for; ``method`` defaults to its name.
 
+    Whose maps it scores, ``explainers``, is no part of it.
+
     Raises
     ------
     LookupError
@@ -202,8 +208,8 @@ def build(name: str, settings: Mapping[str, Any], where: str = "") -> Metric:
     pipeline.errors.ConfigError
         If a parameter is unknown or out of range.
     """
-    chosen = dict(settings)
-    kind = metrics.get(str(chosen.pop("method", name)))
+    chosen = {key: value for key, value in settings.items() if key not in RESERVED}
+    kind = metrics.get(str(settings.get("method", name)))
     metric: Metric = build_dataclass(kind, chosen, where or f"metrics.{name}")
     return metric
 

@@ -13,6 +13,7 @@ import torch
 
 from pipeline import aggregate
 from pipeline.data import open_source, read_batch
+from pipeline.entries import build_metrics
 from pipeline.errors import ConfigError, PlanError
 from pipeline.evaluate import evaluate
 from pipeline.metrics import Metric, available, build, score, scores
@@ -256,3 +257,16 @@ def test_every_metric_says_what_it_is() -> None:
 def test_an_opened_run_and_its_folder_are_evaluated_alike(run: Run) -> None:
     first = evaluate(run, ["sparseness"]).aggregates
     assert repr(evaluate(open_run(run.path), ["sparseness"]).aggregates) == repr(first)
+
+
+def test_an_entry_names_whose_maps_it_scores(tmp_path: Path) -> None:
+    run = explained(tmp_path, metrics={"sparseness": {"explainers": ["saliency"]}})
+    found = evaluate(run)
+    assert {row.explainer for row in found.aggregates} == {"saliency"}
+    assert not run.scores("sparseness", "gradient")
+    again = evaluate(run, {"sparseness": {"explainers": ["gradient", "saliency"]}})
+    assert again.n_scored == len(run.plan.shards)
+    with pytest.raises(ConfigError, match="did you mean 'saliency'"):
+        evaluate(run, {"sparseness": {"explainers": ["salience"]}})
+    with pytest.raises(ConfigError, match="expected a list of explainers"):
+        build_metrics(configure(tmp_path, metrics={"sparseness": {"explainers": "saliency"}}))
