@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from scipy import stats
-from torch import Tensor, nn
+from torch import Tensor
 
 import explainers
 from explainers import Network, Samples, Target, Trace
@@ -20,30 +20,22 @@ from pipeline.metrics.metric import Case, Subject
 from pipeline.metrics.mprt import MPRT
 from pipeline.metrics.random_logit import RandomLogit, others
 from pipeline.metrics.smooth_mprt import SmoothMPRT
+from tests.explainers.randomisable import ORDER, pictures, small_network
 
 if TYPE_CHECKING:
     from pipeline.metrics.metric import Metric
 
 METRICS: tuple[Metric, ...] = (
     MPRT(n_steps=2),
-    SmoothMPRT(layers=("3",), n_draws=3),
+    SmoothMPRT(layers=("head",), n_draws=3),
     EfficientMPRT(n_bins=8),
     RandomLogit(),
 )
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def network() -> Network:
-    torch.manual_seed(0)
-    model = nn.Sequential(
-        nn.Conv2d(2, 3, 3, padding=1), nn.Tanh(), nn.Flatten(), nn.Linear(75, 4)
-    ).double()
-    return Network(model, pictures())
-
-
-def pictures(n: int = 5) -> Tensor:
-    generator = torch.Generator().manual_seed(1)
-    return torch.randn(n, 2, 5, 5, generator=generator, dtype=torch.float64)
+    return small_network()
 
 
 def case_of(network: Network, rows: list[int] | None = None) -> Case:
@@ -132,7 +124,7 @@ def test_the_curve_compares_the_map_of_each_randomised_network(
     metric = MPRT(absolute=absolute, order="bottom_up")
     found = scores(metric, case, gradient(network))
     steps = randomised(network, Randomisation(order="bottom_up", n_steps=8, seed=3))
-    assert [step.layers for step in steps] == [("0",), ("3",)]
+    assert [step.layers for step in steps] == [(layer,) for layer in ORDER[::-1]]
     for row, image in enumerate(pictures()):
         maps = [gradient_map(network.module, image, row % 4)]
         maps += [gradient_map(step.network.module, image, row % 4) for step in steps]
@@ -170,15 +162,15 @@ def test_explainers_share_networks_and_forward_passes(
     metric.scores(case, {"a": Subject(maps, bound), "b": Subject(maps, edges)})
     metric.scores(case, {"c": Subject(maps, bound)})
     # the forward pass of the samples, and one for each step and call of all explainers
-    assert rows == [5, *[5] * 4]
+    assert rows == [5] * (1 + 2 * len(ORDER))
     assert [trace.network for trace in edges.seen] == [step.network for step in first]
 
 
 def test_smoothed_maps_are_means_over_the_same_noise(network: Network) -> None:
     case = case_of(network)
-    metric = SmoothMPRT(n_draws=3, noise=0.2, similarity="pearson")
+    metric = SmoothMPRT(n_draws=3, noise=0.2, similarity="pearson", n_steps=2)
     found = scores(metric, case, gradient(network))
-    steps = randomised(network, Randomisation(n_steps=8, seed=3))
+    steps = randomised(network, Randomisation(n_steps=2, seed=3))
     trace = case.network_trace()
     noise = [trace.noise(f"draw {draw}", (2, 5, 5)) for draw in range(3)]
     for row, image in enumerate(pictures()):
@@ -281,7 +273,7 @@ def test_a_map_that_is_not_finite_has_no_score_and_touches_no_other(
 
 def test_a_unit_of_a_layer_is_explained_in_random_layers_before_it(network: Network) -> None:
     trace = case_of(network).network_trace()
-    part, target = trace.ending_at(Target.parse({"layer": "0", "unit": 1}))
+    part, target = trace.ending_at(Target.parse({"layer": "conv", "unit": 1}))
     bound = gradient(network)
     found = scores(MPRT(), Case(part, target), bound)
     assert found["similarity"].shape == (5, 1)
