@@ -1,5 +1,7 @@
 """The command that says what has changed from one run to another."""
 
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,6 +12,7 @@ from cli.options import AsJson
 
 if TYPE_CHECKING:
     from pipeline.compare import Comparison
+    from pipeline.gates.verdict import Verdict
 
 
 def compare(
@@ -29,8 +32,8 @@ def compare(
         typer.Option(
             "--gate",
             metavar="GATE",
-            help="Judge this gate in place of those of B's run file; a YAML file of gates, or as "
-            "in a run file: '{metric: pixel_flipping, max_drop: 5%}'; repeatable.",
+            help="Judge this gate in place of those of B's run file: as in a run file, or the "
+            "name of a YAML file; repeatable.",
         ),
     ] = None,
     as_json: AsJson = False,
@@ -56,16 +59,21 @@ def compare(
         from pipeline.compare.page import build
 
         build(comparison, before, after, out, judged)
-    if as_json:
-        from dataclasses import asdict
+    _tell(comparison, judged, out, as_json=as_json)
+    raise typer.Exit(BROKEN if any(verdict.is_broken for verdict in judged) else 0)
 
-        output.as_json(asdict(comparison) | {"gates": [asdict(verdict) for verdict in judged]})
+
+def _tell(
+    comparison: "Comparison", judged: Sequence["Verdict"], out: Path | None, *, as_json: bool
+) -> None:
+    if as_json:
+        gates = [asdict(verdict) for verdict in judged]
+        output.as_json(asdict(comparison) | {"gates": gates})
     else:
         _show(comparison)
         if out is not None:
             output.line(f"page: {out}")
     verdicts.tell(judged)
-    raise typer.Exit(BROKEN if any(verdict.is_broken for verdict in judged) else 0)
 
 
 def _show(comparison: "Comparison") -> None:

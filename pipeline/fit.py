@@ -14,6 +14,7 @@ from explainers.inputs.opaque import holds_tokens
 from pipeline.complaints import told_of
 from pipeline.entries import graph_scans, needs_of
 from pipeline.errors import PlanError, written_at
+from pipeline.gates.columns import check_columns
 from pipeline.inputs import form_of, in_words, mapped, n_rows
 from pipeline.scorable import GRAPH, misfit
 
@@ -271,13 +272,15 @@ def _instead(message: str, network: Network) -> str:
 
 
 def check_metrics(config: RunConfig, found: Mapping[str, Metric], manifest: Manifest) -> None:
-    """Refuse metrics that the data or the targets cannot serve.
+    """Refuse metrics that the data or the targets cannot serve, and gates of no score of theirs.
 
     Raises
     ------
     PlanError
         If a metric needs masks or graphs and there are none, or measures probabilities of what
         has none.
+    ConfigError
+        If a gate is about a score that its metric does not have.
     """
     targets = [Target.parse(spec) for spec in target_specs(config)]
     for name, metric in found.items():
@@ -298,6 +301,7 @@ def check_metrics(config: RunConfig, found: Mapping[str, Metric], manifest: Mani
                 fix="let it compare the explained values, as pixel_flipping does with "
                 "`output_space: logit`",
             )
+    check_columns(config, found)
 
 
 def _need_labels(where: str, who: str, manifest: Manifest) -> None:

@@ -175,6 +175,7 @@ def _alike(first: tuple[ScoreDrift, ...], second: tuple[ScoreDrift, ...]) -> boo
     )
 
 
+@pytest.mark.slow
 def test_maps_are_compared_in_pieces_of_any_size(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

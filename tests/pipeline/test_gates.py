@@ -15,7 +15,9 @@ from pipeline.config import RelativeGate, dump, load
 from pipeline.errors import ConfigError
 from pipeline.evaluate import evaluate
 from pipeline.gates import absolute, grammar, judging, junit, relative
+from pipeline.gates.columns import check_columns, columns_of
 from pipeline.gates.verdict import Verdict, overall, tally
+from pipeline.metrics import build
 from pipeline.run import narrowed, run
 from tests.pipeline.compared import N, judged, make, some_maps
 from tests.pipeline.explained import explained
@@ -111,6 +113,25 @@ def test_a_run_of_some_explainers_keeps_their_gates_alone(tmp_path: Path) -> Non
         tmp_path, '"lrp.pixel_flipping <= 1", "ig.pixel_flipping <= 1", "*.pixel_flipping <= 1"'
     )
     assert narrowed(config, ["ig"], None).gates == config.gates[1:]
+
+
+def test_columns_are_looked_up_when_a_run_is_planned(tmp_path: Path) -> None:
+    def check(*gates: str) -> None:
+        config = loaded(tmp_path, ", ".join(f'"{gate}"' for gate in gates))
+        check_columns(config, {"pixel_flipping": build("pixel_flipping", {})})
+
+    check("lrp.pixel_flipping <= 1", "lrp.pixel_flipping.auc.1.macro <= 1")
+    with pytest.raises(ConfigError, match="is a curve; the area under it is 'auc'"):
+        check("lrp.pixel_flipping.curve <= 1")
+    assert columns_of(build("sparseness", {})) == {"sparseness"}
+    assert columns_of(build("max_sensitivity", {})) == frozenset()  # it explains again
+
+
+@pytest.mark.slow
+def test_a_column_that_a_metric_lacks_is_found_out_by_trying_it(tmp_path: Path) -> None:
+    config = loaded(tmp_path, '"lrp.pixel_flipping.acu <= 1"')
+    with pytest.raises(ConfigError, match=r"gates\.0: .* has no score 'acu'; did you mean 'auc'"):
+        check_columns(config, {"pixel_flipping": build("pixel_flipping", {})})
 
 
 def scored(tmp_path: Path, *gates: str, **columns: np.ndarray) -> tuple[Run, tuple[Verdict, ...]]:
