@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 COLUMNS = ("name", "kind", "passes", "what it is")
-METRIC_COLUMNS = ("name", "family", "better", "what it is")
+METRIC_COLUMNS = ("name", "family", "better", "compares", "needs", "what it is")
 
 
 def explainers() -> list[dict[str, Any]]:
@@ -42,6 +42,8 @@ def metrics() -> list[dict[str, Any]]:
             "name": entry["name"],
             "family": entry["family"],
             "better": entry["direction"],
+            "compares": "maps" if entry["space"] == "none" else entry["space"],
+            "needs": ", ".join(entry["requires"]) or "nothing",
             "what it is": entry["summary"],
         }
         for entry in available()

@@ -157,7 +157,9 @@ def _unscored(run: Run, metric: Judged) -> str:
 
 def _space(metric: Judged) -> str:
     if metric.space == "none":
-        return "reads maps alone"
+        built = metric.metric()
+        makes_again = built is not None and "explainer" in built.requires
+        return "compares maps with maps made again" if makes_again else "reads maps alone"
     return f"measures the {metric.space} of the target"
 
 
