@@ -84,7 +84,7 @@ def _dense(images: Tensor, order: Tensor, counts: tuple[int, ...]) -> Tensor:
     change = change.view(len(images), n_most, len(counts), -1).permute(0, 2, 3, 1)
     filled = flat[:, None].double().expand(-1, len(counts), -1, -1).clone()
     filled.scatter_add_(3, gone[:, None, None].expand_as(change), -change)
-    return filled.to(images.dtype).view(len(images), len(counts), *images.shape[1:])
+    return filled.to(images.dtype).reshape(len(images), len(counts), *images.shape[1:])
 
 
 def _sparse(images: Tensor, order: Tensor, counts: tuple[int, ...]) -> Tensor:

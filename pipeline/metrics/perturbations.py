@@ -150,7 +150,7 @@ class Gaussian(Perturbations):
             raise ValueError("got maps of contributions, expected gradients: noise removes nothing")
         of_samples, inputs = relevance.flatten(1), self.inputs.flatten(1)
         if self.kept is not None:
-            changed = self.kept.view(len(inputs), self.n_draws, -1)
+            changed = self.kept.reshape(len(inputs), self.n_draws, -1)
             clean = (of_samples * inputs).sum(dim=1, keepdim=True)
             return clean - products(changed, of_samples)
         found = [relevance.new_empty(0)]
@@ -215,5 +215,6 @@ def gaussian(trace: Trace, centre: Tensor, n_draws: int, share: float) -> Gaussi
     if trace.inputs.numel() * trace.inputs.element_size() * n_draws > MOST_KEPT:
         return made
     parts = [made.changed(row) for row in made.rows(chunks.rows_at_once(trace.inputs))]
-    kept = torch.cat(parts) if parts else None
+    # inputs that were permuted lie otherwise in memory
+    kept = torch.cat(parts).contiguous() if parts else None
     return Gaussian(trace.inputs, n_draws, centre, made.std, seeds, kept)

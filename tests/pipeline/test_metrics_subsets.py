@@ -141,6 +141,21 @@ def test_scores_depend_on_no_batch_no_chunks_and_on_no_memory(
         torch.testing.assert_close(chunked[column], values, rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.parametrize("name", [*ALL, "road"])
+def test_permuted_inputs_score_as_others_do(name: str) -> None:
+    inputs, relevance = batch()
+    settings = [SETTINGS.get(name, {})]
+    settings += [{"noise": "gaussian", "n_draws": 3}] if name == "infidelity" else []
+    permuted = inputs.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
+    for each in settings:
+        metric = build(name, each)
+        plain, other = (trace(of) for of in (inputs, permuted))
+        plain.parent = other.parent = None
+        columns = measure(metric, other, relevance.to(memory_format=torch.channels_last))
+        for column, values in measure(metric, plain, relevance).items():
+            torch.testing.assert_close(columns[column], values, equal_nan=True)
+
+
 @pytest.mark.parametrize("name", ALL)
 def test_perturbed_forwards_are_made_once_for_all_explainers(name: str) -> None:
     inputs, relevance = batch()
