@@ -48,7 +48,13 @@ def initialised(model: nn.Module, layers: Sequence[str], seed: int) -> nn.Module
     return made
 
 
-@pytest.mark.parametrize("order", ["top_down", "bottom_up", "independent"])
+@pytest.mark.parametrize(
+    "order",
+    [
+        "top_down",
+        *(pytest.param(order, marks=pytest.mark.slow) for order in ("bottom_up", "independent")),
+    ],
+)
 def test_networks_are_those_of_the_model_initialised_layer_by_layer(
     order: Any, model: nn.Module, network: Network
 ) -> None:
@@ -78,6 +84,7 @@ def test_the_model_and_the_state_of_randomness_are_left_alone(
     assert torch.equal(torch.get_rng_state(), state)
 
 
+@pytest.mark.slow
 def test_neighbouring_layers_become_random_together(network: Network) -> None:
     every = randomised(network, Randomisation(seed=5))
     few = randomised(network, Randomisation(seed=5, n_steps=2))
@@ -126,6 +133,7 @@ def test_they_are_made_once_and_take_the_memory_of_one_more_network(network: Net
     assert size([network, *(step.network for step in steps)]) <= 2 * size([network]) + slack
 
 
+@pytest.mark.slow
 def test_layers_and_weights_of_quantus_are_drawn_as_it_does(
     model: nn.Module, network: Network
 ) -> None:

@@ -116,7 +116,7 @@ def test_ranks_of_ties_are_averaged_and_constants_have_an_answer() -> None:
     assert similarity.correlation(constant, constant).tolist() == [1.0] * 4
 
 
-@pytest.mark.parametrize("absolute", [True, False])
+@pytest.mark.parametrize("absolute", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_the_curve_compares_the_map_of_each_randomised_network(
     absolute: bool, network: Network
 ) -> None:
@@ -184,6 +184,7 @@ def test_smoothed_maps_are_means_over_the_same_noise(network: Network) -> None:
         np.testing.assert_allclose(found["similarity"][row], curve, rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_a_smoothed_map_without_noise_is_the_map(network: Network) -> None:
     smooth = scores(SmoothMPRT(n_draws=1, noise=0.0), case_of(network), gradient(network))
     plain = scores(MPRT(), case_of(network), gradient(network))
