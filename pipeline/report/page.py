@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import cache
+from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -13,6 +13,8 @@ from pipeline.report import formats, pictures
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from jinja2 import Template
 
 
 @cache
@@ -39,7 +41,12 @@ def environment() -> Environment:
 
 def fragment(template: str, **values: Any) -> Markup:
     """Return a section's own template, filled in."""
-    return Markup(environment().from_string(template).render(**values))
+    return Markup(_compiled(template).render(**values))
+
+
+@lru_cache(maxsize=64)
+def _compiled(template: str) -> Template:
+    return environment().from_string(template)
 
 
 def document(name: str, sections: Sequence[tuple[str, str, str]]) -> str:

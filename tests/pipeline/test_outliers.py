@@ -105,7 +105,7 @@ def test_pictures_are_bounded_however_many_metrics_there_are(
         asked.append(n)
         return [outliers.Place(metric, "a", row, 1.0, None) for row in (0, 2)]
 
-    monkeypatch.setattr(aggregate, "judged", lambda run: [judged()] * 60)
+    monkeypatch.setattr(aggregate, "judged", lambda run: [judged() for _ in range(60)])
     monkeypatch.setattr(outliers, "worst", worst)
     monkeypatch.setattr(pictures, "heat_map", noted)
     monkeypatch.setattr(outliers, "BUDGET", 2 * 120 * 30**2)

@@ -119,7 +119,13 @@ def render(run: Run) -> str | None:
     """Return the section; None if no map was scored."""
     metrics = aggregate.judged(run)
     each = max(1, min(LIMIT, MOST // max(1, len(metrics))))
-    places = [place for metric in metrics for place in worst(run, metric, each)]
+    explained = set(aggregate.facts(run)["index"])
+    places = [
+        place
+        for metric in metrics
+        for place in worst(run, metric, each)
+        if place.row in explained  # a shard may have been taken back since it was scored
+    ]
     if not places:
         return None
     shown = dict(zip(map(_key, places), _shown(run, places), strict=True))
