@@ -109,7 +109,7 @@ def write(path: str, n_maps: int) -> None:
         objects = sink.write("lrp", "relevance", shard, values)
         coordinates = {"sample": index, "target": classes, "prediction": classes}
         objects |= sink.write_coordinates(shard, coordinates)
-        facts = {
+        facts: dict[str, Any] = {
             "index": index,
             "sample_id": [f"{n}" for n in index],
             "label": classes,
