@@ -31,7 +31,8 @@ def init(
             metavar="TEMPLATE",
             help="quickstart, all_methods, imagenet_folder, relmax, relmax_imagenet, "
             "boolean_strings, movie_reviews, adversarial_digits, rde_mnist, rde_stl10, "
-            "rde_an8flower, causal_digits, causal_cifar10 or causal_imagenet_folder.",
+            "rde_an8flower, causal_digits, causal_cifar10, causal_imagenet_folder, clever_hans "
+            "or audit.",
         ),
     ] = "quickstart",
     as_json: AsJson = False,

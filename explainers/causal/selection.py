@@ -119,8 +119,6 @@ def decide(
     ValueError
         If a parameter is out of range, a neuron was tested on some of its class's samples only, or
         the tally lacks what the rule needs.
-    ImportError
-        If SciPy is not installed; the original's rule does without.
     """
     _check(state, rule, level)
     is_tested = state["n"] > 0

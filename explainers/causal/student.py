@@ -138,11 +138,6 @@ def _ratio(mean: Tensor, error: Tensor) -> Tensor:
 
 
 def _scipy() -> Any:
-    try:
-        import scipy.special
-    except ImportError as error:
-        raise ImportError(
-            "paired tests of causal graphs need scipy: pip install 'xpipe-xai[causal]', or take "
-            "rule='compat'"
-        ) from error
+    import scipy.special  # only where it is needed
+
     return scipy.special

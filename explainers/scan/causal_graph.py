@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -187,12 +186,6 @@ class CausalGraph(Scan):
             raise NotImplementedError(
                 f"{self.name} needs the layers of the network, and this model could not be read "
                 f"as a program: {network.reason}; change the model"
-            )
-        is_student = self.rule == "paired" or self.n_held_out > 0
-        if is_student and importlib.util.find_spec("scipy") is None:
-            raise ImportError(
-                f"{self.name} needs SciPy for its t tests; pip install 'xpipe-xai[causal]', or set "
-                "rule: compat and n_held_out: 0"
             )
         if self.classes != "all" and max(self.classes) >= network.n_outputs:
             raise ValueError(

@@ -29,8 +29,7 @@ class LBFGSB:
     each evaluation a batch of one. SciPy's bound of the gradient is absolute, and it would stop at
     once where outputs are small or entries many: it sees the objective divided by the scale, and
     the bound is divided by the entries. Its other settings are SciPy's defaults.
-    Masks are float64 there, the distortion is evaluated in the precision of the start. Needs
-    ``scipy``, of the extra ``rde``.
+    Masks are float64 there, the distortion is evaluated in the precision of the start.
     """
 
     n_steps: int = 15000
@@ -45,19 +44,9 @@ class LBFGSB:
 
     @torch.no_grad()
     def solve(self, distortion: Distortion, problems: Problems) -> Solution:
-        """Return the best mask of each problem.
+        """Return the best mask of each problem."""
+        from scipy.optimize import minimize  # only where it is needed
 
-        Raises
-        ------
-        ImportError
-            If SciPy is not installed.
-        """
-        try:
-            from scipy.optimize import minimize
-        except ImportError as error:
-            raise ImportError(
-                "the solver 'lbfgsb' needs scipy: pip install 'xpipe-xai[rde]', or take another"
-            ) from error
         problems = replace(problems, rate=None)  # rates have prices here, and no bounds
         rows, best = Rows.of(distortion, problems), Best(problems)
         for number in range(len(problems)):
