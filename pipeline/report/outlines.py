@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from pipeline.report.pictures import Picture
     from pipeline.report.trees import Node
 
+COMPONENTS = "components of the hierarchy, on the input"
+"""What drawings are, for who does not see them."""
+
 
 @dataclass(frozen=True)
 class Grid:
@@ -52,7 +55,7 @@ def ground(picture: Picture, height: int, width: int, name: str) -> Markup:
     # not by a class: what `use` repeats would not follow it
     style = Markup(' style="image-rendering:pixelated"') if picture.is_coarse else Markup("")
     image = Markup('<image id="{}" href="{}" width="{}" height="{}"{}/>')
-    return _drawing(height, width, image.format(name, picture.uri, width, height, style))
+    return _drawing(height, width, image.format(name, picture.uri, width, height, style), "input")
 
 
 def areas(
@@ -96,9 +99,11 @@ def _use(name: str | None) -> Markup:
     return Markup("") if name is None else Markup('<use href="#{}"/>').format(name)
 
 
-def _drawing(height: int, width: int, content: Markup) -> Markup:
-    drawing = Markup('<svg class="outlines" viewBox="0 0 {} {}">{}</svg>')
-    return drawing.format(width, height, content)
+def _drawing(height: int, width: int, content: Markup, label: str = COMPONENTS) -> Markup:
+    drawing = Markup(
+        '<svg class="outlines" role="img" aria-label="{}" viewBox="0 0 {} {}">{}</svg>'
+    )
+    return drawing.format(label, width, height, content)
 
 
 def _filled(mask: NDArray[np.bool_], grid: Grid) -> str:
