@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 from cli.main import app
 from tests.pipeline.compared import N, make, some_maps
 
+pytestmark = pytest.mark.slow
 runner = CliRunner()
 
 
@@ -41,7 +42,6 @@ def test_what_has_changed_is_told(runs: list[str]) -> None:
     assert "rank correlation" in answer.stdout
 
 
-@pytest.mark.slow
 def test_a_broken_gate_is_an_exit_code_and_a_failed_test_case(
     runs: list[str], tmp_path: Path
 ) -> None:

@@ -222,6 +222,7 @@ def test_a_map_that_is_not_finite_touches_no_other(tmp_path: Path) -> None:
     assert [w for w in whole.worst if w.sample_id != "s4"] == list(partial.worst)
 
 
+@pytest.mark.slow
 def test_what_only_one_run_has_is_told(tmp_path: Path) -> None:
     values = some_maps(0)
     old = make(tmp_path / "a", {"lrp": values, "ig": values}, {"sparseness": {"lrp": scores(0)}})
