@@ -67,7 +67,7 @@ def impute(images: Tensor, order: Tensor, counts: tuple[int, ...]) -> Tensor:
 
 def _dense(images: Tensor, order: Tensor, counts: tuple[int, ...]) -> Tensor:
     """Solve all steps by one Cholesky factor of each sample."""
-    n_most, flat = max(counts), images.flatten(2)
+    n_most, flat = max(1, *counts), images.flatten(2)
     laplacian = torch.as_tensor(_laplacian(*images.shape[2:]).toarray()).to(images.device)
     gone = order[:, :n_most]
     # rows of the last step's matrix, in the order in which pixels go: (batch, most, most)

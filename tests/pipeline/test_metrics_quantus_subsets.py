@@ -61,18 +61,20 @@ def test_faithfulness_correlation_is_that_of_quantus_on_the_same_subsets(
     quantus: Any, pictures: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model, inputs, classes, _ = pictures
-    metric = build("faithfulness_correlation", {"compat": "quantus", "subset_size": 30})
+    metric = build(
+        "faithfulness_correlation", {"compat": "quantus", "subset_size": 30, "n_draws": 25}
+    )
     case = metric.prepare(Case(Trace(Network(model, inputs[:2]), inputs), Target.parse(classes)))
-    members = case.shared["subsets"].members(torch.arange(N * 100)).view(N, 100, -1)
+    members = case.shared["subsets"].members(torch.arange(N * 25)).view(N, 25, -1)
     # asked run by run, and for each sample in it
-    queue = [np.flatnonzero(members[row, run]) for run in range(100) for row in range(N)]
+    queue = [np.flatnonzero(members[row, run]) for run in range(25) for row in range(N)]
     monkeypatch.setattr(np.random, "choice", lambda *_, **__: queue.pop(0))
     metric_of_theirs = quantus.FaithfulnessCorrelation(
-        nr_runs=100, subset_size=30, return_aggregate=False, disable_warnings=True
+        nr_runs=25, subset_size=30, return_aggregate=False, disable_warnings=True
     )
     expected = called(metric_of_theirs, pictures)
     assert not queue
-    found = ours("faithfulness_correlation", pictures, subset_size=30)
+    found = ours("faithfulness_correlation", pictures, subset_size=30, n_draws=25)
     np.testing.assert_allclose(found["faithfulness_correlation"], expected, **CLOSE)
 
 
