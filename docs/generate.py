@@ -32,6 +32,7 @@ Nothing ever asks a question. `xpipe --install-completion` installs shell comple
 | 1 | error |
 | 2 | wrong usage |
 | 3 | run file or plan refused, or the folder belongs to another run |
+| 4 | done, but a gate is broken |
 | 5 | done, but samples failed or shards were given up |
 | 130, 143 | interrupted by SIGINT, SIGTERM; `xpipe resume` goes on |
 
