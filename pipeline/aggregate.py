@@ -287,12 +287,16 @@ def blocks(run: Run, metric: Judged, groups: Groups, only: str = "") -> Iterator
     built = metric.metric()
     for explainer in metric.explainers:
         columns = run.scores(metric.name, explainer)
+        across: list[Block] = []
+        if built is not None and type(built).across is not Metric.across:
+            across = list(_across(metric, built, explainer, columns, groups, only))
+        # a column that has no value for one sample stands for what is said of groups
+        said = {block.column for block in across}
         for column, values in columns.items():
-            if only in ("", column):
+            if only in ("", column) and column not in said:
                 names, summary = _summarised(np.asarray(values), groups)
                 yield Block(metric, explainer, column, values.ndim > 1, names, summary)
-        if built is not None and type(built).across is not Metric.across:
-            yield from _across(metric, built, explainer, columns, groups, only)
+        yield from across
 
 
 def _summarised(values: NDArray[Any], groups: Groups) -> tuple[tuple[str, ...], Summary]:
