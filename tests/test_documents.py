@@ -20,7 +20,18 @@ from pipeline.entries import build_explainers
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
-EXTRAS = tuple("demo timm zennit superpixels concepts causal text spray export quantus".split())
+EXTRAS = (
+    "demo",
+    "timm",
+    "zennit",
+    "superpixels",
+    "concepts",
+    "causal",
+    "text",
+    "spray",
+    "export",
+    "quantus",
+)
 MAKEFILE = (ROOT / "Makefile").read_text()
 COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
 
