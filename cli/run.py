@@ -32,7 +32,7 @@ def init(
             help="quickstart, all_methods, imagenet_folder, relmax, relmax_imagenet, "
             "boolean_strings, movie_reviews, adversarial_digits, rde_mnist, rde_stl10, "
             "rde_an8flower, causal_digits, causal_cifar10, causal_imagenet_folder, clever_hans "
-            "or audit.",
+            "or full_audit, which `audit` names, too.",
         ),
     ] = "quickstart",
     as_json: AsJson = False,
