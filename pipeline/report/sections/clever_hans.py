@@ -44,7 +44,8 @@ TOGETHER = 64
 TEMPLATE = """
 {% for each in explained %}
 <h3>{{ each.name | breakable }}</h3>
-<ul class="said"><li><span class="verdict {{ looks[each.short] }}">{{ each.short }}</span> {{ each.verdict }}</li></ul>
+<ul class="said"><li><span class="verdict {{ looks[each.short] }}">{{ each.short }}</span>
+{{ each.verdict }}</li></ul>
 {% if each.chart %}
 <div class="card plot"><div>{{ each.chart }}</div>
 <div><ul class="keys">{% for name, look in each.keys %}
@@ -316,7 +317,9 @@ def _rest(analysis: Analysis, n_rows: int) -> str:
         said.append(f"{formats.count(n_rows - N_ROWS)} more classes have less evidence.")
     if analysis.skipped:
         least = analysis.parameters.get("min_samples", "the least number of")
-        said.append(f"{formats.count(len(analysis.skipped))} classes have fewer than {least} maps.")
+        said.append(
+            f"Classes with fewer than {least} maps: {formats.count(len(analysis.skipped))}."
+        )
     if analysis.n_undefined:
         said.append(f"{formats.count(analysis.n_undefined)} maps are zero or not finite.")
     view = analysis.views.get(GLOBAL)
