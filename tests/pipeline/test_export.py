@@ -19,6 +19,16 @@ if TYPE_CHECKING:
     from pipeline.store import Run
 
 pytestmark = pytest.mark.slow
+SPRAY = {
+    "min_samples": 3,
+    "n_neighbors": 2,
+    "n_eigenvalues": 3,
+    "max_clusters": 2,
+    "n_components": 2,
+    "n_checked": 0,
+    "by": "label",
+}
+"""For classes of three maps."""
 LATE = slice(8, 11)
 """Samples of the shard that is not done."""
 
@@ -102,6 +112,41 @@ def test_virelay_loads_its_project(run: Run, tmp_path: Path) -> None:
         for missing in (FAILED, 9):
             with pytest.raises(LookupError):
                 project.get_attribution(missing)
+    finally:
+        project.close()
+
+
+def test_virelay_loads_the_clusters_of_maps(run: Run, tmp_path: Path) -> None:
+    virelay = pytest.importorskip("virelay.model")
+    pytest.importorskip("sklearn")
+    evaluate(run, spray={"gradient": SPRAY})
+    found = run.spray["gradient"]
+    assert set(found.views) == {"class:0", "class:1", "global"}
+    folder = export(run, "virelay", tmp_path / "virelay")
+    assert not (folder / "analysis-saliency.h5").exists()
+    project = virelay.Project(str(folder / "project-gradient.yaml"))
+    try:
+        assert project.get_analysis_methods() == ["spectral"]
+        categories = {
+            each.name: each.human_readable_name
+            for each in project.get_analysis_categories("spectral")
+        }
+        assert categories["00000000"] == "ant & co"
+        assert categories["00000001"] == "<b>bee</b>"
+        assert set(categories) == {"00000000", "00000001", "global"}
+        assert project.get_analysis_clustering_names("spectral") == ["kmeans"]
+        assert project.get_analysis_embedding_names("spectral") == ["spectral"]
+        for category, view in zip(sorted(categories), found.views.values(), strict=True):
+            analysis = project.get_analysis("spectral", category, "kmeans", "spectral")
+            np.testing.assert_array_equal(analysis.clustering, view.labels)
+            np.testing.assert_array_equal(analysis.embedding, view.embedding)
+            np.testing.assert_array_equal(analysis.attribution_indices, view.samples)
+            expected = view.eigenvalues.astype(np.float32)
+            np.testing.assert_array_equal(analysis.eigenvalues, expected)
+            # what a point of the embedding shows when one asks for it
+            shown = project.get_attribution(int(analysis.attribution_indices[-1]))
+            stored = maps_of(run, "gradient")[view.samples[-1]]
+            np.testing.assert_array_equal(shown.data, np.moveaxis(stored, 0, -1))
     finally:
         project.close()
 
