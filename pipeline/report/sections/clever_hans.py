@@ -92,7 +92,7 @@ strategies.</p>
     alt="hot region of cluster {{ cluster.number }} of {{ found.name }}, {{ cluster.place }}">
   {% else %}<div class="absent">nowhere</div>{% endif %}</figure>
   {% for medoid in cluster.medoids %}
-  <figure><figcaption>{{ medoid.sample_id }}</figcaption><div class="pair">
+  <figure><figcaption>{{ medoid.sample_id }}</figcaption><div class="pair stacked">
   {% if medoid.picture %}<img src="{{ medoid.picture.uri }}" alt="input {{ medoid.sample_id }}"
     {%- if medoid.picture.is_coarse %} class="coarse"{% endif %}>
   {% else %}<div class="absent">no picture</div>{% endif %}
