@@ -29,15 +29,18 @@ class Sparseness(Metric):
 
     .. math:: G = \sum_i (2 i - D - 1) |r|_{(i)} \Big/ D \sum_i |r|_{(i)},
 
-    0 where relevance is spread evenly and ``1 - 1/D`` where one feature has it all. All values
-    of a map count, channels too. The index does not depend on the map's scale. A map of zeros
-    has no distribution to speak of: its score is NaN, which aggregates count as undefined.
+    0 where relevance is spread evenly and ``1 - 1/D`` where one feature has it all. The index
+    does not depend on the map's scale. A map of zeros has no distribution to speak of: its score
+    is NaN, which aggregates count as undefined.
     """
 
+    channels: Literal["sum", "each"] = "sum"
+    """As in `complexity`."""
     compat: Literal["quantus"] | None = None
-    """``quantus``: that library's order of work. Maps are divided by the one maximum of the whole
-    batch and 1e-7 is added to each magnitude, so a score depends on the batch (in the sixth
-    digit, more for maps far smaller than the batch's largest) and a map of zeros scores 0."""
+    """``quantus``: that library's order of work. Each value is a feature, maps are divided by the
+    one maximum of the whole batch and 1e-7 is added to each magnitude, so a score depends on the
+    batch (in the sixth digit, more for maps far smaller than the batch's largest) and a map of
+    zeros scores 0."""
 
     family: ClassVar[str] = "complexity"
     headline: ClassVar[str] = "sparseness"
@@ -49,7 +52,7 @@ class Sparseness(Metric):
 
     def score(self, case: Case, relevance: Tensor) -> dict[str, Tensor]:
         """Return ``sparseness``, float64."""
-        magnitudes = relevance.flatten(1).to(torch.float64).abs()  # (batch, features)
+        magnitudes = _magnitudes(relevance, self.channels, self.compat)
         finite = magnitudes.isfinite().all(dim=1)
         if self.compat == "quantus":
             magnitudes = magnitudes / _largest_of_all(magnitudes, finite) + _QUANTUS_SHIFT
@@ -73,8 +76,8 @@ class Complexity(Metric):
     """Of maps of images, ``(batch, channel, height, width)``: a feature is a pixel, whose channels
     are summed with their signs, or each value."""
     compat: Literal["quantus"] | None = None
-    """``quantus``: 1e-12 is added to each share within the logarithm. What that library is given
-    are single values: set `channels` to ``each`` for maps with channels."""
+    """``quantus``: each value is a feature, and 1e-12 is added to each share within the
+    logarithm."""
 
     family: ClassVar[str] = "complexity"
     headline: ClassVar[str] = "complexity"
@@ -86,7 +89,7 @@ class Complexity(Metric):
 
     def score(self, case: Case, relevance: Tensor) -> dict[str, Tensor]:
         """Return ``complexity``, float64."""
-        magnitudes = _magnitudes(relevance, self.channels)
+        magnitudes = _magnitudes(relevance, self.channels, self.compat)
         largest = magnitudes.amax(dim=1, keepdim=True)
         shares = magnitudes / largest  # sums of huge relevance are finite, of tiny no zeros
         shares = shares / shares.sum(dim=1, keepdim=True)
@@ -116,8 +119,8 @@ class EffectiveComplexity(Metric):
     channels: Literal["sum", "each"] = "sum"
     """As in `complexity`."""
     compat: Literal["quantus"] | None = None
-    """``quantus``: the threshold is a share of the largest magnitude of the whole batch, so that a
-    score depends on the batch."""
+    """``quantus``: each value is a feature, and the threshold is a share of the largest magnitude
+    of the whole batch, so that a score depends on the batch."""
 
     family: ClassVar[str] = "complexity"
     headline: ClassVar[str] = "effective_complexity"
@@ -134,7 +137,7 @@ class EffectiveComplexity(Metric):
 
     def score(self, case: Case, relevance: Tensor) -> dict[str, Tensor]:
         """Return ``effective_complexity`` and ``share``, float64."""
-        magnitudes = _magnitudes(relevance, self.channels)
+        magnitudes = _magnitudes(relevance, self.channels, self.compat)
         finite = magnitudes.isfinite().all(dim=1)
         largest = magnitudes.amax(dim=1, keepdim=True)
         if self.compat == "quantus":
@@ -151,9 +154,9 @@ def _gini(magnitudes: Tensor) -> Tensor:
     return (ordered * weights).sum(dim=1) / (n * ordered.sum(dim=1))
 
 
-def _magnitudes(relevance: Tensor, channels: str) -> Tensor:
+def _magnitudes(relevance: Tensor, channels: str, compat: str | None) -> Tensor:
     """Return the magnitude of each feature, float64 ``(batch, features)``."""
-    if channels == "sum" and relevance.ndim == 4:
+    if channels == "sum" and compat is None and relevance.ndim == 4:
         relevance = relevance.sum(dim=1)
     return relevance.flatten(1).to(torch.float64).abs()
 

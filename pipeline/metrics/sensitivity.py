@@ -198,8 +198,8 @@ class LocalLipschitz(Sensitivity):
     large numbers compare with those with small ones (a map of zeros then has no score);
     ``absolute``: maps are taken as they are, as in the paper."""
     compat: Literal["quantus"] | None = None
-    """``quantus``: the sample's maps and those of each draw are divided by their greatest magnitude
-    over the whole batch, so that a score depends on the batch."""
+    """``quantus``: the sample's maps and those of each draw are divided by the greatest magnitude
+    of the finite ones of the whole batch, so that a score depends on the batch."""
 
     headline: ClassVar[str] = "local_lipschitz"
 
@@ -222,15 +222,28 @@ class LocalLipschitz(Sensitivity):
         before = relevance[variant.rows].flatten(1)
         again = again.flatten(1)
         if self.compat == "quantus":
-            before = before / before.abs().max()
             by_draw = again.view(-1, *relevance.flatten(1).shape)
-            again = (by_draw / by_draw.abs().amax((1, 2), keepdim=True)).view_as(again)
-            return _norm(again - before) / (step + 1e-10)
+            before = before.view_as(by_draw)  # the whole batch, in each draw
+            change = _over_greatest(by_draw) - _over_greatest(before)
+            return _norm(change.flatten(0, 1)) / (step + 1e-10)
         change = _norm(again - before) / step
         if self.scale == "absolute":
             return change
         size = _norm(before)
         return change / size.where(size > 0, torch.nan)
+
+
+def _over_greatest(by_draw: Tensor) -> Tensor:
+    """Return maps over their greatest magnitude of the finite ones of a draw, as they came.
+
+    Parameters
+    ----------
+    by_draw
+        ``(draws, batch, features)``.
+    """
+    magnitudes = by_draw.abs()
+    is_finite = magnitudes.isfinite().all(dim=2, keepdim=True)
+    return by_draw / magnitudes.where(is_finite, 0.0).amax((1, 2), keepdim=True)
 
 
 def _norm(rows: Tensor) -> Tensor:

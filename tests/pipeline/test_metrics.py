@@ -275,7 +275,7 @@ def sparseness(relevance: Tensor, **settings: Any) -> Tensor:
 
 def test_sparseness_is_the_mean_difference_of_magnitudes() -> None:
     _, relevance, _ = batch()
-    expected = [gini_by_pairs(heat.numpy()) for heat in relevance]
+    expected = [gini_by_pairs(heat.sum(0).numpy()) for heat in relevance]
     np.testing.assert_allclose(sparseness(relevance), expected, rtol=1e-12)
 
 

@@ -40,6 +40,29 @@ def test_complexity_is_the_entropy_of_shares(channels: str) -> None:
     assert found.tolist() == pytest.approx([entropy(heat) for heat in seen], rel=1e-12)
 
 
+def gini(heat: Tensor) -> float:
+    magnitudes = [abs(value) for value in heat.reshape(-1).tolist()]
+    gaps = [abs(one - other) for one in magnitudes for other in magnitudes]
+    return sum(gaps) / (2 * len(magnitudes) * sum(magnitudes))
+
+
+@pytest.mark.parametrize("channels", ["sum", "each"])
+def test_sparseness_is_of_pixels_or_of_values(channels: str) -> None:
+    relevance = maps(2, 3, 4, 4)
+    seen = relevance.sum(dim=1) if channels == "sum" else relevance
+    found = measured("sparseness", relevance, channels=channels)
+    assert found.tolist() == pytest.approx([gini(heat) for heat in seen], rel=1e-12)
+
+
+@pytest.mark.parametrize("name", ["sparseness", "complexity", "effective_complexity"])
+def test_a_value_is_a_feature_for_quantus(name: str) -> None:
+    relevance = maps(3, 3, 5, 6)
+    by_value = measured(name, relevance.flatten(1), compat="quantus")
+    for channels in ("sum", "each"):
+        found = measured(name, relevance, compat="quantus", channels=channels)
+        torch.testing.assert_close(found, by_value, rtol=1e-12, atol=0)
+
+
 @pytest.mark.parametrize("channels", ["sum", "each"])
 @pytest.mark.parametrize("eps", [0.0, 0.3])
 def test_effective_complexity_counts_features(channels: str, eps: float) -> None:
