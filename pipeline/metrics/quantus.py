@@ -18,6 +18,7 @@ from pipeline.metrics.quantus_calls import (
     correlated,
     library,
     scaled,
+    unchecked,
 )
 from pipeline.metrics.quantus_known import Known, known
 
@@ -102,7 +103,7 @@ class Quantus(Metric):
     def score(self, case: Case, relevance: Tensor) -> dict[str, Tensor]:
         """Return ``score``, float64.
 
-        NaN where Quantus has NaN, and of a map of zeros, which it refuses in some batches.
+        NaN where Quantus has NaN, and of a map of zeros, which explains nothing.
         """
         trace = case.network_trace()
         flat = relevance.flatten(1)
@@ -118,6 +119,7 @@ class Quantus(Metric):
                     scores[row] = self._scored(case, relevance, torch.tensor([row]))
         return {"score": scores.to(relevance.device)}
 
+    @unchecked()
     def _scored(self, case: Case, relevance: Tensor, rows: Tensor) -> Tensor:
         """Return what Quantus makes of these rows, float64 ``(rows,)``."""
         trace, model = case.network_trace(), case.shared["model"]

@@ -69,6 +69,22 @@ def called(seed: int) -> Iterator[None]:
                 delattr(np, name)
 
 
+@contextmanager
+def unchecked() -> Iterator[None]:
+    """Have Quantus score any maps, until the block is left; while it is `called`.
+
+    It refuses batches whose maps are all negative or all one value, at the start and whenever it
+    explains again, so that whether a map has a score would depend on the others of its batch.
+    """
+    asserts = library().helpers.asserts
+    check = asserts.assert_attributions
+    asserts.assert_attributions = lambda *_, **__: None
+    try:
+        yield
+    finally:
+        asserts.assert_attributions = check
+
+
 class Logits(nn.Module):
     """A network as a module, which takes and returns what Quantus expects of one."""
 

@@ -155,6 +155,44 @@ def test_scores_depend_neither_on_the_batch_nor_on_numpy_and_a_bad_map_is_nan_al
     torch.testing.assert_close(found[[0, 3]], whole[[0, 3]], equal_nan=True)
 
 
+class Negative:
+    """Explains by maps that are negative everywhere, and zero where the picture is black."""
+
+    def explain(self, trace: Any, target: Any) -> Tensor:
+        varies = trace.inputs.flatten(1).any(dim=1).view(-1, 1, 1, 1)
+        found: Tensor = (-1.0 - trace.inputs) * varies
+        return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "metric", ["RelativeInputStability", "Continuity", "MonotonicityCorrelation", "Sparseness"]
+)
+def test_maps_that_quantus_would_refuse_are_scored_alone_as_among_others(
+    quantus: Any, network: Network, metric: str
+) -> None:
+    check = quantus.helpers.asserts.assert_attributions
+    inputs, maps = images(), -1.0 - images()
+    maps[1], maps[2] = 0.7, 1.0
+    maps[3] = images()[3]
+    parameters = dict(MANY.get(metric, {}))
+    if metric == "RelativeInputStability":
+        parameters["return_nan_when_prediction_changes"] = False
+    if metric == "Continuity":
+        parameters = {"nr_steps": 4}  # the first one is black
+    settings, explainer = {"metric": metric, "parameters": parameters}, Negative()
+
+    def scored(row: slice) -> Tensor:
+        given = inputs[row], None, maps[row]
+        return scores("quantus", network, *given, explainer=explainer, **settings)["score"]
+
+    whole = scored(slice(0, 4))
+    assert whole[[0, 3]].isfinite().all()
+    torch.testing.assert_close(scored(slice(0, 1)), whole[:1])
+    torch.testing.assert_close(scored(slice(0, 3)), whole[:3], equal_nan=True)
+    assert quantus.helpers.asserts.assert_attributions is check
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "metric", ["RelativeInputStability", "Continuity", "MonotonicityCorrelation", "NonSensitivity"]
