@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*$")]
-TAKEN = ("sample", "target", "prediction", "evaluate", "spray")
+TAKEN = ("sample", "target", "prediction", "evaluate", "spray", "samples", "scores")
 """No explainer's names: the first three are arrays beside the maps of explainers in the store, and
 ``evaluate.<metric>`` and ``spray.<explainer>.<stage>`` are passes, as are ``<scan>.<round>``."""
 Positive = Annotated[int, Field(ge=1)]

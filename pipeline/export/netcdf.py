@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 def write(contents: Contents, path: Path) -> None:
     """Write a file for ``xarray.open_datatree(path, engine="h5netcdf")``.
 
-    The root has the dimension ``sample`` and the facts of samples; each explainer is a group with
-    its maps, and so are the scores of each metric and explainer.
+    The root has the dimension ``sample``; the group ``samples`` has what is known of each, every
+    explainer is a group with its maps, and so are the scores of each metric and explainer.
     """
     h5netcdf = library("h5netcdf")
     n_samples = contents.run.plan.n_samples
@@ -31,7 +31,7 @@ def write(contents: Contents, path: Path) -> None:
         file.dimensions = {"sample": n_samples}
         _put(file, "sample", ("sample",), np.arange(n_samples))
         for name, values in contents.samples.items():
-            _put(file, name, ("sample",), values)
+            _put(_group(file, "samples"), name, ("sample",), values)
         for stored in contents.arrays():
             _write_array(_group(file, stored.group), stored, contents)
         for metric, explainer, column, values in contents.scores():

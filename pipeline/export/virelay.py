@@ -38,7 +38,8 @@ def write(contents: Contents, path: Path) -> None:
     ``data.h5`` has all samples as 8-bit RGB; ``attributions-<explainer>.h5`` the maps of samples
     that have one, under the numbers of the samples; ``analysis-<explainer>.h5`` the embeddings and
     clusters of its spectral relevance analysis, if there is one. Of several targets the maps are
-    of the first. Where ViRelAy expects the network's output there is a 1 at the predicted class.
+    of the first. ViRelAy draws the sum over three channels: that of other maps is the first, and
+    the others are zero. Where it expects the network's output there is a 1 at the predicted class.
 
     Raises
     ------
@@ -143,7 +144,7 @@ def _write_maps(contents: Contents, labels: _Labels, stored: Stored, path: Path)
     """Write the finite maps of an explainer, each under the number of its sample."""
     with library("h5py").File(path, "w") as file:
         for rows in contents.slices:
-            values = _of_first_target(stored, rows)
+            values = of_first_target(stored, rows)
             good = np.isfinite(values).all(axis=(1, 2, 3))
             index = np.arange(rows.start, rows.stop)[good]
             parts = {
@@ -171,12 +172,15 @@ def _append(file: Any, parts: Mapping[str, NDArray[Any]]) -> None:
         file[name][n:] = values
 
 
-def _of_first_target(stored: Stored, rows: slice) -> NDArray[Any]:
-    """Return maps ``(rows, channels, height, width)``, of the first of several maps of a sample."""
+def of_first_target(stored: Stored, rows: slice) -> NDArray[Any]:
+    """Return maps ``(rows, height, width, 3)``, of the first of several maps of a sample."""
     of_map = 3 if "channel" in stored.dims else 2
     values = stored.rows(rows)
     values = values.reshape(len(values), -1, *values.shape[-of_map:])[:, 0]
-    return values if of_map == 3 else values[:, None]
+    if of_map == 3 and values.shape[1] == 3:
+        return np.moveaxis(values, 1, -1)
+    summed = values.sum(axis=1) if of_map == 3 else values
+    return np.stack([summed, np.zeros_like(summed), np.zeros_like(summed)], axis=-1)
 
 
 def _write_analysis(run: Run, explainer: str, path: Path) -> bool:

@@ -11,6 +11,8 @@ import xarray as xr
 from pipeline.errors import ConfigError, StoreError
 from pipeline.evaluate import evaluate
 from pipeline.export import export, formats
+from pipeline.export.contents import Stored
+from pipeline.export.virelay import of_first_target
 from tests.pipeline.explained import FAILED, explained
 
 if TYPE_CHECKING:
@@ -29,6 +31,17 @@ SPRAY = {
     "by": "label",
 }
 """For classes of three maps."""
+COLOURS = (
+    "gray-red",
+    "black-green",
+    "black-yellow",
+    "black-fire-red",
+    "blue-white-red",
+    "afm-hot",
+    "jet",
+    "seismic",
+)
+"""All colour maps of ViRelAy; some take maps of three channels alone."""
 LATE = slice(8, 11)
 """Samples of the shard that is not done."""
 
@@ -82,7 +95,7 @@ def test_xarray_opens_netcdf_as_a_tree(run: Run, tmp_path: Path) -> None:
         found = tree["saliency/relevance"]
         assert found.dims == ("sample", "channel", "height", "width")
         np.testing.assert_array_equal(found.values, maps_of(run, "saliency"))
-        picked = tree.to_dataset().sel(sample=7)
+        picked = tree["samples"].to_dataset().sel(sample=7)
         assert int(picked["label"]) == 1
         said = run.maps["gradient"].sel(sample=7)
         assert int(picked["prediction"]) == int(said.prediction)
@@ -108,12 +121,37 @@ def test_virelay_loads_its_project(run: Run, tmp_path: Path) -> None:
             sample = project.get_sample(index)
             assert sample.data.shape == (6, 6, 3)
             assert sample.data.dtype == np.uint8
-            assert attribution.render_heatmap("black-fire-red").shape == (6, 6, 3)
+            for colours in COLOURS:
+                assert attribution.render_heatmap(colours).shape == (6, 6, 3)
         for missing in (FAILED, 9):
             with pytest.raises(LookupError):
                 project.get_attribution(missing)
     finally:
         project.close()
+
+
+@pytest.mark.parametrize(
+    ("dims", "shape"),
+    [
+        (("height", "width"), (5, 4)),
+        (("channel", "height", "width"), (1, 5, 4)),
+        (("channel", "height", "width"), (32, 5, 4)),
+        (("target", "channel", "height", "width"), (2, 7, 5, 4)),
+    ],
+)
+@pytest.mark.parametrize("colours", COLOURS)
+def test_virelay_draws_the_sum_of_maps_of_any_number_of_channels(
+    dims: tuple[str, ...], shape: tuple[int, ...], colours: str
+) -> None:
+    virelay = pytest.importorskip("virelay.model")
+    values = np.random.default_rng(0).standard_normal((2, *shape)).astype(np.float32)
+    stored = Stored("lrp", "relevance", xr.DataArray(values, dims=("sample", *dims)))
+    (_, found) = of_first_target(stored, slice(0, 2))
+    expected = values[1, 0] if "target" in dims else values[1]
+    expected = expected.sum(axis=0) if expected.ndim == 3 else expected
+    np.testing.assert_array_equal(found.sum(axis=-1), expected)
+    drawn = virelay.Attribution(1, found.copy(), [], np.zeros(3)).render_heatmap(colours)
+    assert drawn.shape == (5, 4, 3)
 
 
 def test_virelay_loads_the_clusters_of_maps(run: Run, tmp_path: Path) -> None:
