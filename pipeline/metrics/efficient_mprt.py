@@ -36,9 +36,8 @@ class EfficientMPRT(InRandomised):
     network: above 0. A method whose maps are of the picture stays at 0.
 
     ``rise`` is the score, ``entropy`` and ``random_entropy``, from 0 to the logarithm of `n_bins`,
-    are what it is made of. A map of one value has the entropy 0; then the rise is 0 if the other is
-    such a map too, and otherwise not defined. It takes one explanation of each sample, in a network
-    that all explainers share.
+    are what it is made of. A map that is one value everywhere has the entropy 0, and no rise is
+    defined. It takes one explanation of each sample, in a network that all explainers share.
     """
 
     n_bins: int = 100
@@ -80,7 +79,6 @@ class EfficientMPRT(InRandomised):
         """Return the relative rise and both entropies, float64."""
         entropy, random = state["entropy"], state["random_entropy"]
         rise = (random - entropy) / entropy.where(entropy > 0, torch.nan)
-        rise = rise.masked_fill((entropy == 0) & (random == 0), 0.0)
         return {"rise": rise, **state}
 
     def _entropy(self, case: Case, relevance: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from pipeline.metrics import similarity
 from pipeline.metrics.again import State, Variant, fixed
 from pipeline.metrics.metric import register
 from pipeline.metrics.randomised import AlongLayers, finite, trace_in
@@ -34,8 +35,9 @@ class MPRT(AlongLayers):
 
     ``similarity``, ``(batch, steps)``, is the curve, from the first randomised layers on: the
     trained network itself, which would score 1, is not part of it. ``average`` is its mean,
-    ``last`` its end, where every layer is random. Where a map is one value everywhere, correlations
-    are 0, and 1 if both are; a map that is not finite has no score.
+    ``last`` its end, where every layer is random. A map that is not finite, or one value everywhere
+    and so says nothing, has no score; where that of a randomised network is one value, correlations
+    are 0.
 
     It takes one explanation of each sample per step. ``n_steps`` bounds them for deep networks:
     neighbouring layers then become random together. All explainers share networks and their forward
@@ -53,11 +55,15 @@ class MPRT(AlongLayers):
     def begun(self, case: Case, relevance: Tensor) -> State:
         """Return what is compared of the maps."""
         trained = self.prepared(case, relevance)
-        return {"trained": trained, "similarity": trained.new_empty(len(trained), 0)}
+        known = finite(relevance) & similarity.varies(trained)
+        return {
+            "trained": trained,
+            "known": known,
+            "similarity": trained.new_empty(len(trained), 0),
+        }
 
     def compared(
         self, case: Case, relevance: Tensor, state: State, variant: Variant, again: Tensor
     ) -> State:
         """Return the curve with a further step."""
-        both = finite(relevance) & finite(again)
-        return self.with_step(state, self.prepared(case, again), both)
+        return self.with_step(state, self.prepared(case, again), state["known"] & finite(again))

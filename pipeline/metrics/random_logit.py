@@ -37,7 +37,8 @@ class RandomLogit(ExplainingAgain):
     method that does not look at the class scores 1. The class follows from seed and sample and is
     the same for all explainers; the number of classes is that of the network's outputs. Where a
     weighting of outputs was explained, y' is an output without weight; if there is none, the sample
-    has no score. Two maps of zeros are alike, 1; one map of zeros is like no other.
+    has no score, nor has a map that is one value everywhere. Where only that of the other class is,
+    correlations are 0, and structural similarity is high where the sample's own is mostly zeros.
 
     It takes one explanation of each sample; the forward pass is that of the sample itself.
     """
@@ -79,10 +80,9 @@ class RandomLogit(ExplainingAgain):
     ) -> State:
         """Return how alike both maps are."""
         _, is_another = others(variant.trace, case.target)
-        found = similarity.alike(
-            self.similarity, self._prepared(case, relevance), self._prepared(case, again)
-        )
-        known = finite(relevance) & finite(again) & is_another
+        own = self._prepared(case, relevance)
+        found = similarity.alike(self.similarity, own, self._prepared(case, again))
+        known = finite(relevance) & finite(again) & is_another & similarity.varies(own)
         return {"similarity": found.where(known, torch.nan)}
 
     def concluded(self, case: Case, relevance: Tensor, state: State) -> dict[str, Tensor]:

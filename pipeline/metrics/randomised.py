@@ -126,7 +126,7 @@ class AlongLayers(InRandomised):
         maps = self.maps(case, relevance)
         return similarity.prepared(self.similarity, maps.abs() if self.absolute else maps)
 
-    def with_step(self, state: State, again: Tensor, finite: Tensor) -> State:
+    def with_step(self, state: State, again: Tensor, known: Tensor) -> State:
         """Return the state after a step of the curve.
 
         Parameters
@@ -136,11 +136,12 @@ class AlongLayers(InRandomised):
             steps)``, as far as it is known.
         again
             What is compared of the maps of the next network.
-        finite
-            Which samples have both maps, ``(batch,)``.
+        known
+            Which samples have both maps, and one of the trained network that says something,
+            ``(batch,)``.
         """
         found = similarity.alike(self.similarity, state["trained"], again)
-        found = found.where(finite, torch.nan)[:, None]
+        found = found.where(known, torch.nan)[:, None]
         return {**state, "similarity": torch.cat([state["similarity"], found], dim=1)}
 
     def concluded(self, case: Case, relevance: Tensor, state: State) -> dict[str, Tensor]:

@@ -66,6 +66,12 @@ def alike(kind: Similarity, one: Tensor, other: Tensor) -> Tensor:
     return ssim(one, other) if kind == "ssim" else correlation(one.flatten(1), other.flatten(1))
 
 
+def varies(given: Tensor) -> Tensor:
+    """Return which maps have more than one value, ``(batch,)``."""
+    rows = given.flatten(1)
+    return (rows != rows[:, :1]).any(dim=1)
+
+
 def ranks(values: Tensor) -> Tensor:
     """Return places in ascending order, from 1, float64 ``(batch, features)``; of ties the mean."""
     ordered, order = values.sort(dim=1)
@@ -83,7 +89,7 @@ def ranks(values: Tensor) -> Tensor:
 
 def correlation(one: Tensor, other: Tensor) -> Tensor:
     """Return Pearson's correlation of rows, ``(batch,)``; what is constant is said in `alike`."""
-    is_constant = [(rows == rows[:, :1]).all(dim=1) for rows in (one, other)]
+    is_constant = [~varies(rows) for rows in (one, other)]
     one, other = (rows - rows.mean(dim=1, keepdim=True) for rows in (one, other))
     size = (one.square().sum(dim=1) * other.square().sum(dim=1)).sqrt()
     found = ((one * other).sum(dim=1) / size).clamp(-1.0, 1.0)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from explainers import numeric
+from pipeline.metrics import similarity
 from pipeline.metrics.again import State, Variant, fixed_at
 from pipeline.metrics.metric import register
 from pipeline.metrics.randomised import AlongLayers, finite, trace_in
@@ -36,7 +37,8 @@ class SmoothMPRT(AlongLayers):
 
     for the map of the trained and of each randomised network, so that what is compared is not the
     shattering of gradients. Networks and explainers share the noise, which follows from seed,
-    sample and draw. The stored map itself is not used, but one that is not finite has no score.
+    sample and draw. The stored map itself is not used, but one that is not finite has no score, nor
+    has a sample whose smoothed map is one value everywhere.
 
     It takes N explanations of each sample per step, and N of the trained network.
     """
@@ -91,7 +93,7 @@ class SmoothMPRT(AlongLayers):
         prepared = self.prepared(case, total / self.n_draws)
         state = {**state, "sum": torch.zeros_like(total)}
         if "trained" not in state:
-            known = finite(relevance) & finite(total)
+            known = finite(relevance) & finite(total) & similarity.varies(prepared)
             return {**state, "trained": prepared, "known": known}
         return self.with_step(state, prepared, state["known"] & finite(total))
 
