@@ -115,6 +115,19 @@ def _steps(root: Network, how: Randomisation, end: str | None) -> tuple[Step, ..
     return tuple(steps)
 
 
+def check_layers(network: Network, how: Randomisation) -> None:
+    """Refuse patterns that match no layer, and a network without layers, before it is exported.
+
+    Layers that are there but not on the way to the output are let pass.
+
+    Raises
+    ------
+    LookupError, ValueError
+        As `randomised`.
+    """
+    _layers(network.root.module, how, None)
+
+
 def _layers(
     module: nn.Module, how: Randomisation, places: Mapping[int, int] | None
 ) -> tuple[str, ...]:

@@ -10,16 +10,17 @@ import torch
 
 import explainers
 from explainers import Attribution, Network, Scan, Target, explaining
+from explainers.cut import ended
 from explainers.inputs.opaque import holds_tokens
 from pipeline.complaints import told_of
 from pipeline.entries import graph_scans, needs_of
-from pipeline.errors import PlanError, written_at
+from pipeline.errors import PlanError, XpipeError, written_at
 from pipeline.gates.columns import check_columns
-from pipeline.inputs import form_of, in_words, mapped, n_rows
+from pipeline.inputs import ALONE, form_of, in_words, is_one_picture, mapped, n_rows
 from pipeline.scorable import GRAPH, misfit
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from torch import nn
 
@@ -302,6 +303,53 @@ def check_metrics(config: RunConfig, found: Mapping[str, Metric], manifest: Mani
                 "`output_space: logit`",
             )
     check_columns(config, found)
+
+
+def check_metric(
+    metric: Metric,
+    settings: Mapping[str, Any],
+    where: Callable[..., str],
+    network: Network | None,
+    form: Form,
+    targets: Iterable[Target],
+) -> None:
+    """Refuse a metric whose parameters do not fit the samples, the network or a target.
+
+    Parameters
+    ----------
+    metric
+        The metric.
+    settings
+        What was asked of it.
+    where
+        Keys within the settings to the place that is shown.
+    network
+        As it is explained; None if the metric does not need it and nobody has read it.
+    form
+        Of a sample; if it is not one tensor of numbers, it is not looked at.
+    targets
+        What is explained.
+
+    Raises
+    ------
+    PlanError
+        If it could not score a single sample.
+    """
+    if not is_one_picture(form):
+        return
+    for target in targets:
+        of, meant = network, target
+        if network is not None and target.layer is not None:
+            of, meant = ended(network, target.layer), target.of_units(network)
+        try:
+            metric.check(of, form[ALONE].shape, meant)
+        except XpipeError as error:
+            raise PlanError(f"{where()}: {error.what}", fix=error.fix) from error
+        except (NotImplementedError, LookupError, ValueError, TypeError, ImportError) as error:
+            message = str(error.args[0] if error.args else error)
+            said = f"{where(*told_of(message, settings))}: {message}"
+            fix = "install it" if isinstance(error, ImportError) else "correct its parameters"
+            raise PlanError(said, fix=fix) from error
 
 
 def _need_labels(where: str, who: str, manifest: Manifest) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import operator
@@ -118,6 +119,10 @@ def _fit(config: RunConfig) -> _Parts:
     network, seconds = timed(fit.read_network, model, example, config.where("model"))
     targets = fit.check_targets(config, manifest, network)
     fit.check_explainers(config, found, network, manifest, targets)
+    form = form_of(mapped(operator.itemgetter(0), example))
+    for name, metric in metrics.items():
+        where = functools.partial(config.where, "metrics", name)
+        fit.check_metric(metric, config.metrics[name], where, network, form, targets)
     shortest = Shortest.of(config, source, manifest, network, (example, indices, seconds))
     if shortest is not None:
         fit.check_explainers(config, found, shortest.network, manifest, targets)

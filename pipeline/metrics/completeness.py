@@ -15,6 +15,9 @@ from pipeline.metrics.metric import Case, Direction, Metric, register
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from explainers.network import Network
+    from explainers.targets import Target
+
 
 @register("completeness")
 @dataclass(frozen=True)
@@ -67,6 +70,12 @@ class Completeness(Metric):
     def space(self) -> Literal["logit", "probability"]:
         """The output space that was asked for."""
         return self.output_space
+
+    def check(self, network: Network | None, shape: tuple[int, ...], target: Target) -> None:
+        """Refuse a baseline that does not fit the samples."""
+        baseline = self.baseline
+        if not (isinstance(baseline, str) and baseline == "nothing"):
+            baselines.check(baseline, shape)
 
     def prepare(self, case: Case) -> Case:
         """Share the change of the output from the baseline to the sample, float64."""

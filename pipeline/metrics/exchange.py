@@ -68,7 +68,7 @@ class Exchange:
         ValueError
             If probabilities are asked for of a network that has one output.
         """
-        removal.check_space(trace.output, space)
+        removal.check_space(trace.output.shape[1], space)
         weights = trace.cotangent(target)
         start = removal.features(trace.inputs, by_pixel=by_pixel)
         blank = absent.expand_as(start).reshape(trace.inputs.shape)

@@ -13,6 +13,8 @@ from pipeline.metrics.metric import Direction, Metric, register
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from explainers.network import Network
+    from explainers.targets import Target
     from pipeline.metrics.metric import Case
 
 _SHARE = 0.2
@@ -73,6 +75,11 @@ class FaithfulnessCorrelation(Metric):
     def space(self) -> Literal["probability", "logit"]:
         """The output space that was asked for."""
         return self.output_space
+
+    def check(self, network: Network | None, shape: tuple[int, ...], target: Target) -> None:
+        """Refuse subsets of more features than there are, and what cannot be removed."""
+        removal.check(network, shape, self.output_space, self.baseline)
+        self._size(removal.count(shape, by_pixel=self._by_pixel))
 
     def prepare(self, case: Case) -> Case:
         """Share subsets and what the output loses without each."""

@@ -15,6 +15,8 @@ from pipeline.metrics.metric import Direction, Metric, register
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from explainers.network import Network
+    from explainers.targets import Target
     from pipeline.metrics.metric import Case
     from pipeline.metrics.subsets import Removal
 
@@ -75,6 +77,10 @@ class FaithfulnessEstimate(Metric):
     def space(self) -> Literal["probability", "logit"]:
         """The output space that was asked for."""
         return self.output_space or ("logit" if self.compat else "probability")
+
+    def check(self, network: Network | None, shape: tuple[int, ...], target: Target) -> None:
+        """Refuse what cannot be removed, and probabilities of one output."""
+        removal.check(network, shape, self.space, self.baseline)
 
     def prepare(self, case: Case) -> Case:
         """Share what the output loses without each feature, where blocks have one."""

@@ -14,6 +14,9 @@ from pipeline.metrics.metric import Case, Curve, Direction, Metric, register
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from explainers.network import Network
+    from explainers.targets import Target
+
 
 @register("pixel_flipping")
 @dataclass(frozen=True)
@@ -75,11 +78,14 @@ class PixelFlipping(Metric):
 
     def curves(self, shape: tuple[int, ...]) -> tuple[Curve, ...]:
         """Return the curve over the share of features that are flipped."""
-        sample = torch.empty(1, *shape, device="meta")
-        n_features = removal.features(sample, by_pixel=self._by_pixel).shape[2]
+        n_features = removal.count(shape, by_pixel=self._by_pixel)
         x = tuple((self._counts(n_features) / n_features).tolist())
         label = f"mean {self.output_space}"
         return (Curve("curve", x, "share of features flipped", label, "auc", self.direction),)
+
+    def check(self, network: Network | None, shape: tuple[int, ...], target: Target) -> None:
+        """Refuse what cannot be removed, and probabilities of one output."""
+        removal.check(network, shape, self.output_space, self.baseline)
 
     def prepare(self, case: Case) -> Case:
         """Share the baseline, and the outputs before and after all flips."""

@@ -16,6 +16,8 @@ from pipeline.metrics.metric import Direction, Metric, register
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from explainers.network import Network
+    from explainers.targets import Target
     from explainers.trace import Trace
     from pipeline.metrics.metric import Case
     from pipeline.metrics.perturbations import Perturbations
@@ -101,11 +103,16 @@ class Infidelity(Metric):
         """The output space that was asked for."""
         return self.output_space
 
+    def check(self, network: Network | None, shape: tuple[int, ...], target: Target) -> None:
+        """Refuse squares that do not fit, and what cannot be removed."""
+        removal.check(network, shape, self.output_space, self.baseline)
+        self._check_changes(shape)
+
     def prepare(self, case: Case) -> Case:
         """Share changes and what they do to the output."""
         trace = case.network_trace()
         weights = trace.cotangent(case.target)
-        subsets.check_space(trace, self.output_space)
+        removal.check_space(trace.output.shape[1], self.output_space)
         changes = self._changes(trace)
         clean = removal.selected(trace.output, weights, self.output_space)
         limit = removal.rows_at_once(trace.inputs)
@@ -135,26 +142,35 @@ class Infidelity(Metric):
 
     def _changes(self, trace: Trace) -> Perturbations:
         inputs = trace.inputs
-        is_image = inputs.ndim == 4
-        noise = self.noise or ("square" if is_image else "gaussian")
         if not inputs.is_floating_point():
             raise TypeError(
                 f"got inputs of {inputs.dtype}, expected floating-point numbers: "
                 f"{self.name} changes them by amounts"
             )
-        if not is_image and (noise == "square" or self.compat or self.attribution == "global"):
-            raise ValueError(
-                f"got inputs of shape {tuple(inputs.shape)}, expected images (batch, channel, "
-                "height, width): squares are removed; set `noise: gaussian`"
-            )
+        side = self._check_changes(tuple(inputs.shape[1:]))
         blank = self._blank(trace)
-        if self.compat:
-            return perturbations.patches(inputs, blank, self.square or 4)
-        if noise == "square":
-            side = self.square or max(1, min(inputs.shape[2:]) // 4)
+        if side:
+            if self.compat:
+                return perturbations.patches(inputs, blank, side)
             return perturbations.squares(trace, blank, self.n_draws, side)
+        noise = self.noise or "gaussian"
         centre = inputs if noise == "gaussian" else blank
         return perturbations.gaussian(trace, centre, self.n_draws, self.std)
+
+    def _check_changes(self, shape: tuple[int, ...]) -> int:
+        """Return the side of what is removed of samples of a shape; 0 where noise is added."""
+        is_image = len(shape) == 3
+        has_squares = (self.noise or ("square" if is_image else "gaussian")) == "square"
+        if not (has_squares or self.compat or self.attribution == "global"):
+            return 0
+        if not is_image:
+            raise ValueError(
+                f"got samples of shape {shape}, expected images (channel, height, width): squares "
+                "are removed; set `noise: gaussian`"
+            )
+        if self.compat:
+            return perturbations.dividing(self.square or 4, shape)
+        return perturbations.within(self.square or max(1, min(shape[1:]) // 4), shape)
 
     def _blank(self, trace: Trace) -> Tensor:
         """Return the baseline, shaped as the inputs."""

@@ -14,6 +14,9 @@ from pipeline.metrics.metric import Case, Curve, Direction, Metric, register
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from explainers.network import Network
+    from explainers.targets import Target
+
 BLUR = 5.0
 """Width of the Gaussian of Petsiuk et al. (2018), in pixels."""
 
@@ -69,18 +72,19 @@ class Insertion(Metric):
 
     def curves(self, shape: tuple[int, ...]) -> tuple[Curve, ...]:
         """Return the curve over the share of features that are in."""
-        sample = torch.empty(1, *shape, device="meta")
-        n_features = removal.features(sample, by_pixel=True).shape[2]
+        n_features = removal.count(shape, by_pixel=True)
         share = tuple((self._counts(n_features) / n_features).tolist())
         label = f"mean {self.output_space}"
         return (Curve("curve", share, "share of features inserted", label, "auc", self.direction),)
 
+    def check(self, network: Network | None, shape: tuple[int, ...], target: Target) -> None:
+        """Refuse what cannot be removed, and probabilities of one output."""
+        removal.check(network, shape, self.output_space, self._start(shape))
+
     def prepare(self, case: Case) -> Case:
         """Share the baseline and its output."""
         trace = case.network_trace()
-        usual: removal.Absence = {"blur": BLUR} if trace.inputs.ndim == 4 else "mean"
-        baseline = usual if self.baseline is None else self.baseline
-        absent = removal.absent(trace, baseline)
+        absent = removal.absent(trace, self._start(trace.inputs.shape[1:]))
         exchange = Exchange.removing(trace, case.target, absent, self.output_space).reversed()
         return case.sharing(exchange=exchange)
 
@@ -96,6 +100,11 @@ class Insertion(Metric):
         curve = curve.where(per_feature.isfinite().all(dim=1)[:, None], torch.nan)
         share = counts.to(curve) / ranks.shape[1]
         return {"curve": curve, "auc": torch.trapezoid(curve, share, dim=1)}
+
+    def _start(self, shape: tuple[int, ...]) -> removal.Absence:
+        if self.baseline is not None:
+            return self.baseline
+        return {"blur": BLUR} if len(shape) == 3 else "mean"
 
     def _counts(self, n_features: int) -> Tensor:
         return removal.counts_from_none(n_features, self.n_steps, self.features_in_step)

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from explainers.features.labels import Labels
+    from explainers.network import Network
+    from explainers.targets import Target
     from explainers.trace import Trace
     from pipeline.metrics.exchange import Exchange
 
@@ -83,6 +85,11 @@ class IROF(RegionMetric):
         label = f"mean share of the {self.output_space}"
         return (Curve("curve", x, "share of superpixels removed", label, "aoc", "higher"),)
 
+    def check(self, network: Network | None, shape: tuple[int, ...], target: Target) -> None:
+        """Refuse what has no superpixels, and what cannot be removed."""
+        removal.check(network, shape, self.output_space, self.baseline)
+        self._slic(shape).labels(shape, None)
+
     def prepare(self, case: Case) -> Case:
         """Share the superpixels, the mean colour, and the outputs before and after all go."""
         by_pixel = self.compat is None
@@ -105,12 +112,14 @@ class IROF(RegionMetric):
         area = area - (ratio[:, 0] + ratio[:, 1]) / 2
         return {"aoc": counts - area, "curve": curve}
 
+    def _slic(self, shape: tuple[int, ...]) -> Slic:
+        scale = 100.0 if self.compat == "quantus" and shape[0] != 3 else 1.0
+        return Slic(self.n_segments, self.compactness * scale, self.sigma)
+
     def _labels(self, trace: Trace) -> Labels:
         shape = tuple(trace.inputs.shape[1:])
-        scale = 100.0 if self.compat == "quantus" and shape[0] != 3 else 1.0
-        slic = Slic(self.n_segments, self.compactness * scale, self.sigma)
         rows = Rows(trace.inputs, trace.inputs, "", trace.who().index, trace.samples is not None)
-        labels = slic.labels(shape, rows)
+        labels = self._slic(shape).labels(shape, rows)
         if labels is None:
             raise RuntimeError("superpixels were not found for a batch; please report this")
         return labels

@@ -16,6 +16,9 @@ from pipeline.metrics.metric import register
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from explainers.network import Network
+    from explainers.targets import Target
+
 Sign = Literal["signed", "positive", "absolute"]
 
 _QUANTUS_SHIFT = 1e-9
@@ -126,6 +129,11 @@ class TopKIntersection(Localisation):
             raise ValueError(f"got k {self.k!r}, expected at least 1")
         if not 0 < self.share <= 1:
             raise ValueError(f"got share {self.share!r}, expected a number above 0, at most 1")
+
+    def check(self, network: Network | None, shape: tuple[int, ...], target: Target) -> None:
+        """Refuse to look at more values than a map has."""
+        is_summed = self.channels == "sum" and len(shape) > 2
+        self._size(math.prod(shape[1:] if is_summed else shape))
 
     def _located(self, values: Tensor, mask: Tensor) -> Tensor:
         k = self._size(values.shape[1])

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
+    from explainers.network import Network
     from explainers.targets import Target
     from explainers.trace import Trace
 
@@ -140,6 +141,26 @@ class Metric(ABC):
         What is not named is not drawn; of a metric that names none, every curve is.
         """
         return ()
+
+    def check(self, network: Network | None, shape: tuple[int, ...], target: Target) -> None:
+        """Refuse samples that it cannot score, before any is explained; takes no forward pass.
+
+        Parameters
+        ----------
+        network
+            Whose outputs are explained: where a unit of a layer is, the part that ends there. None
+            where nobody has read it; never for metrics that require ``network``.
+        shape
+            Of a sample, without the batch axis.
+        target
+            What is explained, an output of `network`.
+
+        Raises
+        ------
+        ValueError, LookupError, TypeError, ImportError, NotImplementedError, PlanError
+            If a parameter does not fit, or a library is missing.
+        """
+        return
 
     def prepare(self, case: Case) -> Case:
         """Return the case with what all explainers share; called once per batch."""

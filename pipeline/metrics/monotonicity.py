@@ -15,6 +15,9 @@ from pipeline.metrics.metric import Case, Curve, Direction, Metric, register
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from explainers.network import Network
+    from explainers.targets import Target
+
 
 @register("monotonicity")
 @dataclass(frozen=True)
@@ -81,11 +84,14 @@ class Monotonicity(Metric):
 
     def curves(self, shape: tuple[int, ...]) -> tuple[Curve, ...]:
         """Return the curve over the share of features that are in."""
-        sample = torch.empty(1, *shape, device="meta")
-        n_features = removal.features(sample, by_pixel=True).shape[2]
+        n_features = removal.count(shape, by_pixel=True)
         share = tuple((self._counts(n_features) / n_features).tolist())
         x_label, y_label = "share of features inserted", f"mean {self.output_space}"
         return (Curve("curve", share, x_label, y_label, "monotonicity", "higher"),)
+
+    def check(self, network: Network | None, shape: tuple[int, ...], target: Target) -> None:
+        """Refuse what cannot be removed, and probabilities of one output."""
+        removal.check(network, shape, self.output_space, self.baseline)
 
     def prepare(self, case: Case) -> Case:
         """Share the baseline and its output, and which features differ from it."""

@@ -161,19 +161,43 @@ class Gaussian(Perturbations):
         return torch.cat(found).view(-1, self.n_draws)
 
 
-def squares(trace: Trace, blank: Tensor, n_draws: int, side: int) -> Boxes:
-    """Return squares at random places, all within the image.
+def within(side: int, shape: tuple[int, ...]) -> int:
+    """Return the side of squares in images ``(channel, height, width)``.
 
     Raises
     ------
     ValueError
         If a square is larger than the image.
     """
-    height, width = trace.inputs.shape[2:]
+    height, width = shape[1:]
     if side > min(height, width):
         raise ValueError(
-            f"got squares of {side} pixels in images of {height} x {width}, expected smaller ones"
+            f"got squares of {side} pixels in images of {height} x {width}, expected smaller ones; "
+            "set `square`"
         )
+    return side
+
+
+def dividing(side: int, shape: tuple[int, ...]) -> int:
+    """Return the side of patches of images ``(channel, height, width)``.
+
+    Raises
+    ------
+    ValueError
+        If patches do not fill the image.
+    """
+    height, width = shape[1:]
+    if height % side or width % side:
+        raise ValueError(
+            f"got patches of {side} pixels in images of {height} x {width}, expected a side that "
+            "divides both; set `square`"
+        )
+    return side
+
+
+def squares(trace: Trace, blank: Tensor, n_draws: int, side: int) -> Boxes:
+    """Return squares at random places, all within the image; of a side that is `within` it."""
+    height, width = trace.inputs.shape[2:]
     numbers = counted.uniform(sampled.seeds(trace, "squares"), 2 * n_draws, torch.float64)
     top, left = numbers.view(-1, n_draws, 2).unbind(dim=2)
     return Boxes(
@@ -188,19 +212,8 @@ def squares(trace: Trace, blank: Tensor, n_draws: int, side: int) -> Boxes:
 
 
 def patches(inputs: Tensor, blank: Tensor, side: int) -> Patches:
-    """Return the patches of a grid, row by row.
-
-    Raises
-    ------
-    ValueError
-        If patches do not fill the image.
-    """
+    """Return the patches of a grid, row by row; of a side that is `dividing` the image's."""
     height, width = inputs.shape[2:]
-    if height % side or width % side:
-        raise ValueError(
-            f"got patches of {side} pixels in images of {height} x {width}, expected a side that "
-            "divides both; set `square`"
-        )
     y = torch.arange(height, device=inputs.device)[:, None] // side
     x = torch.arange(width, device=inputs.device) // side
     n_across = width // side

@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
+    from explainers.network import Network
+    from explainers.targets import Target
+
 _SET_HERE = frozenset(
     {
         "aggregate_func",
@@ -86,14 +89,15 @@ class Quantus(Metric):
             return "none"
         return "probability" if self._softmax else "logit"
 
+    def check(self, network: Network | None, shape: tuple[int, ...], target: Target) -> None:
+        """Refuse what is no class, parameters that Quantus does not know, and to do without it."""
+        self._check_target(target)
+        self._kind()
+
     def prepare(self, case: Case) -> Case:
         """Share the class that is explained of each sample, and the model as Quantus takes it."""
         trace = case.network_trace()
-        if trace.parent is not None or case.target.kind == "weights":
-            raise ValueError(
-                f"got a target that is no class, expected one for {self.name}: Quantus scores "
-                "explanations of classes"
-            )
+        self._check_target(case.target)
         self._kind()
         classes = trace.cotangent(case.target).argmax(1)
         network = trace.network
@@ -118,6 +122,13 @@ class Quantus(Metric):
                 with called(trace.generator("quantus", row).initial_seed()):
                     scores[row] = self._scored(case, relevance, torch.tensor([row]))
         return {"score": scores.to(relevance.device)}
+
+    def _check_target(self, target: Target) -> None:
+        if target.kind == "weights":  # a unit of a layer, too
+            raise ValueError(
+                f"got a target that is no class, expected one for {self.name}: Quantus scores "
+                "explanations of classes"
+            )
 
     @unchecked()
     def _scored(self, case: Case, relevance: Tensor, rows: Tensor) -> Tensor:

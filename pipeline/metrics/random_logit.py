@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from explainers import Trace
+    from explainers.network import Network
     from pipeline.metrics.metric import Case
 
 
@@ -59,14 +60,15 @@ class RandomLogit(ExplainingAgain):
         """Maps of another class should be others."""
         return "lower"
 
+    def check(self, network: Network | None, shape: tuple[int, ...], target: Target) -> None:
+        """Refuse a network that has no other class."""
+        if network is not None:
+            self._check_outputs(network.n_outputs)
+
     def variants(self, case: Case) -> Iterator[Variant]:
         """Yield the batch with another target."""
         trace = case.network_trace()
-        if trace.output.shape[1] < 2:
-            raise ValueError(
-                f"got a network with one output, expected at least two: {self.name} explains "
-                "another class"
-            )
+        self._check_outputs(trace.output.shape[1])
         classes, _ = others(trace, case.target)
         rows = torch.arange(trace.n_rows, device=trace.inputs.device)
         yield Variant(trace, Target("index", classes), rows)
@@ -88,6 +90,13 @@ class RandomLogit(ExplainingAgain):
     def concluded(self, case: Case, relevance: Tensor, state: State) -> dict[str, Tensor]:
         """Return the similarity, float64."""
         return dict(state)
+
+    def _check_outputs(self, n_outputs: int) -> None:
+        if n_outputs < 2:
+            raise ValueError(
+                f"got a network with one output, expected at least two: {self.name} explains "
+                "another class"
+            )
 
     def _prepared(self, case: Case, relevance: Tensor) -> Tensor:
         inputs = case.network_trace().inputs

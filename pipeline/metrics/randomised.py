@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 import torch
 
 from explainers import Trace, numeric
-from explainers.randomised import Randomisation, randomised
+from explainers.randomised import Randomisation, check_layers, randomised
 from pipeline.metrics import similarity
 from pipeline.metrics.again import ExplainingAgain, State
 from pipeline.metrics.metric import Curve, Direction
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from explainers import Network
     from explainers.randomised import Order, Step
+    from explainers.targets import Target
     from pipeline.metrics.metric import Case
 
 
@@ -39,12 +40,22 @@ class InRandomised(ExplainingAgain):
 
     family: ClassVar[str] = "randomisation"
 
+    def check(self, network: Network | None, shape: tuple[int, ...], target: Target) -> None:
+        """Refuse a network without the layers that are to be random."""
+        if network is not None:
+            check_layers(network, Randomisation(layers=self._patterns, compat=self.compat))
+
     def randomisation(self, trace: Trace) -> Randomisation:
         """Return which layers are randomised, in which order."""
         seed = self.seed
         if seed is None:
             seed = trace.seed if self.compat is None else 42
         return Randomisation(seed=seed, compat=self.compat)
+
+    @property
+    def _patterns(self) -> tuple[str, ...]:
+        """Paths of layers and patterns of them; all layers if empty."""
+        return ()
 
     def steps(self, case: Case) -> tuple[Step, ...]:
         """Return the networks, from the first layer that is random to all."""
@@ -115,11 +126,15 @@ class AlongLayers(InRandomised):
         is_bounded = self.layers == "auto" and self.compat is None
         return Randomisation(
             order=self.order,
-            layers=() if isinstance(self.layers, str) else self.layers,
+            layers=self._patterns,
             n_steps=self.n_steps if is_bounded else None,
             seed=how.seed,
             compat=how.compat,
         )
+
+    @property
+    def _patterns(self) -> tuple[str, ...]:
+        return () if isinstance(self.layers, str) else self.layers
 
     def prepared(self, case: Case, relevance: Tensor) -> Tensor:
         """Return what is compared of maps."""

@@ -15,6 +15,8 @@ from pipeline.metrics.metric import Case, Curve, Direction, Metric, register
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from explainers.network import Network
+    from explainers.targets import Target
     from explainers.trace import Trace
 
 _DRAWN = ("changes", "hits")
@@ -84,14 +86,18 @@ class RateDistortionCurve(Metric):
 
     def curves(self, shape: tuple[int, ...]) -> tuple[Curve, ...]:
         """Return both curves over the percentage of components that are left."""
-        sample = torch.empty(1, *shape, device="meta")
-        n_features = removal.features(sample, by_pixel=self._by_pixel).shape[2]
+        n_features = removal.count(shape, by_pixel=self._by_pixel)
         left = tuple((100.0 * (1.0 - self._shares(n_features))).tolist())
         change = f"mean squared change of the {self.output_space}"
         return (
             _curve("distortion", left, change, "auc", "lower", math.inf),
             _curve("accuracy", left, "accuracy", "accuracy_auc", "higher", 1.0),
         )
+
+    def check(self, network: Network | None, shape: tuple[int, ...], target: Target) -> None:
+        """Refuse probabilities of one output."""
+        if network is not None:
+            removal.check_space(network.n_outputs, self.output_space)
 
     def prepare(self, case: Case) -> Case:
         """Share seeds of noise, the order of ties, and the control."""
@@ -190,7 +196,7 @@ class RateDistortionCurve(Metric):
                 f"got inputs of {trace.inputs.dtype}, expected floating-point numbers: "
                 f"{self.name} replaces them by noise"
             )
-        removal.check_space(trace.output, self.output_space)
+        removal.check_space(trace.output.shape[1], self.output_space)
 
     @property
     def _by_pixel(self) -> bool:

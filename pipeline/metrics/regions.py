@@ -17,6 +17,8 @@ from pipeline.metrics.metric import Case, Curve, Direction, Metric, register
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from explainers.network import Network
+    from explainers.targets import Target
     from explainers.trace import Trace
 
 PATCH = 8
@@ -113,6 +115,11 @@ class PatchMetric(RegionMetric):
         removal.check_absence(self.baseline)
         if self.compat == "quantus":
             removal.check_quantus_absence(self.baseline)
+
+    def check(self, network: Network | None, shape: tuple[int, ...], target: Target) -> None:
+        """Refuse patches that the samples do not have, and what cannot be removed."""
+        removal.check(network, shape, self.output_space, self.baseline)
+        self._patches(shape)
 
     def prepare(self, case: Case) -> Case:
         """Share the baseline, the patches, and the outputs before and after all are removed."""

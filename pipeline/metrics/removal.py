@@ -14,6 +14,7 @@ from explainers.sampling import chunks
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from explainers.network import Network
     from explainers.trace import Trace
 
 Absence: TypeAlias = (
@@ -119,6 +120,41 @@ def check_quantus_absence(baseline: Any) -> None:
         )
 
 
+def check(
+    network: Network | None,
+    shape: tuple[int, ...],
+    space: Literal["probability", "logit"],
+    baseline: Absence,
+) -> None:
+    """Refuse to remove features of samples of a shape; see `Metric.check`.
+
+    Raises
+    ------
+    ValueError
+        If probabilities are asked for of a network that has one output, or a blur of no images.
+    """
+    if network is not None:
+        check_space(network.n_outputs, space)
+    if isinstance(baseline, Mapping):
+        baselines.check(dict(baseline), shape)  # type: ignore[arg-type]
+
+
+def count(shape: tuple[int, ...], *, by_pixel: bool) -> int:
+    """Return how many `features` a sample of a shape has."""
+    return features(torch.empty(1, *shape, device="meta"), by_pixel=by_pixel).shape[2]
+
+
+def _check_holds(dtype: torch.dtype, baseline: Absence) -> None:
+    is_whole = baseline in ("black", "white") or (
+        isinstance(baseline, int | float) and float(baseline).is_integer()
+    )
+    if not dtype.is_floating_point and not is_whole:
+        raise TypeError(
+            f"got inputs of {dtype} and baseline {baseline!r}, expected floating-point numbers; "
+            "convert them, or set baseline to 'black', 'white' or a whole number"
+        )
+
+
 def absent(trace: Trace, baseline: Absence, by_pixel: bool = True) -> Tensor:
     """Return what stands for an absent feature, ``(batch, channels | 1, features | 1)``.
 
@@ -138,7 +174,10 @@ def absent(trace: Trace, baseline: Absence, by_pixel: bool = True) -> Tensor:
     ------
     ValueError
         If a blur is asked for and the inputs are no images.
+    TypeError
+        If the inputs are whole numbers, which the baseline need not be.
     """
+    _check_holds(trace.inputs.dtype, baseline)
     values = features(trace.inputs, by_pixel=by_pixel)
     if isinstance(baseline, Mapping):
         blurred = baselines.resolve(dict(baseline), trace.inputs)  # type: ignore[arg-type]
@@ -206,7 +245,7 @@ def places(order: Tensor) -> Tensor:
     )
 
 
-def check_space(output: Tensor, space: Literal["probability", "logit", "none"]) -> None:
+def check_space(n_outputs: int, space: Literal["probability", "logit", "none"]) -> None:
     """Refuse probabilities of a network that has one output, all of which are 1.
 
     Raises
@@ -214,7 +253,7 @@ def check_space(output: Tensor, space: Literal["probability", "logit", "none"]) 
     ValueError
         If they are asked for.
     """
-    if space == "probability" and output.shape[1] == 1:
+    if space == "probability" and n_outputs == 1:
         raise ValueError(
             "got a network with one output, whose probability is always 1; set "
             "`output_space: logit` on the metric"

@@ -10,11 +10,14 @@ import torch
 
 from explainers import numeric
 from explainers.sampling import chunks, counted
-from pipeline.metrics import imputation, removal, sampled, subsets
+from pipeline.metrics import imputation, removal, sampled
 from pipeline.metrics.metric import Case, Curve, Direction, Metric, register
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from explainers.network import Network
+    from explainers.targets import Target
 
 _PERCENTAGES = tuple(range(10, 100, 10))
 _OF_QUANTUS = tuple(range(1, 100, 2))
@@ -94,16 +97,22 @@ class Road(Metric):
             Curve("accuracy", x, label, "accuracy", "accuracy_auc", self.direction, (0.0, 1.0)),
         )
 
+    def check(self, network: Network | None, shape: tuple[int, ...], target: Target) -> None:
+        """Refuse what is no image, and probabilities of one output."""
+        self._check_shape(shape)
+        if network is not None:
+            removal.check_space(network.n_outputs, self.output_space)
+
     def prepare(self, case: Case) -> Case:
         """Share target weights, classes, seeds of noise, and outputs before anything is removed."""
         trace = case.network_trace()
-        if trace.inputs.ndim != 4 or not trace.inputs.is_floating_point():
-            raise ValueError(
-                f"got inputs of shape {tuple(trace.inputs.shape)} and {trace.inputs.dtype}, "
-                f"expected images (batch, channel, height, width): {self.name} fills in pixels "
-                "from their neighbours"
+        self._check_shape(tuple(trace.inputs.shape[1:]))
+        removal.check_space(trace.output.shape[1], self.output_space)
+        if not trace.inputs.is_floating_point():
+            raise TypeError(
+                f"got inputs of {trace.inputs.dtype}, expected floating-point numbers: {self.name} "
+                "fills in means of neighbours"
             )
-        subsets.check_space(trace, self.output_space)
         weights = trace.cotangent(case.target)
         classes = weights.argmax(dim=1) if self.compat else sampled.labels(trace)
         return case.sharing(
@@ -134,6 +143,13 @@ class Road(Metric):
             name: column.where(finite if column.ndim == 1 else finite[:, None], math.nan)
             for name, column in columns.items()
         }
+
+    def _check_shape(self, shape: tuple[int, ...]) -> None:
+        if len(shape) != 3:
+            raise ValueError(
+                f"got samples of shape {shape}, expected images (channel, height, width): "
+                f"{self.name} fills in pixels from their neighbours"
+            )
 
     def _removed(self, case: Case, order: Tensor) -> tuple[Tensor, Tensor]:
         """Return the output and whether it is right at every percentage, ``(batch, steps)``."""

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
+    from explainers.network import Network
+    from explainers.targets import Target
     from pipeline.metrics.metric import Case
     from pipeline.metrics.subsets import Removal
 
@@ -103,8 +105,7 @@ class SensitivityN(Metric):
 
     def curves(self, shape: tuple[int, ...]) -> tuple[Curve, ...]:
         """Return the curve over the share of features removed; `across` has that of `compat`."""
-        sample = torch.empty(1, *shape, device="meta")
-        n_features = removal.features(sample, by_pixel=self._by_pixel).shape[2]
+        n_features = removal.count(shape, by_pixel=self._by_pixel)
         if self.compat:
             return ()
         x = tuple(size / n_features for size in self._sizes(n_features))
@@ -121,6 +122,11 @@ class SensitivityN(Metric):
             ),
         )
 
+    def check(self, network: Network | None, shape: tuple[int, ...], target: Target) -> None:
+        """Refuse what cannot be removed, and probabilities of one output."""
+        removal.check(network, shape, self.space, self.baseline)
+        self._check_shape(shape)
+
     def prepare(self, case: Case) -> Case:
         """Share subsets of every size and what the output loses without each."""
         trace = case.network_trace()
@@ -132,11 +138,7 @@ class SensitivityN(Metric):
             by_pixel=self._by_pixel,
         )
         if self.compat:
-            if trace.inputs.ndim < 3:
-                raise ValueError(
-                    f"got inputs of shape {tuple(trace.inputs.shape)} with compat 'quantus', "
-                    "expected images: of others that library takes no step"
-                )
+            self._check_shape(tuple(trace.inputs.shape[1:]))
             return case.sharing(removing=removing)
         sizes = self._sizes(removing.n_features)
         drawn = [
@@ -184,6 +186,13 @@ class SensitivityN(Metric):
             "curve": Statistic(value, np.tanh(z - half), np.tanh(z + half)),
             "sensitivity_n": Statistic(mean, unknown, unknown),
         }
+
+    def _check_shape(self, shape: tuple[int, ...]) -> None:
+        if self.compat and len(shape) < 2:
+            raise ValueError(
+                f"got samples of shape {shape} with compat 'quantus', expected images: of others "
+                "that library takes no step"
+            )
 
     def _curve(self, case: Case, per_feature: Tensor) -> dict[str, Tensor]:
         shared = case.shared

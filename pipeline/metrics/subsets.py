@@ -182,7 +182,7 @@ def removing(
     ValueError
         If probabilities are measured of a network with one output.
     """
-    check_space(trace, space)
+    removal.check_space(trace.output.shape[1], space)
     features = removal.features(trace.inputs, by_pixel=by_pixel)
     absent = removal.absent(trace, baseline, by_pixel)
     clean = removal.selected(trace.output, weights, space)
@@ -195,12 +195,3 @@ def scale_of(trace: Trace, space: OutputSpace) -> Tensor:
     largest = output.abs().amax(dim=1).to(torch.promote_types(output.dtype, torch.float32))
     # logits that are off by rounding move a probability by as much
     return largest.clamp_min(1.0) if space == "probability" else largest
-
-
-def check_space(trace: Trace, space: OutputSpace) -> None:
-    """Refuse to measure the probability of a network with one output."""
-    if space == "probability" and trace.output.shape[1] == 1:
-        raise ValueError(
-            "got a network with one output, whose probability is always 1; set "
-            "`output_space: logit` on the metric"
-        )

@@ -149,6 +149,8 @@ def _curves(
         for column, values in columns.items()
         if np.ndim(values) == 2
     }
+    if not stored:
+        return  # what scored nothing may not be able to say what it would have been
     built, form = metric.metric(), run.plan.form
     named = () if built is None or not is_one_picture(form) else built.curves(form[ALONE].shape)
     for column, n_steps in stored.items():
