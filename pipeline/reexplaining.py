@@ -9,6 +9,7 @@ import torch
 
 from explainers import Attribution, explaining
 from pipeline.entries import build_explainers, with_results
+from pipeline.sinks.maps import HALF_EXPONENT
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -31,12 +32,15 @@ class Again:
     """Of its maps before channels are summed."""
     channels: str
     """Whether the run stores them: ``keep`` or ``sum``."""
+    dtype: str = "float32"
+    """In which type the run stores maps."""
 
     def explain(self, trace: Trace, target: Target) -> Tensor:
         """Return maps as the run stores them, in float32."""
         named = trace.named(self.name)
         relevance = explaining.explained(self.attribution, named, target).relevance.float()
-        return as_stored(relevance, self.dims, self.channels)
+        stored = as_stored(relevance, self.dims, self.channels)
+        return halved(stored) if self.dtype == "float16" else stored
 
 
 def as_stored(relevance: Tensor, dims: tuple[str, ...], channels: str) -> Tensor:
@@ -55,6 +59,18 @@ def as_stored(relevance: Tensor, dims: tuple[str, ...], channels: str) -> Tensor
         # counted from the end, where the map's own dimensions are
         return relevance.sum(dims.index("channel") - len(dims))
     return relevance
+
+
+def halved(relevance: Tensor) -> Tensor:
+    """Return rows of float32 rounded as `pipeline.sinks.maps.halve` rounds them, in float32.
+
+    Otherwise maps that are the same would differ from those that were stored by the rounding.
+    """
+    axes = tuple(range(1, relevance.ndim))
+    largest = relevance.where(relevance.isfinite(), 0.0).abs().amax(axes, keepdim=True)
+    exponent = (torch.frexp(largest).exponent - HALF_EXPONENT).clamp_min(-126)
+    scale = torch.ldexp(torch.ones_like(largest), exponent).where(largest > 0, 1.0)
+    return (relevance / scale).half().float() * scale
 
 
 def again(run: Run, names: Iterable[str]) -> dict[str, Again]:
@@ -80,6 +96,7 @@ def again(run: Run, names: Iterable[str]) -> dict[str, Again]:
             with_results(attribution, needs, results),
             attribution.dims(run.plan.input_shape),
             run.plan.channels,
+            run.plan.dtype,
         )
     return found
 

@@ -160,17 +160,26 @@ def test_a_metric_that_explains_again_asks_for_an_explainer(
         MaxSensitivity(radius=0.0)
 
 
+METHODS: dict[str, dict[str, Any]] = {
+    **{name: {} for name in EVERYBODY},
+    "smooth": {"method": "smooth_grad", "n_samples": 2},
+    "expected_gradients": {"n_samples": 2},
+    "deep_lift": {"baseline": "mean"},
+}
+
+
 @pytest.mark.slow
-def test_a_run_explains_again_what_it_explained(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("methods", "output"),
+    [(METHODS, {"channels": "sum"}), ({"gradient": {}, "random": {}}, {"dtype": "float16"})],
+    ids=["float32", "float16"],
+)
+def test_a_run_explains_again_what_it_explained(
+    methods: dict[str, Any], output: dict[str, str], tmp_path: Path
+) -> None:
     """Noise that is lost in rounding changes nothing, so every score is 0: to the bit."""
-    methods = {
-        **{name: {} for name in EVERYBODY},
-        "smooth": {"method": "smooth_grad", "n_samples": 2},
-        "expected_gradients": {"n_samples": 2},
-        "deep_lift": {"baseline": "mean"},
-    }
     out = tmp_path / "out"
-    tiny_run.run_tiny(tmp_path, out, explainers=methods, output={"channels": "sum"})
+    tiny_run.run_tiny(tmp_path, out, explainers=methods, output=output)
     found = evaluate(out, {"max_sensitivity": {"n_draws": 1, "radius": 1e-30}})
     assert found.exit_code == 0
     rows = [each for each in found.aggregates if each.group == "all" and each.column == "maximum"]
