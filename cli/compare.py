@@ -89,7 +89,7 @@ def _show(comparison: "Comparison") -> None:
             "now": row.after,
             "change": row.change,
             "95 % interval": f"{row.low:.4g} to {row.high:.4g}",
-            "p": row.p_holm,
+            "p (Holm)": row.p_holm,
             "verdict": row.verdict,
         }
         for row in comparison.scores
@@ -97,7 +97,7 @@ def _show(comparison: "Comparison") -> None:
     ]
     if rows:
         output.line("")
-        output.table(rows, tuple(rows[0]), right=("before", "now", "change", "p"))
+        output.table(rows, tuple(rows[0]), right=("before", "now", "change", "p (Holm)"))
     maps: list[dict[str, Any]] = [
         {
             "explainer": row.explainer,

@@ -297,12 +297,6 @@ def _paired(
 def _row(
     metric: Judged, group: str, kind: Kind, pair: tuple[str, str], test: Paired, p: float
 ) -> Comparison:
-    sign = 1 if metric.direction == "higher" else -1
-    verdict: Verdict = "undecided"
-    if p < ALPHA and sign * test.difference > 0 and sign * test.dominance >= 0:
-        verdict = "better"
-    elif p < ALPHA and sign * test.difference < 0 and sign * test.dominance <= 0:
-        verdict = "worse"
     return Comparison(
         metric=metric.name,
         column=metric.headline,
@@ -312,9 +306,29 @@ def _row(
         kind=kind,
         group=group,
         p_holm=p,
-        verdict=verdict,
+        verdict=decided(p, test.difference, test.dominance, metric.direction),
         **asdict(test),
     )
+
+
+def decided(p: float, difference: float, dominance: float, direction: Direction) -> Verdict:
+    """Return whether a change is for the better: where it is sure, and mean and majority agree.
+
+    Parameters
+    ----------
+    p
+        Of the test, corrected for the others of its family.
+    difference, dominance
+        As in `Comparison`.
+    direction
+        Which end of the score is better.
+    """
+    sign = 1 if direction == "higher" else -1
+    if p < ALPHA and sign * difference > 0 and sign * dominance >= 0:
+        return "better"
+    if p < ALPHA and sign * difference < 0 and sign * dominance <= 0:
+        return "worse"
+    return "undecided"
 
 
 def _stored(run: Run) -> tuple[list[Comparison], dict[str, str]]:

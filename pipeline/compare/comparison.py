@@ -58,9 +58,13 @@ class ScoreDrift:
     """The same, adjusted by Holm over the explainers of the column."""
     delta: float
     """Cliff's delta."""
+    dominance: float
+    """Share of samples whose score has grown, less the share whose score has fallen."""
     verdict: Change
-    """``better`` or ``worse`` where the interval excludes zero, ``changed`` if nothing says which,
-    else ``unclear``; ``same`` if no score differs, ``unknown`` of fewer than two samples."""
+    """``better`` or ``worse`` if `p_holm` is below 0.05 and neither the mean nor the majority of
+    samples says the opposite, ``changed`` if nothing says which end is better, else ``unclear``;
+    ``same`` if no score differs, ``unknown`` of fewer than two samples and of what is not tested:
+    classes."""
 
 
 @dataclass(frozen=True)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy import special
 
-from pipeline import paths
+from pipeline import comparisons, paths
 from pipeline.compare.comparison import ScoreDrift
 from pipeline.statistics import holm, paired
 from pipeline.store import EVALUATE
@@ -22,10 +21,10 @@ if TYPE_CHECKING:
     from pipeline.aggregate import Judged
     from pipeline.compare.comparison import Change
     from pipeline.compare.pairing import Pairing
+    from pipeline.metrics import Direction
     from pipeline.store import Run
 
 ALL = "all"
-_TARGET = re.compile(r"\.\d+$")
 
 
 class Scores:
@@ -93,7 +92,7 @@ class Scores:
         return before, scored_rows(self._current, metric.name, explainer)
 
     def _direction(self, metric: Judged, column: str) -> str:
-        return direction(metric, column, self._current.plan.input_shape)
+        return metric.direction_of(column, self._current.plan.input_shape)
 
 
 class _Column:
@@ -119,8 +118,10 @@ class _Column:
             first, second = before[members], after[members]
             has_test = group == ALL
             moments = _tested(first, second) if has_test else _moments(first, second)
-            n = int(moments.pop("n"))
-            values: dict[str, Any] = {key: float(value) for key, value in moments.items()}
+            n = int(moments["n"])
+            values: dict[str, Any] = {
+                key: float(value) for key, value in moments.items() if key != "n"
+            }
             yield ScoreDrift(
                 **self.facts,
                 group=group,
@@ -131,7 +132,7 @@ class _Column:
                 n_scored_before=int((scored[0] & members).sum()),
                 n_scored_after=int((scored[1] & members).sum()),
                 p_holm=float("nan"),
-                verdict=_verdict(n, moments, self.facts["direction"]),
+                verdict="unknown",
                 **values,
             )
 
@@ -145,20 +146,6 @@ def scored_rows(run: Run, metric: str, explainer: str) -> NDArray[np.bool_]:
     return done
 
 
-def direction(metric: Judged, column: str, shape: tuple[int, ...]) -> str:
-    """Return which end of a column is better; empty where nothing says so.
-
-    That of the headline is known, and that of areas under curves; columns of further targets end in
-    their number.
-    """
-    name = _TARGET.sub("", column)
-    if name == metric.headline:
-        return metric.direction
-    built = metric.metric()
-    curves = built.curves(tuple(shape)) if built is not None else ()
-    return next((str(curve.direction) for curve in curves if curve.area == name), "")
-
-
 def _numbers(values: NDArray[Any]) -> NDArray[np.float64]:
     """Return scores as numbers: integers have -1 where there is none."""
     if values.dtype.kind == "i":
@@ -168,7 +155,11 @@ def _numbers(values: NDArray[Any]) -> NDArray[np.float64]:
 
 def _tested(before: NDArray[np.float64], after: NDArray[np.float64]) -> dict[str, float]:
     found = paired(after, before)
-    return _moments(before, after) | {"p": found.p, "delta": found.delta}
+    return _moments(before, after) | {
+        "p": found.p,
+        "delta": found.delta,
+        "dominance": found.dominance,
+    }
 
 
 def _moments(before: NDArray[np.float64], after: NDArray[np.float64]) -> dict[str, float]:
@@ -187,6 +178,7 @@ def _moments(before: NDArray[np.float64], after: NDArray[np.float64]) -> dict[st
         "high": high,
         "p": nan,
         "delta": nan,
+        "dominance": nan,
     }
 
 
@@ -199,20 +191,21 @@ def interval(change: NDArray[np.float64], alpha: float = 0.05) -> tuple[float, f
     return float(change.mean()) - half, float(change.mean()) + half
 
 
-def _verdict(n: int, moments: dict[str, float], direction: str) -> Change:
-    if n < 2:
+def _verdict(row: ScoreDrift, p: float) -> Change:
+    """Return what became of a score by the rule that compares explainers."""
+    if row.n < 2:
         return "unknown"
-    if moments["low"] == moments["high"] == 0:
+    if row.low == row.high == 0:
         return "same"
-    if moments["low"] <= 0 <= moments["high"]:
+    end: Direction = "lower" if row.direction == "lower" else "higher"
+    verdict = comparisons.decided(p, row.change, row.dominance, end)
+    if verdict == "undecided":
         return "unclear"
-    if not direction:
-        return "changed"
-    return "better" if (moments["change"] > 0) == (direction == "higher") else "worse"
+    return verdict if row.direction else "changed"
 
 
 def _adjusted(rows: list[ScoreDrift]) -> list[ScoreDrift]:
-    """Return the rows with p-values adjusted over the explainers of each column."""
+    """Return the rows with p adjusted over the explainers of each column, and what it says."""
     tested: dict[str, list[int]] = {}
     for place, row in enumerate(rows):
         if row.group == ALL and row.p == row.p:
@@ -221,5 +214,6 @@ def _adjusted(rows: list[ScoreDrift]) -> list[ScoreDrift]:
     for places in tested.values():
         adjusted = holm([rows[place].p for place in places])
         for place, p in zip(places, adjusted, strict=True):
-            found[place] = replace(rows[place], p_holm=float(p))
+            verdict = _verdict(rows[place], float(p))
+            found[place] = replace(rows[place], p_holm=float(p), verdict=verdict)
     return found

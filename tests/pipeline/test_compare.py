@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from pipeline.compare import IncomparableError, agreement, compare, map_drift
+from pipeline.compare import IncomparableError, agreement, compare, map_drift, score_drift
 from pipeline.report.sections import drift as section
-from tests.pipeline.compared import N, make, some_maps
+from tests.pipeline.compared import N, judged, make, some_maps
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -121,6 +121,43 @@ def test_a_run_has_not_drifted_from_itself(tmp_path: Path) -> None:
     assert found.rank_correlation.mean == found.ndcg.mean == 1
     assert found.moved.mean == 0
     assert {each.profile_moved for each in found.classes} == {0}
+
+
+@pytest.mark.parametrize(
+    ("change", "direction", "verdict"),
+    [
+        (np.full(N, -0.2) + 0.01 * np.arange(N), "higher", "worse"),
+        (np.where(np.arange(N) < 9, -0.1, 2.0), "lower", "unclear"),  # the mean is not the majority
+        (np.r_[np.full(N - 1, 0.1), -3.0], "higher", "unclear"),  # an outlier turns the mean
+    ],
+)
+def test_a_verdict_agrees_with_its_test_and_with_the_majority(
+    change: NDArray[np.float64], direction: str, verdict: str
+) -> None:
+    metric = judged("sparseness", ("lrp",), {})
+    column = score_drift._Column(metric, "lrp", "sparseness", direction)
+    before = np.linspace(0, 1, N)
+    every = {"all": np.ones(N, bool), "class:1": np.arange(N) % 3 == 1}
+    rows = [*column.drift(before, before + change, every, (every["all"], every["all"]))]
+    found = score_drift._adjusted(rows)
+    assert [row.verdict for row in found] == [verdict, "unknown"]
+
+
+def test_verdicts_are_of_all_explainers_together() -> None:
+    metric = judged("sparseness", ("lrp",), {})
+    before, every = np.linspace(0, 1, N), {"all": np.ones(N, bool)}
+    change = np.r_[np.full(9, -0.1), 0.05, 0.06, 0.07] + 0.001 * np.arange(N)
+    rows = [
+        row
+        for name in "abcdefghi"
+        for row in score_drift._Column(metric, name, "sparseness", "higher").drift(
+            before, before + change, every, (every["all"], every["all"])
+        )
+    ]
+    assert rows[0].high < 0
+    assert rows[0].p < 0.05 < len(rows) * rows[0].p
+    assert {row.verdict for row in score_drift._adjusted(rows)} == {"unclear"}
+    assert score_drift._adjusted(rows[:1])[0].verdict == "worse"
 
 
 def test_samples_are_paired_by_their_ids_whatever_order_and_shards(tmp_path: Path) -> None:

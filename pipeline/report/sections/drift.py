@@ -68,9 +68,9 @@ of them are predicted differently now.
 {% endfor %}
 </tbody></table></div>
 <p class="note">Mean change over the samples that have the score in both runs, ± half of its 95 %
-interval (Student's t, paired); better or worse where that interval excludes zero. p is of
-Wilcoxon's signed rank test, adjusted by Holm over explainers; the effect is Cliff's delta. ↓ and ↑
-say which end is better.</p>
+interval (Student's t, paired). p is of Wilcoxon's signed rank test, adjusted by Holm over
+explainers; better or worse where it is below .05 and neither the mean nor the majority of samples
+says the opposite. The effect is Cliff's delta. ↓ and ↑ say which end is better.</p>
 {% endif %}
 {% if maps %}
 <h3>Maps</h3>
