@@ -6,6 +6,7 @@ import contextlib
 import sys
 import warnings
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -77,6 +78,15 @@ def test_what_cannot_be_scored_by_sample_is_refused_with_the_reason(metric: str)
 def test_our_own_metrics_that_are_named_instead_exist() -> None:
     names = {row["name"] for row in available()}
     assert {native for _, native in REFUSED.values() if native} <= names
+
+
+def test_the_documentation_lists_which_metrics_have_no_mode_of_quantus() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "quantus.md").read_text(encoding="utf-8")
+    table = text.partition("have no field `compat`")[2].partition("## ")[0]
+    rows = [line.split("|")[1] for line in table.splitlines() if line.startswith("| `")]
+    listed = {name for row in rows for name in row.replace("`", " ").split()}
+    without = {row["name"] for row in available() if "compat" not in row["parameters"]}
+    assert listed == without - {"quantus"}
 
 
 def test_without_quantus_metrics_are_listed_and_the_extra_is_named(
