@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import json
 import time
@@ -14,12 +15,15 @@ from typing import TYPE_CHECKING, Any
 from explainers import Target
 from pipeline import aggregate, comparisons
 from pipeline.aggregate import Judged
+from pipeline.data import open_source
 from pipeline.entries import check_chosen, graph_scans
 from pipeline.errors import ConfigError
 from pipeline.events import StageFinished
+from pipeline.fit import check_metric
 from pipeline.gates import absolute
 from pipeline.gates.verdict import BROKEN, tally
 from pipeline.metrics import build
+from pipeline.networks import network_of
 from pipeline.plan import EXPLAIN
 from pipeline.scorable import GRAPH, in_words, misfit, scored, unscored
 from pipeline.scorer import EvaluateTask
@@ -31,6 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from contextlib import AbstractContextManager
 
+    from explainers import Network
     from pipeline.aggregate import Aggregate
     from pipeline.comparisons import Comparison
     from pipeline.events import Callback
@@ -109,6 +114,8 @@ def evaluate(
     ------
     ConfigError
         If a metric or a parameter is unknown, or cannot be served here.
+    PlanError
+        If a parameter does not fit the samples, the network or a target.
     RunConflictError
         If somebody else works on the run.
     """
@@ -118,6 +125,8 @@ def evaluate(
     analyses = spectra.chosen(opened, spray if metrics is None else spray or {})
     done = _explained(opened)
     with _session(opened, engine, session, callbacks, take_over) as current:
+        # a run's own metrics were checked when it was planned; workers here share the network
+        _network = _fitting(opened, chosen, done) if session is None else None
         n_before = len(current.quarantined)
         n_scored = sum(_map(opened, name, chosen[name], done, current) for name in chosen)
         clusters = spectra.analyse_run(opened, analyses, done, current)
@@ -208,11 +217,38 @@ def _check_served(run: Run, name: str, metric: Metric) -> None:
         )
 
 
-def _explained(run: Run) -> tuple[Shard, ...]:
-    """Return the shards in which every explainer's maps are committed."""
-    passes = {EXPLAIN, *(run.pass_of(name) for name in run.maps)}
-    done = [set(run.entries(pass_name)) for pass_name in passes]
-    return tuple(shard for shard in run.plan.shards if all(shard.index in each for each in done))
+def _fitting(
+    run: Run, chosen: Mapping[str, dict[str, Any]], shards: Sequence[Shard]
+) -> Network | None:
+    """Refuse metrics that cannot score what they have not yet; return the network, if any needs it.
+
+    Nothing is read where nothing is to be done.
+    """
+    metrics = {
+        name: build(name, settings)
+        for name, settings in chosen.items()
+        if _has_work(run, _judge(run, name, settings), shards)
+    }
+    network = None
+    if any("network" in metric.requires for metric in metrics.values()):
+        source = open_source(run.config.data, run.config.base)
+        network = network_of(run.config, run.plan, source, run.manifest)
+    targets = [Target.parse(spec) for spec in run.plan.targets]
+    for name, metric in metrics.items():
+        where = functools.partial(_place, name)
+        check_metric(metric, chosen[name], where, network, run.plan.form, targets)
+    return network
+
+
+def _place(name: str, *keys: str | int) -> str:
+    """Return where a metric's setting is, for messages: it need not be in a file."""
+    return f"metric {name!r}" + (f", {'.'.join(map(str, keys))}" if keys else "")
+
+
+def _has_work(run: Run, judged: Judged, shards: Sequence[Shard]) -> bool:
+    entries = run.ledger.entries(f"{EVALUATE}{judged.name}")
+    done = {index for index, entry in entries.items() if entry.digest == judged.digest}
+    return bool(judged.explainers) and any(shard.index not in done for shard in shards)
 
 
 def _map(

@@ -14,7 +14,6 @@ import torch
 from explainers import Samples, Target, Trace
 from explainers.causal.graphs import graphs_of
 from pipeline.data import open_source, read_batch, read_masks
-from pipeline.fit import check_metric
 from pipeline.inputs import to_model
 from pipeline.ledger import Entry, Ledger
 from pipeline.lengths import batches, without_filling
@@ -85,16 +84,8 @@ class EvaluateWorker:
         self._metric: Metric = build(task.name, task.settings)
         self._writer = Writer()
         self._targets = [Target.parse(spec) for spec in self._run.plan.targets]
-        # now, so that what cannot be loaded or scored refuses before a shard is charged with it
+        # now, so that a model that cannot be loaded refuses before a shard is charged with it
         self._network = self._read_network() if self._needs("network") else None
-        check_metric(
-            self._metric,
-            task.settings,
-            lambda *_keys: f"metric {task.name!r}",
-            self._network,
-            self._run.plan.form,
-            self._targets,
-        )
 
     def __call__(self, item: WorkItem) -> Outcome | Future[Outcome]:
         """Score one shard; it is written and committed while the next one is scored."""

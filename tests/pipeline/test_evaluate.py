@@ -89,6 +89,16 @@ def test_only_shards_that_are_lost_are_scored_again_and_alike(run: Run) -> None:
         np.testing.assert_array_equal(values, before[column])
 
 
+def test_parameters_that_do_not_fit_are_refused_and_scores_kept(run: Run) -> None:
+    evaluate(run, ["pixel_flipping"])
+    before = run.ledger.entries("evaluate.pixel_flipping")
+    given = {"pixel_flipping": {"baseline": "white"}, "infidelity": {"square": 40}}
+    with pytest.raises(PlanError, match="metric 'infidelity', square: got squares of 40 pixels"):
+        evaluate(run, given)
+    assert run.ledger.entries("evaluate.pixel_flipping") == before
+    assert [metric.name for metric in aggregate.judged(run)] == ["pixel_flipping"]
+
+
 def test_other_parameters_replace_the_scores(run: Run) -> None:
     evaluate(run)
     assert evaluate(run, {"pixel_flipping": {"n_steps": 3}}).n_scored == 3

@@ -477,6 +477,14 @@ def test_labels_and_masks_that_are_required_must_be_there(folder: Path) -> None:
     assert "the metric 'pointing' needs masks, but none of the 20 samples has one" in said
 
 
+def test_a_metric_that_cannot_score_the_samples_is_refused(folder: Path) -> None:
+    (folder / "run.yaml").write_text(f"{RUN}metrics:\n  infidelity: {{square: 9}}\n")
+    said = refused(folder)
+    assert "run.yaml:11 metrics.infidelity.square: got squares of 9 pixels" in said
+    said = refused(folder, "metrics={mprt: {layers: ['nope*']}}")
+    assert "metrics.mprt.layers.0: no layer" in said
+
+
 def test_automatic_sizes_are_fixed_in_the_plan(folder: Path) -> None:
     found = plan(
         folder, "data.params={n: 1000}", "engine.batch_size=auto", "output.shard_size=auto"
