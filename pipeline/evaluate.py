@@ -251,6 +251,13 @@ def _has_work(run: Run, judged: Judged, shards: Sequence[Shard]) -> bool:
     return bool(judged.explainers) and any(shard.index not in done for shard in shards)
 
 
+def _explained(run: Run) -> tuple[Shard, ...]:
+    """Return the shards in which every explainer's maps are committed."""
+    passes = {EXPLAIN, *(run.pass_of(name) for name in run.maps)}
+    done = [set(run.entries(pass_name)) for pass_name in passes]
+    return tuple(shard for shard in run.plan.shards if all(shard.index in each for each in done))
+
+
 def _map(
     run: Run, name: str, settings: dict[str, Any], shards: Iterable[Shard], session: Session
 ) -> int:
