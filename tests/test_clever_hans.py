@@ -59,7 +59,7 @@ def analysed(name: str, digits: Digits) -> Analysis:
     said = network(images).argmax(dim=1)
     maps = explainers.explain(network, "lrp", images, composite="epsilon_plus_flat")
     found = spray(maps, said, Spray(views=("class",), n_checked=100))
-    return confirm(found, network, images, said, digits.labels[:N])
+    return confirm(found, network, images, digits.labels[:N])
 
 
 @pytest.mark.slow

@@ -86,6 +86,10 @@ def spray(maps: Any, classes: Any = None, parameters: Spray | None = None) -> An
             f"got maps of shape {values.shape}, expected (samples, channel, height, width), "
             "(samples, height, width) or (samples, values)"
         )
+    if not values.size:
+        raise ValueError(
+            f"got maps of shape {values.shape}, expected at least one value of one map"
+        )
     known = np.zeros(len(values), np.int64) if classes is None else np.asarray(classes, np.int64)
     if known.shape != values.shape[:1]:
         raise ValueError(f"got classes of shape {known.shape}, expected {values.shape[:1]}")

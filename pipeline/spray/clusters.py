@@ -16,13 +16,18 @@ if TYPE_CHECKING:
 
 STARTS = 10
 """Of k-means; the best one counts."""
+NO_GAP = 1e-9
+"""Steps between eigenvalues up to which rounding alone may make them."""
 
 
 def evidence(eigenvalues: NDArray[Any], spray: Spray) -> tuple[int, float, int]:
     """Return the zeros beyond the first, the largest gap, and how many clusters they tell.
 
-    There are as many clusters as zeros, where there is more than one; else as many as there are
-    eigenvalues before the largest gap, from two on.
+    Where no eigenvalue beyond the first is about zero, there are as many clusters as eigenvalues
+    before the largest gap, from two on. Where some are, there are at least as many as zeros, and
+    more where the largest step comes later: several strategies may hang together by a few maps.
+    Steps are ratios then, as parts that fall asunder have spectra of their own, whose gaps are as
+    large as those between parts. Where nothing tells maps apart, as all are the same, there is one.
     """
     n_zero = int((eigenvalues[1:] < spray.zero).sum())
     gaps = np.diff(eigenvalues)[1 : spray.max_clusters]
@@ -30,9 +35,12 @@ def evidence(eigenvalues: NDArray[Any], spray: Spray) -> tuple[int, float, int]:
     if spray.n_clusters is not None:
         count = spray.n_clusters
     elif n_zero:
-        count = min(1 + n_zero, spray.max_clusters)
+        least = np.maximum(eigenvalues, 2 * spray.zero)
+        ratios = (least[1:] / least[:-1])[n_zero : spray.max_clusters]
+        further = int(ratios.argmax()) if len(ratios) else 0
+        count = min(1 + n_zero + further, spray.max_clusters)
     else:
-        count = 2 + int(gaps.argmax()) if len(gaps) else 1
+        count = 2 + int(gaps.argmax()) if gap > NO_GAP else 1
     return n_zero, gap, min(count, len(eigenvalues))
 
 

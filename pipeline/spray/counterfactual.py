@@ -46,7 +46,6 @@ def confirm(
     analysis: Analysis,
     model: nn.Module | Network,
     inputs: Tensor,
-    classes: Tensor | NDArray[Any] | None = None,
     labels: Tensor | NDArray[Any] | None = None,
 ) -> Analysis:
     """Return the analysis of maps in memory with its clusters checked.
@@ -59,19 +58,13 @@ def confirm(
         The network.
     inputs
         ``(samples, channel, height, width)`` or ``(samples, values)``.
-    classes
-        As they were given to `spray`; what the network says if not given.
     labels
         The truth, if it is known: samples of the class are then not taken for those of others.
     """
     network = model if isinstance(model, Network) else Network(model, inputs[:2])
     parts = [network(inputs[rows]) for rows in _cut(np.arange(len(inputs)), N_ROWS)]
     said = torch.cat(parts).argmax(dim=1).cpu().numpy()
-    known = Facts(
-        said if classes is None else np.asarray(classes),
-        said,
-        np.full(len(said), -1) if labels is None else np.asarray(labels),
-    )
+    known = Facts(said, np.full(len(said), -1) if labels is None else np.asarray(labels))
 
     def read(samples: Sequence[int]) -> NDArray[Any]:
         return inputs[list(samples)].cpu().numpy()

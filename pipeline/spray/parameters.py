@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import functools
+import importlib.util
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from explainers.registry import suggest
 from pipeline import parameters
@@ -15,16 +16,20 @@ if TYPE_CHECKING:
 
     from pipeline.config import RunConfig
 
+Scope = Literal["class", "global"]
+By = Literal["target", "prediction", "label"]
+Sign = Literal["absolute", "positive", "signed"]
+
 
 @dataclass(frozen=True)
 class Spray:
     """Spectral relevance analysis of one explainer's maps (Lapuschkin et al. 2019)."""
 
-    views: tuple[Literal["class", "global"], ...] = ("class", "global")
+    views: tuple[Scope, ...] = ("class", "global")
     """Whether the maps of each class are analysed by themselves, all of them together, or both."""
-    by: Literal["target", "prediction", "label"] = "target"
+    by: By = "target"
     """What the class of a sample is: what was explained, what the network says, or the truth."""
-    sign: Literal["absolute", "positive", "signed"] = "absolute"
+    sign: Sign = "absolute"
     """What is kept of relevance once it is summed over channels."""
     grid: int | None = 16
     """Maps are summed over square cells, the least ones of which so many cover the longer side;
@@ -42,7 +47,7 @@ class Spray:
     zero: float = 0.01
     """Eigenvalues below it count as zero: parts of the graph that hardly hang together."""
     min_samples: int = 50
-    """Classes with fewer maps are left out."""
+    """Classes with fewer maps are left out; of two maps there is nothing to tell."""
     max_samples: int = 50_000
     """Of a view with more maps so many are drawn: time grows with the square."""
     n_medoids: int = 5
@@ -66,8 +71,14 @@ class Spray:
             value = getattr(self, name)
             if not 0 < value <= 1:
                 raise ValueError(f"got {name} {value!r}, expected a share above 0 and at most 1")
-        if not self.views or len(set(self.views)) < len(self.views):
+        is_known = set(self.views) <= set(get_args(Scope))
+        if not is_known or not self.views or len(set(self.views)) < len(self.views):
             raise ValueError(f"got views {self.views!r}, expected class, global or both, once each")
+        for name, known in (("by", get_args(By)), ("sign", get_args(Sign))):
+            if getattr(self, name) not in known:
+                raise ValueError(
+                    f"got {name} {getattr(self, name)!r}, expected one of {', '.join(known)}"
+                )
         if self.n_eigenvalues <= max(self.max_clusters, self.n_clusters or 0):
             raise ValueError(
                 f"got n_eigenvalues {self.n_eigenvalues!r}, expected more than max_clusters and "
@@ -85,6 +96,7 @@ class Spray:
             "n_neighbors": 1,
             "n_clusters": 1,
             "max_clusters": 2,
+            "min_samples": 3,
             "max_samples": self.min_samples,
             "n_medoids": 1,
             "n_checked": 0,
@@ -109,10 +121,14 @@ def build(config: RunConfig, asked: Mapping[str, Any] | None = None) -> dict[str
     Raises
     ------
     ConfigError
-        If there is no such explainer, or a parameter is unknown or out of range.
+        If there is no such explainer, a parameter is unknown or out of range, or scikit-learn is
+        not installed.
     """
     found = {}
-    for name, values in (config.spray if asked is None else asked).items():
+    given = config.spray if asked is None else asked
+    if given and importlib.util.find_spec("sklearn") is None:
+        raise missing_library()
+    for name, values in given.items():
         if name not in config.explainers:
             raise ConfigError(
                 f"{config.where('spray', name)}: the run has no explainer {name!r}; "
@@ -122,3 +138,11 @@ def build(config: RunConfig, asked: Mapping[str, Any] | None = None) -> dict[str
         where = functools.partial(config.where, "spray", name)
         found[name] = parameters.build(Spray, values, where)
     return found
+
+
+def missing_library() -> ConfigError:
+    """Return the error of a spectral analysis without scikit-learn."""
+    return ConfigError(
+        "the spectral analysis of maps needs scikit-learn, which is not installed",
+        fix='pip install "xpipe-xai[spray]"',
+    )

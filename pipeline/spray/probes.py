@@ -30,7 +30,6 @@ put on the same samples from outside the cluster."""
 class Facts:
     """What is known of every sample of the data set, int64 ``(samples,)``, -1 if it is not."""
 
-    classes: NDArray[Any]
     predictions: NDArray[Any]
     labels: NDArray[Any]
 
@@ -128,8 +127,8 @@ def _chosen(
     says = facts.predictions[view.samples] == target
     is_member = view.labels == cluster.label
     known = facts.predictions >= 0
-    is_other = known & (facts.predictions != target)
-    is_other &= (facts.labels != target) & (facts.classes != target)
+    # not by what was explained: where that is one class for all, there were no others
+    is_other = known & (facts.predictions != target) & (facts.labels != target)
     generator = np.random.default_rng((parameters["seed"], target, cluster.label))
     candidates = (
         view.samples[says & is_member],

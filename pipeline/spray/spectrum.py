@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pipeline.errors import ConfigError
+from pipeline.spray.parameters import missing_library
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -114,11 +114,3 @@ def _united(
         sign = np.sign(vector[np.abs(vector).argmax()])
         whole[rows_of[number], place] = sign * vector
     return np.array([value for value, *_ in chosen]), whole
-
-
-def missing_library() -> ConfigError:
-    """Return the error of a spectral analysis without scikit-learn."""
-    return ConfigError(
-        "the spectral analysis of maps needs scikit-learn, which is not installed",
-        fix='pip install "xpipe-xai[spray]"',
-    )

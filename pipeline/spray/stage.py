@@ -36,30 +36,11 @@ if TYPE_CHECKING:
     from pipeline.plan import MapSpec
     from pipeline.session import Session
     from pipeline.shards import Shard
-    from pipeline.spray.result import Analysis, Cluster, View
+    from pipeline.spray.result import Analysis
     from pipeline.store import Run
     from pipeline.task import Task
 
 PICTURE = ("height", "width")
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One cluster of one class, in a row."""
-
-    explainer: str
-    view: str
-    cluster: int
-    size: int
-    share: float
-    tau: float
-    """Of the view."""
-    second_eigenvalue: float
-    """Of the view; about 0 where the maps of the class fall apart."""
-    verdict: str
-    flip_rate: float
-    """NaN where nothing was checked."""
-    control_rate: float
 
 
 def chosen(
@@ -92,7 +73,7 @@ def chosen(
 
 def analyse_run(
     run: Run, asked: Mapping[str, Spray], shards: Sequence[Shard], session: Session
-) -> tuple[Finding, ...]:
+) -> tuple[Analysis, ...]:
     """Analyse maps of a run; what is there already is kept.
 
     Parameters
@@ -108,35 +89,12 @@ def analyse_run(
 
     Returns
     -------
-    tuple of Finding
-        Clusters of classes, the most suspicious class of each explainer first.
+    tuple of Analysis
+        Those that are done.
     """
-    rows: list[Finding] = []
-    for name, spray in asked.items():
-        analysis = _Stage(run, name, spray, tuple(shards), session).run()
-        rows += [] if analysis is None else findings(analysis)
-    return tuple(rows)
-
-
-def findings(analysis: Analysis) -> list[Finding]:
-    """Return the clusters of classes, the most suspicious class first."""
-    return [_finding(analysis, view, each) for view in analysis.ranked for each in view.clusters]
-
-
-def _finding(analysis: Analysis, view: View, cluster: Cluster) -> Finding:
-    outcome = cluster.counterfactual
-    return Finding(
-        explainer=analysis.explainer,
-        view=view.name,
-        cluster=cluster.label,
-        size=cluster.size,
-        share=cluster.share,
-        tau=view.tau,
-        second_eigenvalue=float(view.eigenvalues[1]),
-        verdict=cluster.verdict,
-        flip_rate=float("nan") if outcome is None else outcome.flip_rate,
-        control_rate=float("nan") if outcome is None else outcome.control_rate,
-    )
+    stages = (_Stage(run, name, spray, tuple(shards), session) for name, spray in asked.items())
+    made = (stage.run() for stage in stages)
+    return tuple(analysis for analysis in made if analysis is not None)
 
 
 def _check(run: Run, name: str, spray: Spray) -> None:
@@ -175,7 +133,7 @@ class _Stage:
         pool = self._pool()
         if self.session.is_stopping or not pool:
             return None
-        facts = (self._facts.classes, self._facts.predictions, self._facts.labels)
+        facts = (self._classes, self._facts.predictions, self._facts.labels)
         known = hashlib.sha256(b"".join(part.tobytes() for part in facts)).hexdigest()
         basis = _digest("clusters", basis_of(pool), asdict(self.spray), known)
         if self._said("result") and self._said("clusters") == basis:
@@ -290,7 +248,7 @@ class _Stage:
             samples=np.concatenate(samples),
             n_undefined=int(sum((~each).sum() for each in defined)),
         )
-        return analyse(maps, self._facts.classes, self.spray, self.name)
+        return analyse(maps, self._classes, self.spray, self.name)
 
     def _shards_of(self, pool: Mapping[int, Entry]) -> list[Shard]:
         return [shard for shard in self.shards if shard.index in pool]
@@ -305,11 +263,16 @@ class _Stage:
         label, prediction = np.full(n, -1), np.full(n, -1)
         known = run.samples().select(["index", "label", "prediction"]).to_pydict()
         label[known["index"]], prediction[known["index"]] = known["label"], known["prediction"]
-        classes = {"label": label, "prediction": prediction}
-        if self.spray.by not in classes:
-            target = np.asarray(run.array("", "target").values)
-            classes["target"] = target.reshape(n, -1)[:, 0].astype(np.int64)
-        return Facts(classes[self.spray.by], prediction, label)
+        return Facts(prediction, label)
+
+    @cached_property
+    def _classes(self) -> NDArray[Any]:
+        """Return the class of every sample, int64; -1 where a shard is not done."""
+        known = {"label": self._facts.labels, "prediction": self._facts.predictions}
+        if self.spray.by in known:
+            return known[self.spray.by]
+        target = np.asarray(self.explained.array("", "target").values)
+        return np.asarray(target.reshape(len(target), -1)[:, 0], np.int64)
 
     def _probes(self, analysis: Analysis) -> Iterator[Probe]:
         """Yield what is to be checked; nothing where inputs have no positions as maps have."""

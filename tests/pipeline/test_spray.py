@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,10 +13,12 @@ from scipy.sparse import block_diag, csr_matrix
 
 from pipeline import parameters
 from pipeline.errors import ConfigError, StoreError
-from pipeline.spray import Analysis, Cluster, Counterfactual, Spray, View, stored
+from pipeline.spray import Analysis, Cluster, Counterfactual, Spray, View, spray, stored
 from pipeline.spray.clusters import evidence, gini, hot_region
 from pipeline.spray.counterfactual import judged, outcomes
+from pipeline.spray.findings import left_out
 from pipeline.spray.moments import EXACT, Factors, Moments, projected
+from pipeline.spray.parameters import build
 from pipeline.spray.pooling import grid_of, pooled
 from pipeline.spray.probes import Facts, Probe, probes
 from pipeline.spray.regions import imputation, positions
@@ -106,11 +110,22 @@ def test_the_spectrum_is_that_of_the_whole_laplacian() -> None:
 
 
 def test_clusters_are_as_many_as_zeros_or_as_the_gap_tells() -> None:
-    spray = Spray(max_clusters=4)
-    assert evidence(np.array([0, 0.001, 0.3, 0.4, 0.5, 0.6]), spray) == (1, pytest.approx(0.299), 2)
-    assert evidence(np.array([0, 0.1, 0.12, 0.4, 0.5, 0.9]), spray) == (0, pytest.approx(0.28), 3)
-    assert evidence(np.zeros(6), spray)[2] == 4
+    few = Spray(max_clusters=4)
+    assert evidence(np.array([0, 0.001, 0.3, 0.4, 0.5, 0.6]), few) == (1, pytest.approx(0.299), 2)
+    assert evidence(np.array([0, 0.1, 0.12, 0.4, 0.5, 0.9]), few) == (0, pytest.approx(0.28), 3)
+    assert evidence(np.zeros(6), few)[2] == 4
+    # maps that are all the same: the step from the first is no gap
+    assert evidence(np.array([0, 1, 1, 1, 1, 1.0]), few)[2] == 1
     assert evidence(np.zeros(6), Spray(n_clusters=5))[2] == 5
+
+
+def test_strategies_that_hang_together_by_a_few_maps_are_told_apart_too() -> None:
+    four_tags = np.array([0, 0.0041, 0.0265, 0.0424, 0.1005, 0.1122, 0.1394, 0.19])
+    n_zero, _, count = evidence(four_tags, Spray())
+    assert (n_zero, count) == (1, 4)
+    # of one tag, parts that fall asunder keep what is within them together
+    one_tag = np.array([0, 0, 0.0577, 0.0771, 0.1206, 0.1511, 0.2122, 0.2167])
+    assert evidence(one_tag, Spray())[2] == 2
 
 
 def test_the_hot_region_is_the_least_that_holds_the_share() -> None:
@@ -192,7 +207,7 @@ def an_analysis(**changed: Any) -> Analysis:
 def corner_probes(**changed: Any) -> tuple[Analysis, list[Probe], torch.Tensor]:
     pictures, said = corner_pictures()
     # the four that say another class although they belong to the view are neither in nor out
-    facts = Facts(np.array([1] * 8 + [2] * 4), said, np.full(12, -1))
+    facts = Facts(said, np.array([1] * 8 + [2] * 4))
     analysis = an_analysis(**changed)
 
     def read(samples: Any) -> np.ndarray:
@@ -216,6 +231,18 @@ def test_a_region_that_decides_alone_is_a_clever_hans_and_the_other_is_not() -> 
     assert outcome.erase_drop_inside > 0.9
     assert np.isnan(outcome.erase_drop_outside)
     assert judged(an_analysis(flip_rate=0.6), checks, found).clever_hans == ()
+
+
+def test_of_one_target_for_all_others_are_told_by_what_the_network_says_and_by_the_truth() -> None:
+    pictures, said = corner_pictures()
+    analysis = an_analysis()
+    view = analysis.views["class:1"]
+    every = {"n": 12, "samples": np.arange(12), "labels": np.array([0] * 4 + [1] * 8, np.int32)}
+    analysis.views["class:1"] = View(**{**vars(view), **every})
+    facts = Facts(said, np.array([1] * 5 + [2] * 7))
+    (check, _) = probes(analysis, facts, (4, 4), lambda rows: pictures[list(rows)].numpy())
+    assert set(check.others) <= set(range(5, 12))
+    assert len(check.others) == 5
 
 
 def test_outcomes_depend_neither_on_shards_nor_on_batches() -> None:
@@ -247,7 +274,7 @@ def test_a_cluster_cut_in_two_is_no_control_of_itself() -> None:
     clusters = (*view.clusters, a_cluster(2, (2,), hot))
     analysis.views["class:1"] = View(**{**vars(view), "clusters": clusters})
     pictures, said = corner_pictures()
-    facts = Facts(np.array([1] * 8 + [2] * 4), said, np.full(12, -1))
+    facts = Facts(said, np.array([1] * 8 + [2] * 4))
     checks = list(probes(analysis, facts, (4, 4), lambda rows: pictures[list(rows)].numpy()))
     assert [check.controls.max() for check in checks if check.label != 1] == [0.0, 0.0]
 
@@ -284,8 +311,41 @@ def test_what_is_stored_is_what_was_found(tmp_path: Path) -> None:
         ({"n_clusters": 16}, "expected more than max_clusters and n_clusters"),
         ({"min_samples": 10}, "expected more than n_neighbors"),
         ({"by": "cluster"}, "target"),
+        ({"min_samples": 2, "n_neighbors": 1}, "got min_samples 2, expected at least 3"),
     ],
 )
 def test_parameters_that_make_no_sense_are_refused(given: dict[str, Any], said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         parameters.build(Spray, given, "spray.lrp")
+
+
+@pytest.mark.parametrize("given", [{"sign": "foo"}, {"by": "nope"}, {"views": ("class", "all")}])
+def test_python_refuses_words_that_run_files_refuse(given: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="expected"):
+        Spray(**given)
+
+
+def test_no_maps_are_refused() -> None:
+    with pytest.raises(ValueError, match="at least one value of one map"):
+        spray(np.zeros((0, 1, 12, 12)))
+
+
+def test_a_plan_asks_for_the_library_that_the_analysis_needs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    config: Any = None
+    with pytest.raises(ConfigError, match="needs scikit-learn"):
+        build(config, {"lrp": {}})
+    assert build(config, {}) == {}
+
+
+def test_classes_that_are_left_out_are_named() -> None:
+    analysis = replace(an_analysis(min_samples=3), explainer="lrp")
+    assert list(left_out(analysis)) == [
+        "Not analysed, as they have fewer than 3 maps (min_samples): classes 3 (2)."
+    ]
+    assert list(left_out(replace(analysis, views={}))) == [
+        "No class was analysed, as all have fewer than 3 maps (min_samples): 3 (2)."
+    ]
+    assert list(left_out(replace(analysis, skipped={}))) == []
