@@ -14,10 +14,11 @@ from pipeline import paths
 from pipeline.errors import XpipeError
 from pipeline.metrics import Metric, build
 from pipeline.plan import suffix
-from pipeline.statistics.shares import wilson
 from pipeline.statistics.summaries import (
     Summary,
     macro,
+    macro_of_shares,
+    of_shares,
     stacked,
     student_t,
     summarise,
@@ -90,6 +91,17 @@ class Judged:
         except (LookupError, XpipeError):
             return None
 
+    def direction_of(self, column: str, shape: tuple[int, ...]) -> str:
+        """Return which end of a column is better for samples of this shape; empty if unknown.
+
+        Columns of further targets end in their number.
+        """
+        name = column.removesuffix(_ending(column))
+        if name == self.headline:
+            return self.direction
+        built = self.metric()
+        return "" if built is None else built.direction_of(name, tuple(shape))
+
     def write(self, folder: paths.Folder) -> None:
         """Write it beside the scores."""
         text = json.dumps(asdict(self), indent=2, sort_keys=True)
@@ -117,12 +129,13 @@ class Aggregate:
     std: float
     """Of the sample (n - 1)."""
     low: float
-    """Lower end of the 95 % confidence interval of the mean: Student's t, Wilson's for columns of
-    zeros and ones."""
+    """Lower end of the 95 % confidence interval of the mean: Student's t, Wilson's for shares of
+    hits."""
     high: float
     """Upper end."""
     median: float
     direction: str
+    """Which end of the column is better; empty where neither is."""
     space: str
 
 
@@ -195,6 +208,7 @@ class Block:
     metric: Judged
     explainer: str
     column: str
+    direction: str
     is_curve: bool
     groups: tuple[str, ...]
     summary: Summary
@@ -208,7 +222,7 @@ class Block:
             "metric": self.metric.name,
             "explainer": self.explainer,
             "column": self.column,
-            "direction": self.metric.direction,
+            "direction": self.direction,
             "space": self.metric.space,
         }
         known = {name: [value] * (n_groups * n_steps) for name, value in of_metric.items()}
@@ -284,42 +298,38 @@ def blocks(run: Run, metric: Judged, groups: Groups, only: str = "") -> Iterator
     only
         The one column that is asked for; all of them if empty.
     """
-    built = metric.metric()
+    built, shape = metric.metric(), run.plan.input_shape
+    shares = frozenset() if built is None else built.shares
     for explainer in metric.explainers:
         columns = run.scores(metric.name, explainer)
         across: list[Block] = []
         if built is not None and type(built).across is not Metric.across:
-            across = list(_across(metric, built, explainer, columns, groups, only))
+            across = list(_across(metric, built, explainer, columns, groups, only, shape))
         # a column that has no value for one sample stands for what is said of groups
         said = {block.column for block in across}
         for column, values in columns.items():
             if only in ("", column) and column not in said:
-                names, summary = _summarised(np.asarray(values), groups)
-                yield Block(metric, explainer, column, values.ndim > 1, names, summary)
+                is_share = column.removesuffix(_ending(column)) in shares
+                names, summary = _summarised(np.asarray(values), groups, is_share=is_share)
+                side = metric.direction_of(column, shape)
+                yield Block(metric, explainer, column, side, values.ndim > 1, names, summary)
         yield from across
 
 
-def _summarised(values: NDArray[Any], groups: Groups) -> tuple[tuple[str, ...], Summary]:
+def _summarised(
+    values: NDArray[Any], groups: Groups, *, is_share: bool
+) -> tuple[tuple[str, ...], Summary]:
     """Return the groups and what is said of each, the mean of classes last."""
     steps = values.reshape(len(values), -1)  # (samples, steps)
     names = (*groups.named, *groups.class_names)
     parts = [summarise(steps[rows]) for rows in groups.named.values()]
     if len(groups.starts):
-        classes = summarise_groups(steps[groups.by_class], groups.starts)
-        parts.append(classes)
-    found = stacked(parts)
-    if _is_hits(steps):
-        low, high = wilson(np.rint(found.mean * found.n), found.n)
-        found = Summary(**{**vars(found), "low": low, "high": high})
-    if len(groups.starts):
-        return (*names, MACRO), stacked([found, macro(classes)])
-    return names, found
-
-
-def _is_hits(values: NDArray[Any]) -> bool:
-    """Whether a column holds zeros and ones, and its means are shares."""
-    known = values[~np.isnan(values)]
-    return bool(len(known)) and bool(np.isin(known, (0, 1)).all())
+        parts.append(summarise_groups(steps[groups.by_class], groups.starts))
+    parts = [of_shares(each) for each in parts] if is_share else parts
+    if not len(groups.starts):
+        return names, stacked(parts)
+    whole = macro_of_shares(parts[-1]) if is_share else macro(parts[-1])
+    return (*names, MACRO), stacked([*parts, whole])
 
 
 def _across(
@@ -329,6 +339,7 @@ def _across(
     columns: Mapping[str, NDArray[Any]],
     groups: Groups,
     only: str,
+    shape: tuple[int, ...],
 ) -> Iterator[Block]:
     """Yield what a metric says of groups of samples and not of one."""
     for ending in dict.fromkeys(map(_ending, columns)):
@@ -345,13 +356,14 @@ def _across(
                 found.setdefault(name + ending, []).append((group, statistic, known[rows]))
         for name, said in found.items():
             if only in ("", name):
-                yield _block(metric, explainer, name, said)
+                yield _block(metric, explainer, name, metric.direction_of(name, shape), said)
 
 
 def _block(
     metric: Judged,
     explainer: str,
     column: str,
+    side: str,
     said: list[tuple[str, Statistic, NDArray[np.bool_]]],
 ) -> Block:
     names = tuple(group for group, _, _ in said)
@@ -363,7 +375,7 @@ def _block(
     size = np.array([[len(known)] for _, _, known in said])
     unknown = np.full(value.shape, np.nan)
     summary = Summary(n, size - n, value, unknown, low, high, unknown)
-    return Block(metric, explainer, column, np.ndim(said[0][1].value) > 0, names, summary)
+    return Block(metric, explainer, column, side, np.ndim(said[0][1].value) > 0, names, summary)
 
 
 def _ending(column: str) -> str:

@@ -10,7 +10,7 @@ import numpy as np
 from pipeline.compare.comparing import opened
 from pipeline.compare.map_drift import rows_of
 from pipeline.compare.pairing import pair
-from pipeline.compare.score_drift import Scores, direction, interval
+from pipeline.compare.score_drift import Scores, interval
 from pipeline.errors import ConfigError
 from pipeline.gates import grammar
 from pipeline.gates.absolute import explainers
@@ -97,7 +97,7 @@ def of_scores(
     """
     wanted = _explainers(gate, old, config)
     column = gate.column or new.headline
-    side = gate.direction or direction(new, column, shape)
+    side = gate.direction or new.direction_of(column, shape)
     found: list[Verdict] = []
     for explainer in wanted:
         if explainer not in new.explainers:

@@ -13,6 +13,8 @@ from pipeline.metrics import removal
 from pipeline.metrics.metric import Case, Direction, Metric, register
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from torch import Tensor
 
     from explainers.network import Network
@@ -50,6 +52,8 @@ class Completeness(Metric):
     family: ClassVar[str] = "axioms"
     headline: ClassVar[str] = "relative_residual"
     requires: ClassVar[frozenset[str]] = frozenset({"network"})
+    shares: ClassVar[frozenset[str]] = frozenset({"is_complete"})
+    directions: ClassVar[Mapping[str, Direction]] = {"is_complete": "higher"}
 
     def __post_init__(self) -> None:
         """Refuse baselines that are not known here, and tolerances out of range."""

@@ -10,6 +10,8 @@ import torch
 from pipeline.metrics.metric import Direction, Metric, register
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from torch import Tensor
 
     from pipeline.metrics.metric import Case
@@ -124,6 +126,7 @@ class EffectiveComplexity(Metric):
 
     family: ClassVar[str] = "complexity"
     headline: ClassVar[str] = "effective_complexity"
+    directions: ClassVar[Mapping[str, Direction]] = {"share": "lower"}
 
     def __post_init__(self) -> None:
         """Refuse a threshold that nothing, or everything, exceeds."""

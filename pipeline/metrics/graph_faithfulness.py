@@ -58,6 +58,10 @@ class GraphFaithfulness(Metric):
     family: ClassVar[str] = "faithfulness"
     headline: ClassVar[str] = "gain"
     requires: ClassVar[frozenset[str]] = frozenset({"network", "graph"})
+    shares: ClassVar[frozenset[str]] = frozenset(
+        {"beaten", *(f"{kind}_accuracy" for kind in _KINDS)}
+    )
+    directions: ClassVar[Mapping[str, Direction]] = {"drop": "higher", "beaten": "higher"}
 
     def __post_init__(self) -> None:
         """Refuse what cannot be drawn or chosen."""

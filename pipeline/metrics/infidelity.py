@@ -14,6 +14,8 @@ from pipeline.metrics.correlation import rounding
 from pipeline.metrics.metric import Direction, Metric, register
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from torch import Tensor
 
     from explainers.network import Network
@@ -73,6 +75,10 @@ class Infidelity(Metric):
     family: ClassVar[str] = "faithfulness"
     headline: ClassVar[str] = "infidelity"
     requires: ClassVar[frozenset[str]] = frozenset({"network"})
+    directions: ClassVar[Mapping[str, Direction]] = {
+        "scaled_infidelity": "lower",
+        "relative_infidelity": "lower",
+    }
 
     def __post_init__(self) -> None:
         """Refuse what does not go together."""

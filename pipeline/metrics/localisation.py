@@ -67,6 +67,7 @@ class PointingGame(Localisation):
     """Pixels beside the mask that still hit, in Euclidean distance; 15 in the paper."""
 
     headline: ClassVar[str] = "pointing_game"
+    shares: ClassVar[frozenset[str]] = frozenset({"pointing_game"})
 
     def __post_init__(self) -> None:
         """Refuse distances below 0."""

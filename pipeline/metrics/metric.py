@@ -124,6 +124,12 @@ class Metric(ABC):
     """The column that `score` returns to a library user; the headline if empty."""
     requires: ClassVar[frozenset[str]] = frozenset()
     """Facts it has to have: ``network``, ``masks``, ``explainer``, ``graph``."""
+    shares: ClassVar[frozenset[str]] = frozenset()
+    """Columns that say of a sample whether something holds, 1 or 0, or how often: their means are
+    shares, and have a share's intervals."""
+    directions: ClassVar[Mapping[str, Direction]] = {}
+    """Which end of further columns is better; of the headline and of the areas of `curves` it is
+    known, and of what is not named anywhere neither end is."""
 
     @property
     @abstractmethod
@@ -141,6 +147,15 @@ class Metric(ABC):
         What is not named is not drawn; of a metric that names none, every curve is.
         """
         return ()
+
+    def direction_of(self, column: str, shape: tuple[int, ...]) -> Direction | Literal[""]:
+        """Return which end of a column is better for samples of this shape; empty if neither is."""
+        if column == self.headline:
+            return self.direction
+        if column in self.directions:
+            return self.directions[column]
+        of_areas = {curve.area: curve.direction for curve in self.curves(shape)}
+        return of_areas.get(column, "")
 
     def check(self, network: Network | None, shape: tuple[int, ...], target: Target) -> None:
         """Refuse samples that it cannot score, before any is explained; takes no forward pass.

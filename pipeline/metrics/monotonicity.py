@@ -13,6 +13,8 @@ from pipeline.metrics.exchange import Exchange
 from pipeline.metrics.metric import Case, Curve, Direction, Metric, register
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from torch import Tensor
 
     from explainers.network import Network
@@ -64,6 +66,8 @@ class Monotonicity(Metric):
     family: ClassVar[str] = "faithfulness"
     headline: ClassVar[str] = "monotonicity"
     requires: ClassVar[frozenset[str]] = frozenset({"network"})
+    shares: ClassVar[frozenset[str]] = frozenset({"strict"})
+    directions: ClassVar[Mapping[str, Direction]] = {"strict": "higher"}
 
     def __post_init__(self) -> None:
         """Refuse what does not go together."""

@@ -14,6 +14,8 @@ from pipeline.metrics.again import ExplainingAgain, State
 from pipeline.metrics.metric import Curve, Direction
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from torch import Tensor
 
     from explainers import Network
@@ -90,6 +92,7 @@ class AlongLayers(InRandomised):
 
     headline: ClassVar[str] = "average"
     returned: ClassVar[str] = "similarity"
+    directions: ClassVar[Mapping[str, Direction]] = {"last": "lower"}
 
     def __post_init__(self) -> None:
         """Refuse to take no step, and to randomise nothing."""

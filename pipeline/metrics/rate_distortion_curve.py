@@ -13,6 +13,8 @@ from pipeline.metrics import removal, sampled
 from pipeline.metrics.metric import Case, Curve, Direction, Metric, register
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from torch import Tensor
 
     from explainers.network import Network
@@ -67,6 +69,8 @@ class RateDistortionCurve(Metric):
     headline: ClassVar[str] = "auc"
     returned: ClassVar[str] = "distortion"
     requires: ClassVar[frozenset[str]] = frozenset({"network"})
+    shares: ClassVar[frozenset[str]] = frozenset({"accuracy", "random_accuracy"})
+    directions: ClassVar[Mapping[str, Direction]] = {"relative_auc": "lower"}
 
     def __post_init__(self) -> None:
         """Refuse what does not go together."""

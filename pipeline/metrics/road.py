@@ -63,6 +63,7 @@ class Road(Metric):
     headline: ClassVar[str] = "auc"
     returned: ClassVar[str] = "curve"
     requires: ClassVar[frozenset[str]] = frozenset({"network"})
+    shares: ClassVar[frozenset[str]] = frozenset({"accuracy"})
 
     def __post_init__(self) -> None:
         """Refuse percentages that are none, or not in order."""

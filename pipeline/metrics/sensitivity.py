@@ -13,7 +13,7 @@ from pipeline.metrics.again import ExplainingAgain, State, Variant, fixed_at
 from pipeline.metrics.metric import Direction, register
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from torch import Tensor
 
@@ -38,6 +38,7 @@ class Sensitivity(ExplainingAgain):
     """Noisy copies of each sample. More make a maximum larger: compare equal numbers."""
 
     family: ClassVar[str] = "robustness"
+    directions: ClassVar[Mapping[str, Direction]] = {"maximum": "lower", "mean": "lower"}
 
     def __post_init__(self) -> None:
         """Refuse to draw nothing."""

@@ -43,10 +43,10 @@ def wilson(
         centre = share + z**2 / (2 * total)
         half = z * np.sqrt(share * (1 - share) / total + z**2 / (4 * total**2))
         scale = 1 + z**2 / total
-        # what rounding leaves outside is not a share
+        # rounding puts neither end outside of [0, 1], nor the share outside of both
         return (
-            np.asarray(np.clip((centre - half) / scale, 0, 1)),
-            np.asarray(np.clip((centre + half) / scale, 0, 1)),
+            np.clip(np.minimum((centre - half) / scale, share), 0, 1),
+            np.clip(np.maximum((centre + half) / scale, share), 0, 1),
         )
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy import special
+
+from pipeline.statistics.shares import wilson
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -94,30 +96,98 @@ def summarise_groups(values: NDArray[Any], starts: NDArray[np.int64]) -> Summary
 
 
 def macro(classes: Summary) -> Summary:
-    """Return the mean of class means, each class weighing the same; empty classes are left out.
+    r"""Return the mean of class means, each class weighing the same; empty classes are left out.
 
-    Its interval is the normal one of a sum of independent means; its spread is that of the means.
+    Its spread is that of the means. Its interval is that of a sum of independent means of k
+    classes, :math:`\pm t_{0.975,\,\nu} \sqrt V / k`,
+
+    .. math:: V = \sum_c s_c^2 / n_c = \sum_c a_c s_c^2, \qquad
+        \nu = V^2 \Big/ \sum_c \frac{(a_c s_c^2)^2}{n_c - 1}
+
+    (Welch-Satterthwaite). Classes of one sample take the variance that is pooled of the others, so
+    that :math:`a_c = 1/n_c + m (n_c - 1) / \sum_j (n_j - 1)` with m of them; of such classes alone
+    no interval is known: NaN.
 
     Parameters
     ----------
     classes
         ``(classes, columns)``.
+
+    References
+    ----------
+    F. E. Satterthwaite, "An approximate distribution of estimates of variance components",
+    Biometrics Bulletin, 1946, doi:10.2307/3002019.
     """
-    mean = classes.mean
-    present = ~np.isnan(mean)
-    variance = classes.std**2 / np.maximum(classes.n, 1)
+    freedom = np.maximum(classes.n - 1, 0)
+    variance = np.where(freedom > 0, classes.std**2, 0.0)
+    alone = (classes.n == 1).sum(axis=0)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        weight = 1 / np.maximum(classes.n, 1) + alone * freedom / freedom.sum(axis=0)
+        parts = weight * variance
+        whole = parts.sum(axis=0)
+        degrees = whole**2 / (parts**2 / np.maximum(freedom, 1)).sum(axis=0)
+        error = np.sqrt(whole) / (classes.n > 0).sum(axis=0)
+        half = np.where(whole == 0, 0.0, student_t(degrees) * error)
+    return _of_means(classes, half, half)
+
+
+def of_shares(hits: Summary) -> Summary:
+    """Return the summary of columns of ones and zeros, or between, with Wilson's intervals.
+
+    Of values in between, they are on the safe side: no spread is greater than that of hits.
+    """
+    low, high = wilson(hits.mean * hits.n, hits.n)
+    return replace(hits, low=low, high=high)
+
+
+def macro_of_shares(classes: Summary) -> Summary:
+    r"""Return the mean of class shares, as `macro` does of means.
+
+    Its interval is Wilson's of as many samples as say as much of one share,
+
+    .. math:: n = k^2 \Big/ \max\Big(\sum_c \frac 1{n_c},\;
+        \sum_c \frac{s_c^2}{n_c} \Big/ \bar p (1 - \bar p)\Big)
+
+    of k classes: those of classes whose shares are alike, fewer where small classes vary more than
+    that. It is within [0, 1] and has a width.
+
+    Parameters
+    ----------
+    classes
+        Of columns of ones and zeros, or between, ``(classes, columns)``.
+
+    References
+    ----------
+    E. L. Korn, B. I. Graubard, "Confidence intervals for proportions with small expected number of
+    positive counts estimated from survey data", Survey Methodology, 1998: samples that count.
+    """
+    present = classes.n > 0
+    size = np.maximum(classes.n, 1)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        k = present.sum(axis=0)
+        share = np.where(present, classes.mean, 0.0).sum(axis=0) / k
+        alike = np.where(present, 1 / size, 0.0).sum(axis=0)
+        spread = np.where(classes.n > 1, classes.std**2 / size, 0.0).sum(axis=0)
+        varied = np.where(spread > 0, spread / (share * (1 - share)), 0.0)
+        n = k**2 / np.maximum(alike, varied)
+    low, high = wilson(share * n, n)
+    return _of_means(classes, share - low, high - share)
+
+
+def _of_means(classes: Summary, below: NDArray[np.float64], above: NDArray[np.float64]) -> Summary:
+    """Return the summary of class means, whose interval reaches so far below and above."""
+    mean, present = classes.mean, classes.n > 0
     with np.errstate(invalid="ignore", divide="ignore"):
         k = present.sum(axis=0)
         centre = np.where(present, mean, 0.0).sum(axis=0) / k
-        half = special.ndtri(0.975) * np.sqrt(np.where(present, variance, 0.0).sum(axis=0)) / k
         spread = np.sqrt((np.where(present, mean - centre, 0.0) ** 2).sum(axis=0) / (k - 1))
     return Summary(
         n=classes.n.sum(axis=0),
         n_undefined=classes.n_undefined.sum(axis=0),
         mean=centre,
         std=spread,
-        low=centre - half,
-        high=centre + half,
+        low=centre - below,
+        high=centre + above,
         median=summarise(mean).median,
     )
 
