@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -57,6 +57,8 @@ class Ranking:
     """By mean rank, the best first."""
     test: Friedman
     """Its mean ranks are in the order of `explainers`."""
+    left_out: tuple[str, ...] = ()
+    """Metrics that are no blocks: they score too few of the explainers."""
 
     @property
     def is_told_apart(self) -> bool:
@@ -133,13 +135,25 @@ def rankings(run: Run, found: Scores) -> tuple[Ranking, ...]:
 
 
 def _over_metrics(found: Scores) -> Ranking | None:
-    shared = [name for name in _first(found) if all(name in columns for columns in found.values())]
-    rows = [[float(np.nanmean(columns[name])) for name in shared] for columns in found.values()]
-    return _ranking("", METRICS, shared, np.array(rows))
+    """Return the ranking by the metrics whose common explainers make the largest table.
 
-
-def _first(found: Scores) -> Mapping[str, NDArray[np.float64]]:
-    return next(iter(found.values()), {})
+    Metrics go by how many explainers they score, so that one that scores a few, or none of the
+    others', is left out rather than everything that it has no score for.
+    """
+    tables = []
+    for least in sorted({len(columns) for columns in found.values()}, reverse=True):
+        kept = {name: columns for name, columns in found.items() if len(columns) >= least}
+        first = next(iter(kept.values()))
+        shared = [name for name in first if all(name in columns for columns in kept.values())]
+        if len(shared) >= MIN_EXPLAINERS and len(kept) >= MIN_BLOCKS:
+            tables.append((kept, shared))
+    if not tables:
+        return None
+    kept, shared = max(tables, key=lambda table: len(table[0]) * len(table[1]))
+    rows = [[float(np.nanmean(columns[name])) for name in shared] for columns in kept.values()]
+    ranking = _ranking("", METRICS, shared, np.array(rows))
+    left_out = tuple(name for name in found if name not in kept)
+    return None if ranking is None else replace(ranking, left_out=left_out)
 
 
 def _over_classes(
