@@ -13,23 +13,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from explainers import Target
-from pipeline import aggregate, comparisons
 from pipeline.aggregate import Judged
 from pipeline.data import open_source
 from pipeline.entries import check_chosen, graph_scans
 from pipeline.errors import ConfigError
 from pipeline.events import StageFinished
 from pipeline.fit import check_metric
-from pipeline.gates import absolute
 from pipeline.gates.verdict import BROKEN, tally
 from pipeline.metrics import build
 from pipeline.networks import network_of
-from pipeline.plan import EXPLAIN
-from pipeline.scorable import GRAPH, in_words, misfit, scored, unscored
 from pipeline.scorer import EvaluateTask
 from pipeline.session import open_session
 from pipeline.spray import stage as spectra
 from pipeline.store import EVALUATE, Run, open_run
+
+from pipeline import aggregate, comparisons
+from pipeline.gates import absolute
+from pipeline.scorable import GRAPH, explained, in_words, misfit, scored, unscored
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -45,6 +45,8 @@ if TYPE_CHECKING:
     from pipeline.shards import Shard
     from pipeline.spray.stage import Finding
 
+INCOMPLETE = 5
+"""Exit code where not every sample could be explained and scored."""
 SERVED = frozenset({"network", "masks", "explainer", GRAPH})
 """What a run can be scored with."""
 
@@ -66,13 +68,14 @@ class Evaluation:
     quarantined: tuple[tuple[str, int], ...]
     """Pass and shard of each shard that was given up."""
     notes: tuple[str, ...]
-    """Which maps a metric does not score, and why."""
+    """Which samples have no maps, which maps a metric does not score, and why."""
     aggregates: tuple[Aggregate, ...]
     """Means, intervals and medians, as in aggregates.parquet; curves are only there."""
     comparisons: tuple[Comparison, ...]
     """Explainers beside each other and the controls, as in comparisons.parquet."""
     exit_code: int
-    """0 done, 4 with a broken gate, 5 with quarantined shards, 130 or 143 interrupted."""
+    """0 done, 4 with a broken gate, 5 where samples failed or shards have no maps or were given up,
+    130 or 143 interrupted."""
     seconds: float
     gates: tuple[Verdict, ...] = ()
     """What became of the run file's gates, as in gates.json; none if interrupted."""
@@ -123,7 +126,7 @@ def evaluate(
     opened = open_run(run) if isinstance(run, (str, Path)) else run
     chosen = _chosen(opened, metrics if spray is None else metrics or {})
     analyses = spectra.chosen(opened, spray if metrics is None else spray or {})
-    done = _explained(opened)
+    done = explained(opened)
     with _session(opened, engine, session, callbacks, take_over) as current:
         # a run's own metrics were checked when it was planned; workers here share the network
         _network = _fitting(opened, chosen, done) if session is None else None
@@ -132,7 +135,8 @@ def evaluate(
         clusters = spectra.analyse_run(opened, analyses, done, current)
         rows = tuple(aggregate.write(opened))
         gates = _gates(opened, rows, chosen, current)
-        is_quarantined = len(current.quarantined) > n_before
+        missing = _missing(opened, done)
+        is_whole = not missing and len(current.quarantined) == n_before
         return Evaluation(
             path=Path(opened.path),
             metrics=tuple(chosen),
@@ -140,11 +144,11 @@ def evaluate(
             n_shards=len(done),
             n_scored=n_scored,
             quarantined=tuple(current.quarantined[n_before:]),
-            notes=_unscored(opened, chosen),
+            notes=(*missing, *_unscored(opened, chosen)),
             aggregates=rows,
             comparisons=tuple(comparisons.write(opened)),
             exit_code=current.interrupts.exit_code
-            or (BROKEN if any(gate.is_broken for gate in gates) else 5 if is_quarantined else 0),
+            or (BROKEN if any(gate.is_broken for gate in gates) else 0 if is_whole else INCOMPLETE),
             seconds=time.monotonic() - started,
             gates=gates,
             clusters=clusters,
@@ -181,6 +185,16 @@ def _chosen(
         _check_served(run, name, metric)
         chosen[name] = {"method": metric.name, **wanted}
     return chosen
+
+
+def _missing(run: Run, done: Sequence[Shard]) -> tuple[str, ...]:
+    """Return that samples have no maps, and why; nothing if all have."""
+    n_samples = run.plan.n_samples
+    n_waiting = n_samples - sum(len(shard) for shard in done)
+    n_failed = len(run.failures())
+    waiting = f"{n_waiting} of {n_samples} samples have no maps yet and count as undefined"
+    failed = f"{n_failed} of {n_samples} samples failed; xpipe status {run.path} names them"
+    return (waiting,) * bool(n_waiting) + (failed,) * bool(n_failed)
 
 
 def _unscored(run: Run, chosen: Mapping[str, Mapping[str, Any]]) -> tuple[str, ...]:
@@ -249,13 +263,6 @@ def _has_work(run: Run, judged: Judged, shards: Sequence[Shard]) -> bool:
     entries = run.ledger.entries(f"{EVALUATE}{judged.name}")
     done = {index for index, entry in entries.items() if entry.digest == judged.digest}
     return bool(judged.explainers) and any(shard.index not in done for shard in shards)
-
-
-def _explained(run: Run) -> tuple[Shard, ...]:
-    """Return the shards in which every explainer's maps are committed."""
-    passes = {EXPLAIN, *(run.pass_of(name) for name in run.maps)}
-    done = [set(run.entries(pass_name)) for pass_name in passes]
-    return tuple(shard for shard in run.plan.shards if all(shard.index in each for each in done))
 
 
 def _map(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from explainers.concepts.conditions import CONDITION
 from pipeline.entries import graph_scans
 from pipeline.inputs import is_one_picture
-from pipeline.plan import split_name
+from pipeline.plan import EXPLAIN, split_name
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from pipeline.inputs import Form
     from pipeline.metrics import Metric
     from pipeline.plan import MapSpec
+    from pipeline.shards import Shard
     from pipeline.store import Run
 
 OF_PLACES = frozenset({"network", "masks"})
@@ -84,6 +85,13 @@ def in_words(name: str, missing: Mapping[str, str]) -> str:
         by_reason.setdefault(reason, []).append(of_map)
     said = [f"{', '.join(maps)} ({reason})" for reason, maps in by_reason.items()]
     return f"{name} does not score {' nor '.join(said)}" if said else ""
+
+
+def explained(run: Run) -> tuple[Shard, ...]:
+    """Return the shards in which every explainer's maps are committed."""
+    passes = {EXPLAIN, *(run.pass_of(name) for name in run.maps)}
+    done = [set(run.entries(pass_name)) for pass_name in passes]
+    return tuple(shard for shard in run.plan.shards if all(shard.index in each for each in done))
 
 
 def misfit(metric: Metric, targets: Iterable[Target]) -> str:

@@ -5,19 +5,21 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.compare import map_drift
 from pipeline.compare.comparison import Comparison, Side
 from pipeline.compare.pairing import pair
-from pipeline.compare.score_drift import Scores
 from pipeline.conflict import changes
 from pipeline.store import open_run
+
+from pipeline.compare import map_drift
+from pipeline.compare.score_drift import Scores, n_scored
+from pipeline.scorable import explained
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     import numpy as np
     from numpy.typing import NDArray
-
+    from pipeline.aggregate import Judged
     from pipeline.compare.comparison import MapDrift
     from pipeline.compare.pairing import Pairing
     from pipeline.store import Run
@@ -91,6 +93,9 @@ def _changes(before: Run, after: Run) -> Iterator[str]:
 
 
 def _notes(before: Run, after: Run, pairing: Pairing) -> Iterator[str]:
+    yield from _same_names(before, after)
+    for run, where in ((before, "there"), (after, "here")):
+        yield from _unfinished(run, where, [pair[where == "here"] for pair in pairing.metrics])
     yield from _only("evaluated with", pairing.only_before, pairing.only_after)
     for old, new in pairing.metrics:
         lost = tuple(name for name in old.explainers if name not in new.explainers)
@@ -105,6 +110,33 @@ def _notes(before: Run, after: Run, pairing: Pairing) -> Iterator[str]:
             yield f"{name}: {reason}"
     if after.plan.has_target_dimension:
         yield "of several targets, maps of the first are compared"
+
+
+def _same_names(before: Run, after: Run) -> Iterator[str]:
+    """Yield that names are all that makes samples the same, where they may be other ones."""
+    there, here = before.config.data, after.config.data
+    if (there.source, there.parameters) != (here.source, here.parameters):
+        yield (
+            "samples are the same by their names and labels; the data are read from elsewhere or "
+            "otherwise, and whether the inputs are the same was not looked at"
+        )
+
+
+def _unfinished(run: Run, where: str, metrics: list[Judged]) -> Iterator[str]:
+    """Yield how many samples lack maps or scores, where there are such."""
+    n_samples = run.plan.n_samples
+    n_explained = sum(len(shard) for shard in explained(run))
+    n_failed = len(run.failures())
+    if n_explained < n_samples:
+        yield f"{n_samples - n_explained} of {n_samples} samples have no maps {where}"
+    if n_failed:
+        yield f"{n_failed} of {n_samples} samples failed {where}"
+    for metric in metrics:
+        counts = n_scored(run, metric)
+        lacking = {name: n_samples - n for name, n in counts.items() if n < n_samples}
+        for n in sorted(set(lacking.values())):
+            names = ", ".join(name for name in lacking if lacking[name] == n)
+            yield f"{n} of {n_samples} samples have no scores of {metric.name} {where} ({names})"
 
 
 def _only(what: str, before: tuple[str, ...], after: tuple[str, ...]) -> Iterator[str]:

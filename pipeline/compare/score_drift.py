@@ -6,18 +6,17 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from scipy import special
-
-from pipeline import comparisons, paths
 from pipeline.compare.comparison import ScoreDrift
 from pipeline.statistics import holm, paired
 from pipeline.store import EVALUATE
+from scipy import special
+
+from pipeline import comparisons, paths
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from numpy.typing import NDArray
-
     from pipeline.aggregate import Judged
     from pipeline.compare.comparison import Change
     from pipeline.compare.pairing import Pairing
@@ -135,6 +134,20 @@ class _Column:
                 verdict="unknown",
                 **values,
             )
+
+
+def n_scored(run: Run, metric: Judged) -> dict[str, int]:
+    """Return explainer to the samples in shards that were scored, defined or not."""
+    shards = run.plan.shards
+    entries = run.entries(f"{EVALUATE}{metric.name}").items()
+    return {
+        name: sum(
+            len(shards[index])
+            for index, entry in entries
+            if paths.scores_path(metric.name, name, index) in entry.objects
+        )
+        for name in metric.explainers
+    }
 
 
 def scored_rows(run: Run, metric: str, explainer: str) -> NDArray[np.bool_]:

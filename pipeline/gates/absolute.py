@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pipeline import paths
-from pipeline.gates import grammar
 from pipeline.gates.verdict import Verdict, to_json
+
+from pipeline import paths
+from pipeline.compare.score_drift import n_scored
+from pipeline.gates import grammar
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Sequence
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
 
 CONTROLS = ("random", "sobel")
 """Methods that know no network: what is asked of every explainer is not asked of them."""
+MIN_COVERAGE = 0.99
+"""Share of the samples that have to be scored: of fewer, a mean says little of the run."""
 NAN = float("nan")
 
 
@@ -31,7 +35,8 @@ def judge(
     """Judge the absolute gates of a run and write gates.json.
 
     A gate is about the mean over the samples with a defined score. What nothing shows to hold is
-    broken: a score without any defined value, or of a metric that was asked for and has none.
+    broken: a score without any defined value, one that fewer than `MIN_COVERAGE` of the run's
+    samples were looked at for, or one of a metric that was asked for and has none.
 
     Parameters
     ----------
@@ -45,7 +50,7 @@ def judge(
         Metrics that were asked for now; gates of others, where they have no scores, are skipped.
     """
     gates = [grammar.parse(gate) for gate in run.config.gates if isinstance(gate, str)]
-    verdicts = judged(run.config, gates, metrics, rows, asked)
+    verdicts = judged(run, gates, metrics, rows, asked)
     if gates:
         run.folder.write(paths.GATES, to_json(verdicts).encode())
     else:
@@ -54,7 +59,7 @@ def judge(
 
 
 def judged(
-    config: RunConfig,
+    run: Run,
     gates: Iterable[AbsoluteGate],
     metrics: Sequence[Judged],
     rows: Sequence[Aggregate],
@@ -62,10 +67,11 @@ def judged(
 ) -> tuple[Verdict, ...]:
     """Return the verdicts of some gates; parameters as of `judge`."""
     known = {metric.name: metric for metric in metrics}
+    counts = {metric.name: n_scored(run, metric) for metric in metrics}
     found = {(r.explainer, r.metric, r.column, r.group): r for r in rows if r.step < 0}
     verdicts: list[Verdict] = []
     for gate in gates:
-        place = grammar.place(gate, {*config.metrics, *known})
+        place = grammar.place(gate, {*run.config.metrics, *known})
         metric = known.get(place.metric)
         if metric is None:
             status: Status = "failed" if place.metric in asked else "skipped"
@@ -73,8 +79,15 @@ def judged(
             verdicts.append(_unknown(gate, place, status, said))
             continue
         verdicts += [
-            _verdict(gate, metric, explainer, place, found)
-            for explainer in explainers(config, metric, place.explainer)
+            _verdict(
+                gate,
+                metric,
+                explainer,
+                place,
+                found,
+                (counts[metric.name].get(explainer, 0), run.plan.n_samples),
+            )
+            for explainer in explainers(run.config, metric, place.explainer)
         ] or [_unknown(gate, place, "failed", f"{place.metric} has scored no explainer")]
     return tuple(verdicts)
 
@@ -97,19 +110,20 @@ def _verdict(
     explainer: str,
     place: Place,
     rows: dict[tuple[str, str, str, str], Aggregate],
+    scored: tuple[int, int],
 ) -> Verdict:
     column = place.column or metric.headline
     about = grammar.Place(explainer, place.metric, column, place.group)
     row = rows.get((explainer, place.metric, column, place.group))
     if row is None:
         return _unknown(gate, about, "failed", _missing(about, rows))
-    of_samples = f"the mean over {row.n} {'sample' if row.n == 1 else 'samples'}"
-    if row.n_undefined:
-        of_samples += f" ({row.n_undefined} undefined)"
+    n_done, n_samples = scored
+    is_known = n_done >= MIN_COVERAGE * n_samples
+    said = _said(gate, row) if is_known else f"only {n_done} of {n_samples} samples are scored"
     return Verdict(
         gate=gate.text,
         kind="absolute",
-        status="passed" if gate.holds(row.mean) else "failed",
+        status="passed" if is_known and gate.holds(row.mean) else "failed",
         explainer=explainer,
         metric=place.metric,
         column=column,
@@ -119,10 +133,17 @@ def _verdict(
         low=row.low,
         high=row.high,
         limit=gate.limit,
-        message=f"{of_samples} is {row.mean:.4g}, which has to be {gate.comparison} {gate.limit:g}"
-        if row.n
-        else "no sample has a defined score",
+        message=said,
     )
+
+
+def _said(gate: AbsoluteGate, row: Aggregate) -> str:
+    if not row.n:
+        return "no sample has a defined score"
+    of_samples = f"the mean over {row.n} {'sample' if row.n == 1 else 'samples'}"
+    if row.n_undefined:
+        of_samples += f" ({row.n_undefined} undefined)"
+    return f"{of_samples} is {row.mean:.4g}, which has to be {gate.comparison} {gate.limit:g}"
 
 
 def _missing(place: Place, rows: Collection[tuple[str, str, str, str]]) -> str:

@@ -5,14 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import TypeAdapter, ValidationError
-
-from pipeline import aggregate
 from pipeline.complaints import complaints
 from pipeline.config import Gate, RelativeGate
 from pipeline.errors import ConfigError
-from pipeline.gates import absolute, grammar, relative
 from pipeline.gates.names import complaint
+from pydantic import TypeAdapter, ValidationError
+
+from pipeline import aggregate
+from pipeline.gates import absolute, grammar, relative
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -64,7 +64,7 @@ def judge(gates: Sequence[Gate], previous: Run, current: Run) -> tuple[Verdict, 
         rows = aggregate.aggregates(current)
         metrics = aggregate.judged(current)
         asked = current.config.metrics
-        found = absolute.judged(current.config, bounds, metrics, rows, asked)
+        found = absolute.judged(current, bounds, metrics, rows, asked)
     return (*found, *relative.judge(changes, previous, current)) if changes else found
 
 

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+from pipeline.report.sections import drift as section
 from scipy import stats
+from tests.pipeline.compared import N, judged, make, some_maps
 
 from pipeline.compare import IncomparableError, agreement, compare, map_drift, score_drift
-from pipeline.report.sections import drift as section
-from tests.pipeline.compared import N, judged, make, some_maps
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -269,6 +269,18 @@ def test_what_only_one_run_has_is_told(tmp_path: Path) -> None:
     assert "maps of ig are there only" in notes
     assert "maps of x are here only" in notes
     assert "lrp: maps are height 4, width 4 there and height 2, width 2 here" in notes
+
+
+@pytest.mark.slow
+def test_what_was_not_done_is_told(tmp_path: Path) -> None:
+    values = {"sparseness": {"lrp": scores(0)}}
+    half = make(tmp_path / "a", {"lrp": some_maps(0)}, values, shard_size=2, done=range(4))
+    whole = make(tmp_path / "b", {"lrp": some_maps(0)}, values)
+    half.ledger.withdraw("explain", 5)
+    notes = compare(half, whole).notes
+    assert "2 of 12 samples have no maps there" in notes
+    assert "4 of 12 samples have no scores of sparseness there (lrp)" in notes
+    assert len(notes) == 2
 
 
 def test_runs_that_mean_other_things_are_refused_and_all_is_named(tmp_path: Path) -> None:

@@ -9,12 +9,8 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
-
-from pipeline import aggregate
 from pipeline.config import RelativeGate, dump, load
 from pipeline.errors import ConfigError
-from pipeline.evaluate import evaluate
-from pipeline.gates import absolute, grammar, judging, junit, relative
 from pipeline.gates.columns import check_columns, columns_of
 from pipeline.gates.verdict import Verdict, overall, tally
 from pipeline.metrics import build
@@ -22,6 +18,10 @@ from pipeline.run import narrowed, run
 from tests.pipeline.compared import N, judged, make, some_maps
 from tests.pipeline.explained import explained
 from tests.pipeline.tiny_run import config_of
+
+from pipeline import aggregate
+from pipeline.evaluate import evaluate
+from pipeline.gates import absolute, grammar, judging, junit, relative
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -186,6 +186,20 @@ def test_what_nothing_shows_to_hold_is_broken_and_what_was_not_asked_for_is_skip
     assert verdicts[2].message == "no sample has a defined score"
 
 
+def test_a_bound_is_broken_where_samples_were_not_looked_at(tmp_path: Path) -> None:
+    values = {"sparseness": {"lrp": {"sparseness": np.where(np.arange(N) == 1, np.nan, 0.5)}}}
+    gates = ["lrp.sparseness > 0"]
+    found: list[Verdict] = []
+    for name, done in (("half", [0, 1, 2]), ("whole", range(6))):
+        made = make(
+            tmp_path / name, {"lrp": some_maps(0)}, values, shard_size=2, done=done, gates=gates
+        )
+        found += judging.judge(gates, made, made)
+    assert [verdict.status for verdict in found] == ["failed", "passed"]
+    assert found[0].message == "only 6 of 12 samples are scored"
+    assert "11 samples (1 undefined) is 0.5" in found[1].message
+
+
 class Changed:
     """Scores of a metric before and after, as `pipeline.compare.score_drift.Scores` gives them."""
 
@@ -340,8 +354,20 @@ def test_an_evaluation_judges_the_gates_of_its_run(tmp_path: Path) -> None:
     run = explained(tmp_path, gates=gates, metrics={"sparseness": {}})
     found = evaluate(run)
     assert found.exit_code == 4
+    assert f"1 of 11 samples failed; xpipe status {run.path} names them" in found.notes
     assert [verdict.status for verdict in found.gates] == ["passed", "failed", "failed"]
     assert json.loads(run.folder.read("gates.json"))["verdict"] == "failed"
+
+
+@pytest.mark.slow
+def test_an_evaluation_of_a_run_that_is_not_done_is_not_whole(tmp_path: Path) -> None:
+    gates = ["gradient.sparseness.sparseness > 0"]
+    run = explained(tmp_path, (0,), gates=gates, metrics={"sparseness": {}})
+    found = evaluate(run)
+    assert [verdict.message for verdict in found.gates] == ["only 4 of 11 samples are scored"]
+    assert found.exit_code == 4
+    assert "7 of 11 samples have no maps yet and count as undefined" in found.notes
+    assert evaluate(run, ["complexity"]).exit_code == 4  # what was scored before is judged again
 
 
 @pytest.mark.slow
@@ -356,4 +382,5 @@ def test_a_broken_gate_outranks_failed_samples(tmp_path: Path) -> None:
         for name, limit in (("a", 0), ("b", 1))
     ]
     assert [summary.exit_code for summary in codes] == [5, 4]
+    assert [evaluate(summary.path).exit_code for summary in codes] == [5, 4]
     assert [summary.gates[0].status for summary in codes] == ["passed", "failed"]
