@@ -7,12 +7,18 @@ compares the run with earlier ones.
 from __future__ import annotations
 
 import importlib
+import logging
+import os
 import pkgutil
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, cast
+from urllib.parse import quote
 
 from pipeline import paths
+from pipeline.errors import XpipeError
 from pipeline.report import machine, page, sections
+from pipeline.report.sections import failures
 from pipeline.store import open_run
 
 if TYPE_CHECKING:
@@ -21,6 +27,12 @@ if TYPE_CHECKING:
     from pipeline.store import Run
 
 __all__ = ["ComparingSection", "Section", "build", "discover"]
+
+
+logger = logging.getLogger(__name__)
+FAILURES = "failures"
+"""Anchor of the section that lists what is not there."""
+_FILE = re.compile(r'<a href="(?!#|[a-z]+:)')
 
 
 class Section(Protocol):
@@ -85,15 +97,11 @@ def build(
     """
     run = _opened(path)
     previous = tuple(_opened(each) for each in against)
-    rendered = [(section, _rendered(section, run, previous)) for section in discover()]
-    html = page.document(
-        run.config.name,
-        [
-            (section.__name__.rsplit(".", 1)[-1], section.title, content)
-            for section, content in rendered
-            if content is not None
-        ],
-    )
+    contents = _contents(run, previous)
+    if out is not None:
+        home = os.path.relpath(run.path, Path(out).parent)
+        contents = [(anchor, title, _from(home, text)) for anchor, title, text in contents]
+    html = page.document(run.config.name, contents)
     if out is None:
         run.folder.write(paths.REPORT, html.encode())
         run.folder.write(paths.MACHINE, machine.text(run).encode())
@@ -107,6 +115,32 @@ def build(
 
 def _opened(path: str | Path | Run) -> Run:
     return open_run(path) if isinstance(path, (str, Path)) else path
+
+
+def _contents(run: Run, previous: tuple[Run, ...]) -> list[tuple[str, str, str]]:
+    """Return anchor, title and content of each section, whether or not others are damaged."""
+    contents: dict[str, tuple[str, str]] = {}
+    broken: list[tuple[str, str, XpipeError]] = []
+    for section in discover():
+        anchor = section.__name__.rsplit(".", 1)[-1]
+        try:
+            content = _rendered(section, run, previous)
+        except XpipeError as error:
+            logger.warning("the section %s of the page cannot be shown: %s", section.title, error)
+            broken.append((anchor, section.title, error))
+            content = failures.in_place(error)
+        if content is not None:
+            contents[anchor] = section.title, content
+    if broken:
+        title, content = contents.get(FAILURES, (failures.title, ""))
+        contents[FAILURES] = title, content + failures.of_sections(broken)
+    return [(anchor, title, content) for anchor, (title, content) in contents.items()]
+
+
+def _from(home: str, content: str) -> str:
+    """Return a section for a page elsewhere: files of the run are found from there."""
+    # within text and attributes, quotation marks are escaped
+    return _FILE.sub(lambda found: f"{found[0]}{quote(Path(home).as_posix())}/", content)
 
 
 def _rendered(

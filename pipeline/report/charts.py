@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 N_COLOURS = len(figures.SERIES)
-"""Series colours that the style sheet knows; bands of more lines would hide each other."""
+"""Series colours that the style sheet knows; the bands of more lines would hide each other."""
 CONTROL = -1
 """Colour of a line that explainers are compared with."""
 N_DASHES = 4
@@ -30,6 +30,8 @@ _DASHES = ("solid", (0, (7, 3)), (0, (2.5, 2.5)), (0, (9, 3, 2, 3)))
 _DOTTED = (0, (1, 4))
 _BAND = 0.15
 """Opacity of bands."""
+_SLACK = 0.01
+"""Of the height, above and below what is drawn."""
 _MOST_DESCRIBED = 12
 """Lines whose ends are told to who does not see a chart."""
 
@@ -75,9 +77,8 @@ def lines(
         figure, axes = figures.figure()
         _axes(axes, x, series, x_names)
         axes.set(xlabel=x_label, ylabel=y_label)
-        if has_bands(series):
-            for each in series:
-                _band(axes, x, each)
+        for each in series:
+            _band(axes, x, each)
         for each in series:
             (line,) = axes.plot(x, each.values, **_pen(each.colour))
             figures.name(line, each.name, f"line {look(each.colour)}")
@@ -86,9 +87,8 @@ def lines(
 
 
 def has_bands(series: Sequence[Series]) -> bool:
-    """Whether `lines` draws bands: those of too many lines would hide each other."""
-    is_few = sum(each.colour != CONTROL for each in series) <= N_COLOURS
-    return is_few and any(_has_band(each) for each in series)
+    """Whether `lines` draws any band: one is where its ends are known."""
+    return any(_has_band(each) for each in series)
 
 
 def histogram(
@@ -155,7 +155,7 @@ def _axes(
 ) -> None:
     every = np.concatenate([np.concatenate([s.low, s.high, s.values]) for s in series])
     every = every[np.isfinite(every)]
-    y_ticks = _ticks(min(float(every.min()), 0.0), float(every.max()))
+    y_ticks, y_limits = _upright(min(float(every.min()), 0.0), float(every.max()))
     if x_names:
         slant = 0 if max(map(len, x_names)) * len(x_names) < 80 else 35
         axes.set_xticks(x, labels=x_names, rotation=slant, rotation_mode="anchor")
@@ -168,7 +168,15 @@ def _axes(
     axes.set_yticks(y_ticks, labels=_texts(y_ticks))
     # of a single step there is no line, but there are its ends
     margin = 0.0 if x.max() > x.min() else 0.5
-    axes.set(xlim=(x.min() - margin, x.max() + margin), ylim=(y_ticks[0], y_ticks[-1]))
+    axes.set(xlim=(x.min() - margin, x.max() + margin), ylim=y_limits)
+
+
+def _upright(low: float, high: float) -> tuple[NDArray[np.float64], tuple[float, float]]:
+    """Return ticks from the least to the greatest value, and limits that hold the lines' width."""
+    ticks = _within(_ticks(low, high), np.array([low, high]))
+    low, high = min(low, float(ticks[0])), max(high, float(ticks[-1]))
+    slack = _SLACK * (high - low)
+    return ticks, (low - slack, high + slack)
 
 
 def _band(axes: Axes, x: NDArray[np.float64], series: Series) -> None:

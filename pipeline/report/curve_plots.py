@@ -10,7 +10,7 @@ import numpy as np
 from pipeline import aggregate
 from pipeline.inputs import ALONE, is_one_picture
 from pipeline.metrics import Curve
-from pipeline.report import charts, page
+from pipeline.report import charts, checks, page
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -49,7 +49,8 @@ TEMPLATE = """
 {% endfor %}
 <p class="note">Mean over all samples
 {%- if has_bands %}; the band is the 95 % confidence interval of the mean, from how much samples
-differ{% endif %}. In the tables, the best comes first.
+differ{% if has_many %} (where there are more than {{ n_colours }} lines, of the best, the worst and
+controls){% endif %}{% endif %}. In the tables, the best comes first.
 {%- if has_control %} Random order is the control: nothing that an explainer said.{% endif %}
 {%- if has_draws %} Spread is the standard deviation of the area from sample to sample. Monte Carlo
 is how much of the band's variance is due to the finite number of draws and not to the samples:
@@ -87,11 +88,17 @@ class Plot:
     """Of the metric."""
     curve: Curve
     lines: tuple[Line, ...]
+    controls: tuple[str, ...] = ()
+    """Explainers that know no network."""
 
     @property
     def chart(self) -> Markup:
-        """The lines with their bands."""
+        """The lines with their bands: of many lines, those of the best, the worst and controls."""
         series = [line.series for line in self.lines]
+        if len(series) > charts.N_COLOURS:
+            known = [row.name for row in self.rows if not np.isnan(row.mean)]
+            banded = {*known[:1], *known[-1:], *self.controls, CONTROL}
+            series = [each if each.name in banded else _bare(each) for each in series]
         x, title = np.array(self.curve.x), f"{self.name}: {self.curve.y_label}"
         return charts.lines(x, series, self.curve.x_label, self.curve.y_label, title=title)
 
@@ -117,6 +124,7 @@ def render(found: Sequence[Plot]) -> Markup:
         look=charts.look,
         n_colours=charts.N_COLOURS,
         has_bands=any(charts.has_bands([line.series for line in plot.lines]) for plot in found),
+        has_many=any(len(plot.rows) > charts.N_COLOURS for plot in found),
         has_control=any(line.row.colour == charts.CONTROL for line in lines),
         has_draws=any(plot.curve.error for plot in found),
     )
@@ -125,6 +133,7 @@ def render(found: Sequence[Plot]) -> Markup:
 def _of_metric(run: Run, metric: Judged) -> Iterator[Plot]:
     colours = {name: place for place, name in enumerate(run.maps)}
     scores = {name: run.scores(metric.name, name) for name in metric.explainers}
+    controls = tuple(checks.controls(run, metric.explainers))
     for curve in _curves(run, metric, scores):
         lines = [
             _line(name, colours.get(name, 0), columns, curve)
@@ -136,7 +145,13 @@ def _of_metric(run: Run, metric: Judged) -> Iterator[Plot]:
             control = replace(curve, column=curve.control, area=curve.control_area, error="")
             lines.append(_line(CONTROL, charts.CONTROL, columns, control))
         if lines:
-            yield Plot(metric.name, curve, tuple(lines))
+            yield Plot(metric.name, curve, tuple(lines), controls)
+
+
+def _bare(series: charts.Series) -> charts.Series:
+    """Return a line without its band."""
+    unknown = np.full_like(series.values, np.nan)
+    return replace(series, low=unknown, high=unknown)
 
 
 def _curves(

@@ -25,6 +25,14 @@ def number(value: float | None, digits: int = 3) -> str:
     return _minus(_grouped(value, decimals))
 
 
+def fixed(value: float, decimals: int = 2) -> str:
+    """Return a number with so many decimals, whatever its size: for what is between -1 and 1."""
+    if math.isnan(value):
+        return MISSING
+    # what rounds to nothing has no sign
+    return _minus(f"{round(value, decimals) + 0.0:.{decimals}f}")
+
+
 def interval(mean: float, half: float) -> tuple[str, str]:
     """Return a mean and half its interval, to the two digits that the interval leaves."""
     if math.isnan(mean):

@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import json
+import logging
 from dataclasses import asdict, fields
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from pipeline import aggregate, agreement, comparisons, paths
+from pipeline.errors import XpipeError
 from pipeline.plan import EXPLAIN
 from pipeline.report import effort
+from pipeline.spray.findings import findings
 from pipeline.statistics import Summary
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from pipeline.aggregate import Block
     from pipeline.comparisons import Compared
+    from pipeline.spray.result import Analysis
     from pipeline.store import Run
+
+logger = logging.getLogger(__name__)
 
 FORMAT = "xpipe.report"
 VERSION = 1
@@ -37,16 +43,24 @@ def machine(run: Run) -> dict[str, Any]:
     classes for headlines only; ``curves[metric][explainer][column]`` has lists of ``mean low
     high`` over all samples; ``standings[metric]`` has the explainers, the best first;
     ``comparisons`` are the rows of comparisons.parquet; ``agreement`` and ``ranks`` are as on the
-    page. What a run does not have is empty, or null.
+    page. ``clusters[explainer]`` has how many were confirmed as ``clever_hans``, the rows of
+    `pipeline.spray.findings`, and the classes that were left out. What a run does not have is
+    empty, or null; what is damaged is null, and ``damaged`` says of each such key what is wrong.
     """
-    compared = comparisons.of_run(run)
-    found = agreement.scores(run)
-    scores, curves = _scores(run, compared)
-    gates = run.folder.exists(paths.GATES)
+    said: dict[str, Any] = {"format": FORMAT, "version": VERSION}
+    damaged: dict[str, str] = {}
+    for keys, part in _PARTS:
+        try:
+            said |= part(run)
+        except XpipeError as error:
+            logger.warning("report.json has no %s: %s", ", ".join(keys), error)
+            said |= dict.fromkeys(keys)
+            damaged |= dict.fromkeys(keys, str(error))
+    return said | {"damaged": damaged}
+
+
+def _explainers(run: Run) -> dict[str, Any]:
     return {
-        "format": FORMAT,
-        "version": VERSION,
-        "run": _run(run),
         "explainers": {
             name: {
                 "method": given.get("method", name),
@@ -54,20 +68,48 @@ def machine(run: Run) -> dict[str, Any]:
                 "is_control": name in comparisons.controls(run),
             }
             for name, given in run.config.explainers.items()
-        },
+        }
+    }
+
+
+def _judged(run: Run) -> dict[str, Any]:
+    compared = comparisons.of_run(run)
+    scores, curves = _scores(run, compared)
+    return {
         "metrics": {each.metric.name: _metric(each) for each in compared},
         "scores": scores,
         "curves": curves,
         "standings": {each.metric.name: _standings(each) for each in compared},
         "comparisons": [asdict(row) for each in compared for row in each.rows],
-        "agreement": _agreement(found),
-        "ranks": [_ranking(each) for each in agreement.rankings(run, found)],
-        "gates": json.loads(run.folder.read(paths.GATES)) if gates else None,
-        "failures": [{"sample": name, "reason": reason} for name, reason in run.failures()],
     }
 
 
+def _ranked(run: Run) -> dict[str, Any]:
+    found = agreement.scores(run)
+    return {
+        "agreement": _agreement(found),
+        "ranks": [_ranking(each) for each in agreement.rankings(run, found)],
+    }
+
+
+def _clusters(run: Run) -> dict[str, Any]:
+    return {"clusters": {name: _clustered(each) for name, each in run.spray.items()}}
+
+
+def _gates(run: Run) -> dict[str, Any]:
+    gates = run.folder.exists(paths.GATES)
+    return {"gates": json.loads(run.folder.read(paths.GATES)) if gates else None}
+
+
+def _failures(run: Run) -> dict[str, Any]:
+    return {"failures": [{"sample": name, "reason": reason} for name, reason in run.failures()]}
+
+
 def _run(run: Run) -> dict[str, Any]:
+    return {"run": _made(run)}
+
+
+def _made(run: Run) -> dict[str, Any]:
     """Return what was run, on what, and what it took."""
     plan, environment = run.plan, run.environment
     spent = effort.spent(run)
@@ -92,7 +134,10 @@ def _run(run: Run) -> dict[str, Any]:
         "wall_seconds": spent.wall,
         "worker_seconds": spent.working,
         "passes": {name: asdict(effort.spent(run, name)) for name in run.progress()},
-        "versions": environment.get("versions", {}),
+        "versions": {
+            **({"python": environment["python"]} if "python" in environment else {}),
+            **environment.get("packages", {}),
+        },
     }
 
 
@@ -100,6 +145,17 @@ def _metric(compared: Compared) -> dict[str, Any]:
     known = asdict(compared.metric)
     del known["name"], known["digest"]
     return known | {"controls": compared.controls, "unbeaten_controls": compared.unbeaten}
+
+
+def _clustered(analysis: Analysis) -> dict[str, Any]:
+    return {
+        "clever_hans": len(analysis.clever_hans),
+        "n_maps": analysis.n_samples,
+        "n_undefined": analysis.n_undefined,
+        "min_samples": analysis.parameters["min_samples"],
+        "skipped": analysis.skipped,
+        "findings": [asdict(row) for row in findings(analysis)],
+    }
 
 
 def _scores(run: Run, compared: Sequence[Compared]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -153,6 +209,18 @@ def _agreement(found: agreement.Scores) -> dict[str, Any] | None:
 def _ranking(ranking: agreement.Ranking) -> dict[str, Any]:
     bars = [ranking.explainers[first : last + 1] for first, last in ranking.bars()]
     return asdict(ranking) | {"metric": ranking.metric or None, "not_told_apart": bars}
+
+
+_PARTS: tuple[tuple[tuple[str, ...], Callable[[Run], dict[str, Any]]], ...] = (
+    (("run",), _run),
+    (("explainers",), _explainers),
+    (("metrics", "scores", "curves", "standings", "comparisons"), _judged),
+    (("agreement", "ranks"), _ranked),
+    (("clusters",), _clusters),
+    (("gates",), _gates),
+    (("failures",), _failures),
+)
+"""Keys of report.json that are read together, so that what is damaged costs no others."""
 
 
 def _plain(value: Any) -> Any:

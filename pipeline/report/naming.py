@@ -4,23 +4,32 @@ from __future__ import annotations
 
 import functools
 import logging
+import weakref
 from typing import TYPE_CHECKING, Any
 
 from pipeline.data import open_source
 from pipeline.errors import XpipeError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, MutableMapping
 
     from pipeline.data.source import Source
     from pipeline.plan import Plan
     from pipeline.store import Run
 
 logger = logging.getLogger(__name__)
+_SOURCES: MutableMapping[Run, Source | None] = weakref.WeakKeyDictionary()
+"""Opened once for all sections: what is missing is said once."""
 
 
 def source_of(run: Run) -> Source | None:
     """Return the source of a run's samples; None if it cannot be opened here any more."""
+    if run not in _SOURCES:
+        _SOURCES[run] = _opened(run)
+    return _SOURCES[run]
+
+
+def _opened(run: Run) -> Source | None:
     try:
         source = open_source(run.config.data, run.config.base)
         # sources are lazy: what is gone is found out when it is first asked for

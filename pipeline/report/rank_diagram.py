@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from pipeline.report import figures, formats
@@ -12,10 +13,26 @@ if TYPE_CHECKING:
 
     from pipeline.agreement import Ranking
 
-_WIDTH = 640
-_LEFT, _RIGHT = 190, 450
-"""Where ranks begin and end; names are beside."""
+_LINE = 440
+"""Length of the line of ranks."""
+_LETTER, _BESIDE = 6.6, 24
+"""Width that a letter of a name may take, and of what is between a name and the line."""
+_TICK = 28
+"""Least distance of two ticks."""
 _AXIS, _ROW, _BAR = 52, 22, 9
+
+
+def _margins(ranking: Ranking) -> tuple[float, float]:
+    """Return the pixels left and right of the line that the longest names there take."""
+    labels = [_label(ranking, place) for place in range(len(ranking.explainers))]
+    half = (len(labels) + 1) // 2
+    left, right = (max(map(len, some)) for some in (labels[:half], labels[half:]))
+    return _BESIDE + _LETTER * left, _BESIDE + _LETTER * right
+
+
+def width(ranking: Ranking) -> float:
+    """Return the width of the diagram in pixels of the page."""
+    return sum(_margins(ranking)) + _LINE
 
 
 def draw(ranking: Ranking, title: str) -> Markup:
@@ -25,8 +42,11 @@ def draw(ranking: Ranking, title: str) -> Markup:
     first = _AXIS + 18 + _BAR * len(bars)
     height = first + _ROW * ((n + 1) // 2) + 2
     with figures.style():
-        made, axes = figures.figure(_WIDTH, height)
-        axes.set(xlim=(0, _WIDTH), ylim=(height, 0))
+        made, axes = figures.figure(width(ranking), height)
+        made.set_layout_engine("none")  # or names would take their place from the line
+        left, right = _margins(ranking)
+        axes.set_position((0, 0, 1, 1))
+        axes.set(xlim=(-left, _LINE + right), ylim=(height, 0))
         axes.set_axis_off()
         _scale(axes, n)
         if ranking.is_told_apart:
@@ -41,12 +61,12 @@ def draw(ranking: Ranking, title: str) -> Markup:
 
 
 def _x(rank: float, n: int) -> float:
-    return _LEFT + (_RIGHT - _LEFT) * (rank - 1) / (n - 1)
+    return _LINE * (rank - 1) / (n - 1)
 
 
 def _scale(axes: Axes, n: int) -> None:
-    axes.plot([_LEFT, _RIGHT], [_AXIS, _AXIS], color=figures.INK, linewidth=1.2)
-    step = max(1, n // 10)
+    axes.plot([0, _LINE], [_AXIS, _AXIS], color=figures.INK, linewidth=1.2)
+    step = math.ceil(_TICK * (n - 1) / _LINE)
     for rank in range(1, n + 1, step):
         x = _x(rank, n)
         axes.plot([x, x], [_AXIS - 5, _AXIS], color=figures.INK, linewidth=1.2)
@@ -58,7 +78,7 @@ def _difference(axes: Axes, ranking: Ranking) -> None:
     length = ranking.test.critical_difference
     n = len(ranking.explainers)
     stop = _x(1 + min(length, n - 1), n)
-    axes.plot([_LEFT, stop], [15, 15], color=figures.ACCENT, linewidth=2)
+    axes.plot([0, stop], [15, 15], color=figures.ACCENT, linewidth=2)
     text = f"critical difference {length:.2f}"
     axes.text(stop + 8, 15, text, ha="left", va="center", size=12)
 
@@ -68,19 +88,25 @@ def _named(axes: Axes, ranking: Ranking, place: int, first: float) -> None:
     n = len(ranking.explainers)
     is_left = place < (n + 1) // 2
     y = first + _ROW * (place if is_left else n - 1 - place) + _ROW / 2
-    x, edge = _x(ranking.test.mean_ranks[place], n), _LEFT - 14 if is_left else _RIGHT + 14
+    x, edge = _x(ranking.test.mean_ranks[place], n), -14 if is_left else _LINE + 14
     axes.plot([x, x, edge], [_AXIS, y, y], color=figures.FAINT, linewidth=1)
     axes.plot([x], [_AXIS], marker="o", markersize=5, color=figures.INK)
-    words = [ranking.explainers[place], formats.number(ranking.test.mean_ranks[place], 3)]
     axes.text(
         edge - 5 if is_left else edge + 5,
         y,
-        "  ".join(words if is_left else reversed(words)),
+        _label(ranking, place),
         ha="right" if is_left else "left",
         va="center",
         color=figures.INK,
         size=12,
     )
+
+
+def _label(ranking: Ranking, place: int) -> str:
+    """Return name and mean rank; the rank is beside the line."""
+    words = [ranking.explainers[place], formats.number(ranking.test.mean_ranks[place], 3)]
+    is_left = place < (len(ranking.explainers) + 1) // 2
+    return "  ".join(words if is_left else reversed(words))
 
 
 def _in_words(ranking: Ranking) -> str:

@@ -8,7 +8,10 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from pipeline.report import charts, figures
+from pipeline.agreement import Ranking
+from pipeline.metrics import Curve
+from pipeline.report import charts, curve_plots, figures, rank_diagram
+from pipeline.statistics import Friedman
 
 X = np.linspace(0, 1, 5)
 
@@ -71,10 +74,28 @@ def test_ticks_are_not_beside_the_chart() -> None:
     assert "0.25" in charts._texts(charts._ticks(0.0, 1.1))
 
 
-def test_many_lines_are_told_apart_by_dashes_and_have_no_bands() -> None:
+def test_the_axis_ends_where_lines_do() -> None:
+    below = charts.Series("a", X, X - 0.02, X + 0.02, 0)
+    root = ElementTree.fromstring(charts.lines(X, [below], "share", "probability"))
+    texts = {each.text for each in root.iter("text")}
+    assert {"0.00", "1.00"} <= texts
+    assert not {"1.25", "\N{MINUS SIGN}0.25"} & texts
+
+
+def test_of_many_lines_the_best_the_worst_and_controls_have_bands() -> None:
+    def row(k: int) -> curve_plots.Row:
+        return curve_plots.Row(f"<{k}>", k, float(k))
+
+    many = [curve_plots.Line(each, row(each.colour)) for each in series(charts.N_COLOURS + 2)]
+    curve = Curve("curve", tuple(X), "share", "probability", "auc", "lower")
+    plot = curve_plots.Plot("metric", curve, tuple(many), ("<3>",))
+    assert plot.chart.count('class="band"') == 3
+    few = curve_plots.Plot("metric", curve, tuple(many[:-2]))
+    assert few.chart.count('class="band"') == charts.N_COLOURS
+
+
+def test_many_lines_are_told_apart_by_dashes() -> None:
     many = series(charts.N_COLOURS + 1)
-    assert not charts.has_bands(many)
-    assert charts.has_bands(many[1:])
     assert len({charts.look(line.colour) for line in many}) == len(many)
     assert len({str(charts._pen(line.colour)) for line in many}) == len(many)
 
@@ -114,3 +135,24 @@ def test_what_is_named_with_markup_is_escaped() -> None:
     assert "$x_1$ &amp; more" in drawn
     assert "&lt;b&gt;</title>" in drawn
     assert "var(--accent)" in drawn
+
+
+def test_long_names_take_nothing_from_the_line_and_ticks_keep_their_distance() -> None:
+    names = tuple(f"agglomerative_contextual_decomposition_{n}" for n in range(18))
+    ranks = tuple(1.0 + n for n in range(18))
+    drawn = rank_diagram.draw(
+        Ranking("", "classes", names, Friedman(10, 18, ranks, 9.0, 0.01, 4.0, 1.0)), "r"
+    )
+    root = ElementTree.fromstring(drawn)
+    width = float(root.attrib["viewBox"].split()[2])
+    points = [
+        (float(x), each.text)
+        for each in root.iter("text")
+        if (each.text or "").isdigit()
+        for x in re.findall(r"(?:translate\(|x=\")(-?[\d.]+)", ElementTree.tostring(each).decode())[
+            :1
+        ]
+    ]
+    places = sorted(x for x, _ in points)
+    assert places[-1] - places[0] > 0.3 * width
+    assert min(np.diff(places)) >= 26

@@ -16,10 +16,11 @@ import pytest
 from PIL import Image
 
 import explainers
-from pipeline import aggregate, paths, report
+from pipeline import aggregate, comparisons, paths, report
+from pipeline.errors import IntegrityError
 from pipeline.evaluate import evaluate
 from pipeline.report import build, discover, formats, naming, pictures, sections
-from pipeline.report.sections import classes, gallery, overview, statistics
+from pipeline.report.sections import classes, failures, gallery, overview, scores, statistics
 from pipeline.sinks import results
 from pipeline.sinks.stored_result import StoredResult
 from pipeline.store import Run, open_run
@@ -99,8 +100,13 @@ def test_what_a_user_named_is_escaped(html: str) -> None:
 
 
 def test_the_table_shades_the_best_by_direction(html: str, run: Run) -> None:
-    table = html[html.index('id="scores"') : html.index('id="curves"')].split("<tbody>")[1]
-    rows = re.findall(r"<tr><th>(\w+)</th>(.*?)</tr>", table, re.DOTALL)
+    part = html[html.index('id="scores"') : html.index('id="curves"')]
+    rows: dict[str, list[str]] = {}
+    for table in part.split("<tbody>")[1:]:
+        for name, cells in re.findall(
+            r'<tr><th scope="row">(.*?)</th>(.*?)</tr>', table, re.DOTALL
+        ):
+            rows.setdefault(name.replace("<wbr>", ""), []).extend(cells.split("<td")[1:])
     for column, metric in enumerate(aggregate.judged(run)):
         means = {
             row.explainer: row.mean
@@ -108,7 +114,7 @@ def test_the_table_shades_the_best_by_direction(html: str, run: Run) -> None:
             if row.group == "all"
         }
         best = (min if metric.direction == "lower" else max)(means, key=means.__getitem__)
-        shaded = [name for name, cells in rows if "best" in cells.split("<td")[column + 1][:30]]
+        shaded = [name for name, cells in rows.items() if "best" in cells[column][:30]]
         assert shaded == [best]
 
 
@@ -158,7 +164,37 @@ def test_a_page_without_its_data_shows_the_maps(
     html = build(moved, tmp_path / "page.html").read_text()
     assert "inputs are missing" in html
     assert 'class="bar signed"' in html
-    assert "cannot be opened" in caplog.text
+    assert caplog.text.count("cannot be opened") == 1
+
+
+def test_a_damaged_part_costs_its_own_sections_and_no_others(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def damaged(run: Run) -> None:
+        raise IntegrityError("shard 0 of <scores> is torn", fix="evaluate again")
+
+    monkeypatch.setattr(scores, "render", damaged)
+    monkeypatch.setattr(comparisons, "of_run", damaged)
+    monkeypatch.setattr(report, "discover", lambda: [overview, scores, failures])
+    html = build(run, tmp_path / "page.html").read_text()
+    assert html.count("shard 0 of &lt;scores&gt; is torn") == 2  # in its place, and in the list
+    assert "to fix: evaluate again" in html
+    assert 'id="overview"' in html
+    said = json.loads((tmp_path / "page.json").read_text())
+    assert said["scores"] is None
+    assert "is torn" in said["damaged"]["scores"]
+    assert said["run"]["digest"] == run.plan.digest
+    assert "cannot be shown" in caplog.text
+    monkeypatch.setattr(scores, "render", lambda run: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        build(run, tmp_path / "page.html")
+
+
+def test_a_page_elsewhere_finds_the_files_of_the_run() -> None:
+    content = '<a href="atlas/index.html">x</a> <a href="#top">y</a> href=&#34;z'
+    assert report._from("../a run", content) == (
+        '<a href="../a%20run/atlas/index.html">x</a> <a href="#top">y</a> href=&#34;z'
+    )
 
 
 def test_a_new_section_is_one_new_module(
@@ -346,7 +382,7 @@ def test_with_many_explainers_each_has_a_row_of_classes(tmp_path: Path) -> None:
     evaluate(run)
     table = (classes.render(run) or "").split("<tbody>")
     assert len(table) == 2
-    assert re.findall(r"<tr><th>(\w+)</th>", table[1]) == list(entries)
+    assert re.findall(r'<tr><th scope="row">(\w+)</th>', table[1]) == list(entries)
     assert re.sub(r"\s+", " ", table[0]).count("<small>") == 3  # classes, with their counts
 
 

@@ -126,6 +126,18 @@ def test_the_section_says_in_words_what_passes_and_what_fails(run: Any) -> None:
     assert checker.open == []
 
 
+def test_who_fails_alike_is_named_in_one_sentence() -> None:
+    contest = checks.Contest("road", ("a",), (("b", "s"), ("c", "s"), ("d", "r")), ("r", "s"))
+    assert sanity._in_words(contest) == (
+        "road: a beats r and s; b, c do not beat s; d does not beat r."
+    )
+    none = [checks.Contest(name, (), (), ("s",)) for name in ("x", "y")]
+    assert sanity._unbeaten(none) == [
+        "x, y: no explainer beats s; here, they cannot tell an explanation from a map that knows "
+        "no network."
+    ]
+
+
 def test_what_was_not_checked_is_said(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(aggregate, "judged", lambda run: [judged("flipping")])
     del run.maps["edges"]

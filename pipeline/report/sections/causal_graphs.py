@@ -62,7 +62,8 @@ the channel is read first. Point at neurons and lines for numbers.</p>
 {% for graph in scan.drawn %}
 <details{% if loop.first %} open{% endif %}><summary><b>{{ graph.name }}</b>
 <span class="about">{{ graph.about }}</span></summary>
-<div class="scroll framed">{{ graph.drawing.picture }}</div>
+<div class="scroll framed" tabindex="0" role="region" aria-label="Causal graph">
+{{ graph.drawing.picture }}</div>
 <div class="scale">{{ graph.bar }}</div>
 <p class="note">By how much an intervention on a neuron changes the logit: it falls (red) or rises
 (blue).
@@ -84,11 +85,14 @@ Pale: not confirmed on the samples held out.
 All are in <code>{{ folder }}/{{ scan.name }}</code>, as JSON{{ scan.and_graphml }}.</p>
 {% for heading, table in scan.tables %}
 <h3>{{ heading }}</h3>
-<div class="scroll framed"><table class="wide tight dense">
-<thead><tr><th>layer</th>{% for column in table.columns %}
-<th class="value" title="{{ column.meaning }}">{{ column.name }}</th>{% endfor %}</tr></thead>
+<div class="scroll framed" tabindex="0" role="region" aria-label="Causal effects">
+<table class="wide tight dense">
+<thead><tr><th scope="col">layer</th>{% for column in table.columns %}
+<th scope="col" class="value" title="{{ column.meaning }}">{{ column.name }}</th>{% endfor %}</tr>
+</thead>
 <tbody>{% for name, cells in table.rows %}
-<tr><th>{{ name }}</th>{% for cell in cells %}<td class="value">{{ cell }}</td>{% endfor %}</tr>
+<tr><th scope="row">{{ name }}</th>{% for cell in cells %}
+<td class="value">{{ cell }}</td>{% endfor %}</tr>
 {% endfor %}</tbody></table></div>
 {% endfor %}
 <p class="note">Median over the classes that were tested, and from least to most where they differ.
@@ -96,10 +100,13 @@ Point at a column's name for what it says.</p>
 {% for each in scan.faithfulness %}
 <h3>What the graphs alone keep
 {%- if scan.faithfulness | length > 1 %} ({{ each.metric }}){% endif %}</h3>
-<div class="scroll framed"><table class="tight"><thead><tr><th>weights that stay</th>
-<th class="value">logit</th><th class="value">probability</th><th class="value">accuracy</th></tr>
+<div class="scroll framed" tabindex="0" role="region" aria-label="Weights that stay">
+<table class="tight"><thead><tr><th scope="col">weights that stay</th>
+<th scope="col" class="value">logit</th><th scope="col" class="value">probability</th>
+<th scope="col" class="value">accuracy</th></tr>
 </thead><tbody>{% for words, logit, probability, accuracy in each.rows %}
-<tr><th>{{ words }}</th><td class="value">{{ logit }}</td><td class="value">{{ probability }}</td>
+<tr><th scope="row">{{ words }}</th><td class="value">{{ logit }}</td>
+<td class="value">{{ probability }}</td>
 <td class="value">{{ accuracy }}</td></tr>{% endfor %}</tbody></table></div>
 <p class="note">Means over the {{ each.n }} samples whose target is a class with a graph. Graphs of
 nearly everything keep nearly everything: read it beside the widths above.</p>

@@ -28,14 +28,16 @@ TEMPLATE = """
 <div class="card"><h3 style="margin-top:0">{{ metric.name }}
   <span class="pill">{{ "lower is better" if metric.direction == "lower" else "higher is better" }}
   </span></h3>
-<div class="scroll"><table class="wide tight">
-<thead><tr><th>{{ "explainer" if is_many else "class" }}</th>
-{% for name, n in columns %}<th class="value"><span>{{ name if is_many else name | breakable }}
+<div class="scroll" tabindex="0" role="region" aria-label="Scores by class">
+<table class="wide tight">
+<thead><tr><th scope="col">{{ "explainer" if is_many else "class" }}</th>
+{% for name, n in columns %}
+<th scope="col" class="value"><span>{{ name if is_many else name | breakable }}
 {%- if n is not none %} <small>{{ n | count }}</small>{% endif %}</span></th>{% endfor %}
 </tr></thead>
 <tbody>
 {% for name, n, cells in rows %}
-<tr><th>{{ name }}{% if n is not none %} <small>{{ n | count }}</small>{% endif %}</th>
+<tr><th scope="row">{{ name }}{% if n is not none %} <small>{{ n | count }}</small>{% endif %}</th>
 {% for mean, shade in cells %}
 <td class="cell" style="background: rgba(var(--shade), {{ "%.2f" | format(shade) }})">
 {{ mean | number }}</td>

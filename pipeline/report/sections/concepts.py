@@ -25,11 +25,13 @@ TEMPLATE = """
 can be browsed, each with the samples that show it best: <a href="{{ atlas }}/index.html">open the
 atlas</a>, the folder <code>{{ atlas }}</code> of the run.</p>
 {% if classes %}
-<div class="scroll"><table class="framed">
-<thead><tr><th>class</th><th>concepts of {{ top.layer }} that it shows most</th></tr></thead>
+<div class="scroll" tabindex="0" role="region" aria-label="Concepts by class">
+<table class="framed">
+<thead><tr><th scope="col">class</th><th scope="col">concepts of
+{{ top.layer }} that it shows most</th></tr></thead>
 <tbody>
 {% for class in classes %}
-<tr><th>{{ class.name }}</th><td>
+<tr><th scope="row">{{ class.name }}</th><td>
 {% for channel, mean in class.concepts %}
 <a href="{{ atlas }}/{{ top.page }}#c{{ channel }}">#{{ channel }}</a>
 <small>{{ mean | number(2) }}</small>{{ " &middot; " | safe if not loop.last }}

@@ -41,15 +41,16 @@ TEMPLATE = """
 kept by biases, taken up by the stabilisers that keep divisions from exploding, or lost: where
 nothing had contributed, or by rules that cannot conserve relevance and drop some of it or hand it
 on twice (then the loss is negative).</p>
-<div class="scroll framed"><table class="wide">
-<thead><tr><th>explainer</th><th class="value">at the output</th>
-<th class="value">at the input</th>
-{% for heading in headings %}<th class="value">{{ heading }}</th>{% endfor %}
-<th class="value">unaccounted <small>mean</small></th>
-<th class="value">unaccounted <small>largest</small></th></tr></thead>
+<div class="scroll framed" tabindex="0" role="region" aria-label="Conservation">
+<table class="wide">
+<thead><tr><th scope="col">explainer</th><th scope="col" class="value">at the output</th>
+<th scope="col" class="value">at the input</th>
+{% for heading in headings %}<th scope="col" class="value">{{ heading }}</th>{% endfor %}
+<th scope="col" class="value">unaccounted <small>mean</small></th>
+<th scope="col" class="value">unaccounted <small>largest</small></th></tr></thead>
 <tbody>
 {% for row in accounts %}
-<tr><th>{{ row.name | breakable }}</th>
+<tr><th scope="row">{{ row.name | breakable }}</th>
 <td class="value"><b>{{ row.output | number }}</b></td>
 {% for part in row.parts %}
 <td class="value">{{ part | number }} <small>{{ row.share(part) | percent }}</small></td>
@@ -73,14 +74,18 @@ rules of a method do not conserve.</p>
 {% if deltas %}
 <p>Methods that compare with a baseline promise that a map sums to the output at the sample minus
 the output at the baseline. The convergence delta is what the sum exceeds this difference by.</p>
-<div class="scroll framed"><table class="wide">
-<thead><tr><th>explainer</th><th class="value">explained difference <small>mean size</small></th>
-<th class="value">delta <small>mean</small></th><th class="value">delta <small>mean size</small>
-</th><th class="value">delta <small>share of the difference</small></th>
-<th class="value">delta <small>largest</small></th></tr></thead>
+<div class="scroll framed" tabindex="0" role="region" aria-label="Completeness of differences">
+<table class="wide">
+<thead><tr><th scope="col">explainer</th>
+<th scope="col" class="value">explained difference <small>mean size</small></th>
+<th scope="col" class="value">delta <small>mean</small></th>
+<th scope="col" class="value">delta <small>mean size</small>
+</th><th scope="col" class="value">delta <small>share of the difference</small></th>
+<th scope="col" class="value">delta <small>largest</small></th></tr></thead>
 <tbody>
 {% for row in deltas %}
-<tr><th>{{ row.name | breakable }}</th><td class="value">{{ row.difference | number }}</td>
+<tr><th scope="row">{{ row.name | breakable }}</th>
+<td class="value">{{ row.difference | number }}</td>
 <td class="value">{{ row.mean | number }}</td><td class="value">{{ row.size | number }}</td>
 <td class="value"><b>{{ row.share | percent }}</b></td>
 <td class="value">{{ row.largest | number }}</td></tr>

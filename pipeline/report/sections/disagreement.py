@@ -19,13 +19,15 @@ order = 22
 TEMPLATE = """
 <p>{{ verdict }}</p>
 <div class="cards{{ " many" if names | length > 6 }}"><div class="card">
-<div class="scroll"><table class="wide tight">
-<thead><tr><th>Kendall's tau</th>
-{% for name in names %}<th class="value"><span>{{ name | breakable }}</span></th>{% endfor %}
+<div class="scroll" tabindex="0" role="region" aria-label="Agreement of metrics">
+<table class="wide tight">
+<thead><tr><th scope="col">Kendall's tau</th>
+{% for name in names %}
+<th scope="col" class="value"><span>{{ name | breakable }}</span></th>{% endfor %}
 </tr></thead>
 <tbody>
 {% for name, cells in rows %}
-<tr><th>{{ name }}</th>
+<tr><th scope="row">{{ name | breakable }}</th>
 {% for value, colour, strength, what in cells %}
 <td class="cell"{% if what %} title="{{ what }}" style="background: color-mix(in srgb, var(--{{
 colour }}) {{ strength }}%, transparent)"{% endif %}>{{ value }}</td>
@@ -66,7 +68,7 @@ def _cell(found: Disagreement, row: int, column: int) -> tuple[str, str, int, st
     tau = float(values[row, column])
     strength = 0 if np.isnan(tau) else round(45 * abs(tau))
     what = f"{found.metrics[row]} and {found.metrics[column]}, {of}"
-    return formats.number(tau, 2), "accent" if tau >= 0 else "warn", strength, what
+    return formats.fixed(tau), "accent" if tau >= 0 else "warn", strength, what
 
 
 def _verdict(found: Disagreement) -> str:
@@ -86,5 +88,5 @@ def _verdict(found: Disagreement) -> str:
         if n > 1
         else "The two metrics order explainers rather alike than against each other"
     )
-    tau = formats.number(float(taus[worst]), 2)
+    tau = formats.fixed(float(taus[worst]))
     return f"{said}; furthest apart are {names[0]} and {names[1]} (tau {tau})."

@@ -30,15 +30,17 @@ BUDGET = 3_000_000
 """Pixels of all pictures together, as in the gallery."""
 
 TEMPLATE = """
-<div class="scroll framed"><table class="wide">
+<div class="scroll framed" tabindex="0" role="region" aria-label="What was compared">
+<table class="wide">
 <caption>{{ drift.current.name }} beside {{ drift.previous.name }}</caption>
-<thead><tr><th></th><th class="value">before</th><th class="value">now</th></tr></thead>
+<thead><tr><th scope="col"></th><th scope="col" class="value">before</th>
+<th scope="col" class="value">now</th></tr></thead>
 <tbody>
-<tr><th>run</th><td class="value mono">{{ drift.previous.digest[:12] }}</td>
+<tr><th scope="row">run</th><td class="value mono">{{ drift.previous.digest[:12] }}</td>
 <td class="value mono">{{ drift.current.digest[:12] }}</td></tr>
-<tr><th>weights</th><td class="value mono">{{ drift.previous.weights[:12] }}</td>
+<tr><th scope="row">weights</th><td class="value mono">{{ drift.previous.weights[:12] }}</td>
 <td class="value mono">{{ drift.current.weights[:12] }}</td></tr>
-<tr><th>accuracy</th><td class="value">{{ drift.previous.accuracy | percent }}</td>
+<tr><th scope="row">accuracy</th><td class="value">{{ drift.previous.accuracy | percent }}</td>
 <td class="value">{{ drift.current.accuracy | percent }}</td></tr>
 </tbody></table></div>
 <p>{{ drift.n_samples | count }} samples are in both runs; {{ drift.n_predictions_changed | count }}
@@ -50,14 +52,18 @@ of them are predicted differently now.
 {% endif %}
 {% if scores %}
 <h3>Scores</h3>
-<div class="scroll framed"><table class="wide">
-<thead><tr><th>metric</th><th>explainer</th><th>score</th><th class="value">before</th>
-<th class="value">now</th><th class="value">change</th><th class="value">p (Holm)</th>
-<th class="value">effect</th><th class="value">samples</th><th>verdict</th></tr></thead>
+<div class="scroll framed" tabindex="0" role="region" aria-label="Change of scores">
+<table class="wide">
+<thead><tr><th scope="col">metric</th><th scope="col">explainer</th><th scope="col">score</th>
+<th scope="col" class="value">before</th>
+<th scope="col" class="value">now</th><th scope="col" class="value">change</th>
+<th scope="col" class="value">p (Holm)</th>
+<th scope="col" class="value">effect</th><th scope="col" class="value">samples</th>
+<th scope="col">verdict</th></tr></thead>
 <tbody>
 {% for row in scores %}
 {% set mean, half = row.change | interval(row.high - row.change) %}
-<tr><th>{{ row.metric | breakable }}</th><td>{{ row.explainer | breakable }}</td>
+<tr><th scope="row">{{ row.metric | breakable }}</th><td>{{ row.explainer | breakable }}</td>
 <td>{{ row.column | breakable }} {{ {"lower": "↓", "higher": "↑"}.get(row.direction, "") }}</td>
 <td class="value">{{ row.before | number }}</td><td class="value">{{ row.after | number }}</td>
 <td class="value"><b>{{ mean }}</b>{% if half %} <small>± {{ half }}</small>{% endif %}</td>
@@ -74,13 +80,17 @@ says the opposite. The effect is Cliff's delta. ↓ and ↑ say which end is bet
 {% endif %}
 {% if maps %}
 <h3>Maps</h3>
-<div class="scroll framed"><table class="wide">
-<thead><tr><th>explainer</th><th class="value">rank correlation</th><th class="value">median</th>
-<th class="value">least</th><th class="value">same prediction</th><th class="value">nDCG</th>
-<th class="value">moved</th><th class="value">identical</th><th class="value">samples</th></tr>
+<div class="scroll framed" tabindex="0" role="region" aria-label="Change of maps">
+<table class="wide">
+<thead><tr><th scope="col">explainer</th><th scope="col" class="value">rank correlation</th>
+<th scope="col" class="value">median</th>
+<th scope="col" class="value">least</th><th scope="col" class="value">same prediction</th>
+<th scope="col" class="value">nDCG</th>
+<th scope="col" class="value">moved</th><th scope="col" class="value">identical</th>
+<th scope="col" class="value">samples</th></tr>
 </thead><tbody>
 {% for row in maps %}
-<tr><th>{{ row.explainer | breakable }}</th>
+<tr><th scope="row">{{ row.explainer | breakable }}</th>
 <td class="value"><b>{{ row.rank_correlation.mean | number }}</b></td>
 <td class="value">{{ row.rank_correlation.median | number }}</td>
 <td class="value">{{ row.rank_correlation.least | number }}</td>
@@ -95,12 +105,15 @@ the same order, 0 none), nDCG of the tenth of the features with the most relevan
 relevance that is elsewhere now. Means over samples.</p>
 {% for row in maps if row.classes %}
 <details><summary>{{ row.explainer }}: classes that changed most</summary>
-<div class="scroll framed"><table class="wide">
-<thead><tr><th>class</th><th class="value">rank correlation</th><th class="value">nDCG</th>
-<th class="value">moved</th><th class="value">moved in the mean map</th>
-<th class="value">samples</th></tr></thead><tbody>
+<div class="scroll framed" tabindex="0" role="region" aria-label="Change by class">
+<table class="wide">
+<thead><tr><th scope="col">class</th><th scope="col" class="value">rank correlation</th>
+<th scope="col" class="value">nDCG</th>
+<th scope="col" class="value">moved</th><th scope="col" class="value">moved in the mean map</th>
+<th scope="col" class="value">samples</th></tr></thead><tbody>
 {% for each in row.classes[:n_classes] %}
-<tr><th>{{ label(each.label) }}</th><td class="value">{{ each.rank_correlation | number }}</td>
+<tr><th scope="row">{{ label(each.label) }}</th>
+<td class="value">{{ each.rank_correlation | number }}</td>
 <td class="value">{{ each.ndcg | number }}</td><td class="value">{{ each.moved | percent }}</td>
 <td class="value">{{ each.profile_moved | percent }}</td>
 <td class="value">{{ each.n | count }}</td></tr>

@@ -8,6 +8,9 @@ from pipeline.plan import EXPLAIN
 from pipeline.report import page
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pipeline.errors import XpipeError
     from pipeline.store import Run
 
 title = "Failures"
@@ -29,11 +32,12 @@ they are, without pictures and scores.</p>
 {{ shard.start }} to {{ shard.stop - 1 }}){{ ", " if not loop.last }}{% endfor %}.</p>
 {% endif %}
 {% if failures %}
-<div class="scroll framed"><table class="wide">
-<thead><tr><th>sample</th><th>reason</th></tr></thead>
+<div class="scroll framed" tabindex="0" role="region" aria-label="Failed samples">
+<table class="wide">
+<thead><tr><th scope="col">sample</th><th scope="col">reason</th></tr></thead>
 <tbody>
 {% for sample_id, reason in failures %}
-<tr><th>{{ sample_id }}</th><td>{{ reason }}</td></tr>
+<tr><th scope="row">{{ sample_id }}</th><td>{{ reason }}</td></tr>
 {% endfor %}
 </tbody></table></div>
 {% if n_failures > failures | length %}
@@ -41,6 +45,16 @@ they are, without pictures and scores.</p>
 {% endif %}
 <p class="note">Failed samples have empty maps and are in no statistic and no score.</p>
 {% endif %}
+"""
+
+
+BROKEN = """
+<p class="warn">This section cannot be shown.</p><pre>{{ error }}</pre>
+"""
+BROKEN_SECTIONS = """
+<ul class="said">{% for anchor, title, error in broken %}
+<li><a href="#{{ anchor }}">{{ title }}</a> cannot be shown: {{ error.what }}</li>
+{% endfor %}</ul>
 """
 
 
@@ -55,3 +69,13 @@ def render(run: Run) -> str:
         not_finite=run.not_finite(),
         open_shards=[shard for shard in run.plan.shards if shard.index not in done],
     )
+
+
+def in_place(error: XpipeError) -> str:
+    """Return what stands where a section cannot be rendered: what is wrong, and its fix."""
+    return page.fragment(BROKEN, error=error)
+
+
+def of_sections(broken: Sequence[tuple[str, str, XpipeError]]) -> str:
+    """Return the list of sections, by anchor and title, that could not be rendered."""
+    return page.fragment(BROKEN_SECTIONS, broken=broken)

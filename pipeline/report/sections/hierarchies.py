@@ -88,9 +88,10 @@ is <b>{{ sample.label }}</b></span>{% else %}predicted <b>{{ sample.prediction }
 {% endfor %}
 </div>
 {% elif found.lines %}
-<div class="scroll"><table class="words"><tbody>
+<div class="scroll" tabindex="0" role="region" aria-label="Hierarchy of words">
+<table class="words"><tbody>
 {% for line in found.lines %}
-<tr><th>{{ line.name }}</th>
+<tr><th scope="row">{{ line.name }}</th>
 {% for cell in line.cells %}
 {% if cell.colour %}<td colspan="{{ cell.span }}" title="{{ cell.title }}" style="background:
 {{- cell.colour.ground }};color:{{ cell.colour.ink }}">{{ cell.words }}

@@ -51,7 +51,7 @@ of each explainer</span></summary>
 <div class="strip outliers">
 {% for each in metric.outliers %}
 <div class="shown {{ "wrong" if each.is_wrong else "right" }}">
-  <p class="who"><b>{{ each.explainer | breakable }}</b>
+  <p class="who top"><b>{{ each.explainer | breakable }}</b>
   <span class="score">{{ each.score | number }}</span></p>
   <div class="pair">
   {% if each.picture %}

@@ -46,7 +46,8 @@ TEMPLATE = """
 {% endfor %}
 </dl></div>
 <details><summary>Explainers and their parameters</summary>
-<div class="scroll framed"><table class="wide tight">
+<div class="scroll framed" tabindex="0" role="region" aria-label="Explainers and their parameters">
+<table class="wide tight">
 <thead><tr><th scope="col">explainer</th><th scope="col">method</th>
 <th scope="col">parameters that were given</th></tr></thead>
 <tbody>

@@ -28,16 +28,18 @@ TEMPLATE = """
 <p>Methods that sample estimate their maps, and say how well. The relative error of a map is the
 root mean square of its standard errors over that of its values; the residual is the error of a
 fitted model in predicting outputs that it was not fitted to.</p>
-<div class="scroll framed"><table class="wide">
-<thead><tr><th>explainer</th><th class="value">relative error <small>mean</small></th>
-<th class="value">relative error <small>largest</small></th>
-<th class="value">residual <small>mean</small></th>
-<th class="value">residual <small>largest</small></th>
-<th class="value">forward passes <small>mean</small></th>
-<th class="value">forward passes <small>range</small></th></tr></thead>
+<div class="scroll framed" tabindex="0" role="region" aria-label="Precision">
+<table class="wide">
+<thead><tr><th scope="col">explainer</th>
+<th scope="col" class="value">relative error <small>mean</small></th>
+<th scope="col" class="value">relative error <small>largest</small></th>
+<th scope="col" class="value">residual <small>mean</small></th>
+<th scope="col" class="value">residual <small>largest</small></th>
+<th scope="col" class="value">forward passes <small>mean</small></th>
+<th scope="col" class="value">forward passes <small>range</small></th></tr></thead>
 <tbody>
 {% for row in rows %}
-<tr><th>{{ row.name | breakable }}</th>
+<tr><th scope="row">{{ row.name | breakable }}</th>
 <td class="value{{ " warn" if row.is_imprecise }}"><b>{{ row.error.mean | percent }}</b></td>
 <td class="value">{{ row.error.most | percent }}</td>
 <td class="value">{{ row.residual.mean | number }}</td>

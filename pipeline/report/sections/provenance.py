@@ -23,14 +23,18 @@ TEMPLATE = """
 {% endfor %}
 </dl></div>
 <h3>Passes</h3>
-<div class="scroll framed"><table class="wide">
-<thead><tr><th>pass</th><th class="value">shards</th><th class="value">samples</th>
-<th class="value">failed</th><th class="value">wall</th><th class="value">work</th>
-<th class="value">samples/s</th><th class="value">workers</th><th class="value">retried</th>
-<th class="value">peak memory</th></tr></thead>
+<div class="scroll framed" tabindex="0" role="region" aria-label="Passes">
+<table class="wide">
+<thead><tr><th scope="col">pass</th><th scope="col" class="value">shards</th>
+<th scope="col" class="value">samples</th>
+<th scope="col" class="value">failed</th><th scope="col" class="value">wall</th>
+<th scope="col" class="value">work</th>
+<th scope="col" class="value">samples/s</th><th scope="col" class="value">workers</th>
+<th scope="col" class="value">retried</th>
+<th scope="col" class="value">peak memory</th></tr></thead>
 <tbody>
 {% for name, pass in passes %}
-<tr><th>{{ name }}</th><td class="value">{{ pass.n_shards | count }}</td>
+<tr><th scope="row">{{ name }}</th><td class="value">{{ pass.n_shards | count }}</td>
 <td class="value">{{ pass.n_samples | count }}</td>
 <td class="value">{{ pass.n_failed | count }}</td>
 <td class="value">{{ pass.wall | duration }}</td>

@@ -60,18 +60,21 @@ TEMPLATE = """
 distortion half the mean squared change of what is explained, here in units of that squared.
 Masks are found with a distortion that is quick to compute; what it really is, drawing noise again
 and again shows. Where the two part, masks are optimal for something else.</p>
-<div class="scroll framed"><table class="wide tight">
-<thead><tr><th>explainer</th><th class="value">asked for</th><th class="value">rate
-<small>mean</small></th><th class="value">distortion at the start <small>median</small></th>
-<th class="value">distortion as optimised <small>median</small></th>
-<th class="value">by Monte Carlo <small>median &plusmn; its error</small></th>
-<th class="value">ratio <small>median, quartiles</small></th>
-<th class="value">beyond {{ factor | number(2) }}&times; <small>samples</small></th>
-<th class="value">iterations <small>mean, most</small></th>
-<th class="value">gap <small>median</small></th></tr></thead>
+<div class="scroll framed" tabindex="0" role="region" aria-label="Rate and distortion">
+<table class="wide tight">
+<thead><tr><th scope="col">explainer</th><th scope="col" class="value">asked for</th>
+<th scope="col" class="value">rate
+<small>mean</small></th>
+<th scope="col" class="value">distortion at the start <small>median</small></th>
+<th scope="col" class="value">distortion as optimised <small>median</small></th>
+<th scope="col" class="value">by Monte Carlo <small>median &plusmn; its error</small></th>
+<th scope="col" class="value">ratio <small>median, quartiles</small></th>
+<th scope="col" class="value">beyond {{ factor | number(2) }}&times; <small>samples</small></th>
+<th scope="col" class="value">iterations <small>mean, most</small></th>
+<th scope="col" class="value">gap <small>median</small></th></tr></thead>
 <tbody>
 {% for row in rows %}
-<tr><th>{{ row.name | breakable }}</th><td class="value">{{ row.asked }}</td>
+<tr><th scope="row">{{ row.name | breakable }}</th><td class="value">{{ row.asked }}</td>
 <td class="value">{{ row.rate | percent }}</td><td class="value">{{ row.start | number }}</td>
 <td class="value">{{ row.assumed | number }}</td>
 <td class="value"><b>{{ row.drawn | number }}</b>

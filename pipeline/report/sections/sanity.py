@@ -33,7 +33,8 @@ TEMPLATE = """
 <p class="note">{{ text }}</p>
 {% endfor %}
 {% if rows %}
-<div class="scroll framed"><table class="wide">
+<div class="scroll framed" tabindex="0" role="region" aria-label="Checks by explainer">
+<table class="wide">
 <thead><tr><th scope="col">explainer</th>
 {% for metric in names %}<th scope="col">{{ metric | breakable }}</th>{% endfor %}</tr></thead>
 <tbody>
@@ -87,13 +88,14 @@ def render(run: Run) -> str | None:
         if checks.family(compared.metric) not in checks.FAMILIES
         and (contest := checks.contest(compared)) is not None
     ]
+    beaten = [each for each in contests if each.beating]
     plots = curve_plots.plots(run, randomised)
     return page.fragment(
         TEMPLATE,
         names=list(dict.fromkeys(check.metric for check in found)),
         rows=_rows(found),
         n=max((check.n for check in found), default=0),
-        passed=[*_verdicts(found), *map(_in_words, contests)],
+        passed=[*_verdicts(found), *map(_in_words, beaten), *_unbeaten(contests)],
         missing=_missing(run, by_family),
         curves=curve_plots.render(plots) if plots else "",
         histograms=[drawn for metric in axioms if (drawn := _histogram(run, metric))],
@@ -141,17 +143,32 @@ def _listed(alike: Sequence[Check]) -> str:
 
 
 def _in_words(contest: checks.Contest) -> str:
-    """Return who beats the controls."""
+    """Return who beats the controls, and who does not beat which of them."""
     named = " and ".join(contest.controls)
-    if not contest.beating:
-        return (
-            f"{contest.metric}: no explainer beats {named}; here, it cannot tell an explanation "
-            "from a map that knows no network."
-        )
     verb = "beats" if len(contest.beating) == 1 else "beat"
     text = f"{contest.metric}: {', '.join(contest.beating)} {verb} {named}"
-    others = [f"{name} does not beat {control}" for name, control in contest.others]
+    alike: dict[str, list[str]] = {}
+    for name, control in contest.others:
+        alike.setdefault(control, []).append(name)
+    others = [
+        f"{', '.join(names)} {'does' if len(names) == 1 else 'do'} not beat {control}"
+        for control, names in alike.items()
+    ]
     return "; ".join([text, *others]) + "."
+
+
+def _unbeaten(contests: Sequence[checks.Contest]) -> list[str]:
+    """Return a sentence for all metrics under which nothing beats the same controls."""
+    by_controls: dict[tuple[str, ...], list[str]] = {}
+    for each in contests:
+        if not each.beating:
+            by_controls.setdefault(each.controls, []).append(each.metric)
+    return [
+        f"{', '.join(names)}: no explainer beats {' and '.join(named)}; here, "
+        f"{'it' if len(names) == 1 else 'they'} cannot tell an explanation from a map that knows "
+        "no network."
+        for named, names in by_controls.items()
+    ]
 
 
 def _missing(run: Run, by_family: Mapping[str, Sequence[Judged]]) -> list[str]:
