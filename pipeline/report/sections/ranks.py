@@ -14,12 +14,16 @@ if TYPE_CHECKING:
 title = "Ranks"
 order = 24
 
+CARD = 540
+"""Pixels of a card, where two are beside each other."""
+
 TEMPLATE = """
-<div class="cards">
-{% for ranking, heading, verdict, diagram in drawings %}
+<div class="cards{{ " many" if is_wide }}">
+{% for ranking, heading, verdict, width, diagram in drawings %}
 <div class="card"><h3 style="margin-top:0">{{ heading }}
 <span class="pill">{{ ranking.test.n_blocks }} {{ ranking.blocks }}</span></h3>
-<div style="max-width: 42rem">{{ diagram }}</div>
+<div class="scroll" tabindex="0" role="region" aria-label="Mean ranks: {{ heading }}">
+<div style="width: {{ width }}px">{{ diagram }}</div></div>
 <p class="note">{{ verdict }}</p></div>
 {% endfor %}
 </div>
@@ -40,22 +44,32 @@ def render(run: Run) -> str | None:
     kinds = dict.fromkeys(ranking.blocks for ranking in found)
     names = {agreement.METRICS: "metrics", agreement.CLASSES: "classes of samples"}
     drawings = [
-        (each, heading, _verdict(each), rank_diagram.draw(each, f"Mean ranks: {heading}"))
+        (
+            each,
+            heading,
+            _verdict(each),
+            round(rank_diagram.width(each)),
+            rank_diagram.draw(each, f"Mean ranks: {heading}"),
+        )
         for each in found
         for heading in [each.metric or "over all metrics"]
     ]
     return page.fragment(
         TEMPLATE,
         drawings=drawings,
+        is_wide=any(rank_diagram.width(each) > CARD for each in found),
         blocks=" or ".join(names[kind] for kind in kinds),
         has_metrics=agreement.METRICS in kinds,
     )
+
+
+_NOTHING = ": nothing shows that explainers differ."
 
 
 def _verdict(ranking: Ranking) -> str:
     test = ranking.test
     p = f"p = {formats.number(test.p, 2)}" if test.p >= 1e-4 else "p < 0.0001"
     said = f"Friedman's test over {test.n_blocks} {ranking.blocks}: {p}"
-    if ranking.is_told_apart:
-        return f"{said}, explainers differ."
-    return f"{said}: nothing shows that explainers differ."
+    differ = ", explainers differ." if ranking.is_told_apart else _NOTHING
+    few = ", ".join(ranking.left_out)
+    return said + differ + (f" Left out, for they score fewer explainers: {few}." if few else "")
