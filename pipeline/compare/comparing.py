@@ -5,20 +5,20 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pipeline.compare import map_drift
 from pipeline.compare.comparison import Comparison, Side
 from pipeline.compare.pairing import pair
-from pipeline.conflict import changes
-from pipeline.store import open_run
-
-from pipeline.compare import map_drift
 from pipeline.compare.score_drift import Scores, n_scored
+from pipeline.conflict import changes
 from pipeline.scorable import explained
+from pipeline.store import open_run
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     import numpy as np
     from numpy.typing import NDArray
+
     from pipeline.aggregate import Judged
     from pipeline.compare.comparison import MapDrift
     from pipeline.compare.pairing import Pairing

@@ -6,17 +6,18 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from pipeline.compare.comparison import ScoreDrift
-from pipeline.statistics import holm, paired
-from pipeline.store import EVALUATE
 from scipy import special
 
 from pipeline import comparisons, paths
+from pipeline.compare.comparison import ScoreDrift
+from pipeline.statistics import holm, paired
+from pipeline.store import EVALUATE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from numpy.typing import NDArray
+
     from pipeline.aggregate import Judged
     from pipeline.compare.comparison import Change
     from pipeline.compare.pairing import Pairing

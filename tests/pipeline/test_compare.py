@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from pipeline.report.sections import drift as section
 from scipy import stats
-from tests.pipeline.compared import N, judged, make, some_maps
 
 from pipeline.compare import IncomparableError, agreement, compare, map_drift, score_drift
+from pipeline.report.sections import drift as section
+from tests.pipeline.compared import N, judged, make, some_maps
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+
 from pipeline.data import open_source
+from pipeline.evaluate import evaluate
 from pipeline.metrics import build
 from pipeline.networks import network_of
 from tests.pipeline.explained import FAILED, explained
-
-from pipeline.evaluate import evaluate
 
 if TYPE_CHECKING:
     from pathlib import Path
