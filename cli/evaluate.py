@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cli import output, verdicts
+from cli import clusters, output, verdicts
 from cli.options import AsJson, RunFolder
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def evaluate(
         output.as_json(asdict(evaluation))
     else:
         _show_scores(evaluation)
-        _show_clusters(evaluation)
+        clusters.show(evaluation.clusters)
         _tell_unbeaten(evaluation)
     for text in evaluation.notes:
         output.note(text)
@@ -110,26 +110,6 @@ def _against(evaluation: "Evaluation") -> dict[tuple[str, str, str], dict[str, s
         heading = "to the best" if row.kind == "best" else f"to {row.reference}"
         found.setdefault((*of_metric, row.explainer), {})[heading] = row.verdict
     return found
-
-
-def _show_clusters(evaluation: "Evaluation") -> None:
-    if not evaluation.clusters:
-        return
-    numbers = ("size", "second eigenvalue", "flip rate", "control")
-    rows = [
-        {
-            "explainer": found.explainer,
-            "view": found.view,
-            "cluster": found.cluster,
-            "size": found.size,
-            "second eigenvalue": found.second_eigenvalue,
-            "flip rate": found.flip_rate,
-            "control": found.control_rate,
-            "verdict": found.verdict,
-        }
-        for found in evaluation.clusters
-    ]
-    output.table(rows, ("explainer", "view", "cluster", *numbers, "verdict"), right=numbers)
 
 
 def report(

@@ -1,11 +1,12 @@
 """Commands that make runs: init, plan, run, resume."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cli import output, verdicts
+from cli import clusters, output, verdicts
 from cli.options import AsJson, Limit, Only, Overrides, RunFile, RunFolder
 from pipeline.quantities import duration, size
 
@@ -69,10 +70,12 @@ def plan(
     Example:  xpipe plan quickstart/run.yaml --limit 200
     """
     from pipeline.config import load
+    from pipeline.gates.left_out import left_out
     from pipeline.planner import make_plan
     from pipeline.run import narrowed
 
-    asked = narrowed(load(config, overrides or ()), only, limit)
+    loaded = load(config, overrides or ())
+    asked = narrowed(loaded, only, limit)
     made = make_plan(asked, measure=measure).plan
     if as_json:
         import json
@@ -80,6 +83,7 @@ def plan(
         output.as_json(json.loads(made.to_json()))
     else:
         _show_plan(made)
+    verdicts.tell(left_out(loaded, asked))
 
 
 def run(
@@ -100,6 +104,8 @@ def run(
     """
     from cli.progress import Reporter
     from pipeline.config import load
+    from pipeline.gates.left_out import left_out
+    from pipeline.run import narrowed
     from pipeline.run import run as run_config
 
     loaded = load(config, overrides or ())
@@ -107,12 +113,21 @@ def run(
         summary = run_config(
             loaded, only=only, limit=limit, callbacks=(reporter,), take_over=take_over
         )
+    skipped = left_out(loaded, narrowed(loaded, only, limit))
+    summary = replace(summary, gates=(*summary.gates, *skipped))
     verdicts.write(junit, loaded.name, summary.gates)
     _conclude(summary, as_json=as_json)
 
 
-def resume(path: RunFolder, take_over: TakeOver = False, as_json: AsJson = False) -> None:
+def resume(
+    path: RunFolder,
+    take_over: TakeOver = False,
+    junit: verdicts.JUnit = None,
+    as_json: AsJson = False,
+) -> None:
     """Go on with a run that was stopped or killed; what is committed is not done again.
+
+    Exits as `xpipe run`.
 
     Example:  xpipe resume runs/quickstart
     """
@@ -121,6 +136,7 @@ def resume(path: RunFolder, take_over: TakeOver = False, as_json: AsJson = False
 
     with Reporter() as reporter:
         summary = resume_run(path, callbacks=(reporter,), take_over=take_over)
+    verdicts.write(junit, summary.path.name, summary.gates)
     _conclude(summary, as_json=as_json)
 
 
@@ -174,10 +190,13 @@ def _conclude(summary: "RunSummary", *, as_json: bool) -> None:
             f"{summary.path}: {n_explained} of {summary.n_samples} samples in "
             f"{duration(summary.seconds)}"
         )
+        clusters.show(clusters.confirmed(summary.clusters))
         if summary.report is not None:
             output.line(f"report: {summary.report}")
     if summary.n_failed:
         output.note(f"{summary.n_failed} samples failed; xpipe status {summary.path} names them")
+    for text in summary.notes:
+        output.note(text)
     for name, n_samples in summary.not_finite.items():
         output.note(f"{name}: the maps of {n_samples} samples are not finite")
     for pass_name, shard in summary.quarantined:

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from pipeline.ledger import Entry
     from pipeline.planner import Planned
     from pipeline.session import Session
+    from pipeline.spray.findings import Finding
     from pipeline.store import Run
 
 __all__ = ["Owner", "RunSummary", "narrowed", "owner", "resume", "run"]
@@ -70,6 +71,10 @@ class RunSummary:
     """Explainer to its number of maps that are NaN or infinite somewhere, where there are any."""
     gates: tuple[Verdict, ...] = ()
     """What became of the run file's gates; none if interrupted."""
+    clusters: tuple[Finding, ...] = ()
+    """Clusters of the maps of each class, where their spectrum was analysed."""
+    notes: tuple[str, ...] = ()
+    """What was not scored or analysed, and why."""
 
 
 def run(
@@ -149,6 +154,8 @@ class _Start:
     started: float
     report: Path | None = None
     gates: tuple[Verdict, ...] = ()
+    clusters: tuple[Finding, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def run(self) -> RunSummary:
         self.session.emit(
@@ -185,6 +192,7 @@ class _Start:
             asked, spray = self.config.metrics, self.config.spray
             evaluated = evaluate(self.session.path, asked, spray=spray, session=self.session)
             self.gates = evaluated.gates
+            self.clusters, self.notes = evaluated.clusters, evaluated.notes
         if not self.session.is_stopping:
             from pipeline import atlas, report
 
@@ -251,6 +259,8 @@ class _Start:
             n_done=sum(entry.n_samples for entry in entries),
             not_finite=open_run(str(self.session.path)).not_finite(),
             gates=self.gates,
+            clusters=self.clusters,
+            notes=self.notes,
         )
 
 
@@ -275,7 +285,8 @@ def narrowed(config: RunConfig, only: Sequence[str] | None, limit: int | None) -
                 fix="name entries of the section explainers",
             )
     kept = {name: values for name, values in config.explainers.items() if name in only}
-    narrow = config.model_copy(update={"explainers": kept})
+    spray = {name: values for name, values in config.spray.items() if name in only}
+    narrow = config.model_copy(update={"explainers": kept, "spray": spray})
     # what is stored is read again, and must not speak of what is not there
     return narrow.model_copy(update={"gates": kept_gates(narrow)})
 

@@ -52,6 +52,11 @@ def verdict(analysis: Analysis, name: Callable[[int], str]) -> str:
     if not checked:
         is_whole = all(len(view.clusters) < 2 for view in views)
         why = "No class falls into clusters" if is_whole else "No cluster was checked"
+        if any(each.counterfactual is not None for view in views for each in view.clusters):
+            why = (
+                "Regions were erased, but every sample that could be asked belongs to the class, "
+                "by the truth or by what the network says"
+            )
         return f"{why}, so nothing was put on samples of other classes."
     view, most = max(checked, key=lambda pair: flip_rate(pair[1]))
     n_views = len({own.target for own, _ in checked})

@@ -158,10 +158,15 @@ def test_a_cluster_is_told_with_its_pictures_and_what_its_check_found(drawn: Any
 
 
 def test_what_was_not_checked_is_not_known(drawn: Any) -> None:
-    text = plain(drawn(lrp=analysis(view(0, [None, None], 0.1)), ig=analysis(skipped={0: 3})))
+    few = analysis(skipped={0: 3}, parameters={"min_samples": 50})
+    text = plain(drawn(lrp=analysis(view(0, [None, None], 0.1)), ig=few))
     assert "lrp not known No cluster was checked" in text
     assert "ig not known No class has enough maps" in text
-    assert "1 classes" not in text
+    said = "No class was analysed, as all have fewer than 50 maps (min_samples): ant &amp; co (3)."
+    assert said in text
+    erased = replace(BAD, n_pasted=0, flip_rate=float("nan"))
+    text = plain(drawn(lrp=analysis(view(0, [erased, erased], 0.1))))
+    assert "not known Regions were erased, but every sample" in text
     unasked = replace(BAD, n_inside=0, n_outside=0, n_pasted=0, flip_rate=float("nan"))
     assert not cluster_words.is_checked(cluster(0, 9, 1.0, unasked))
     assert "Not checked" in " ".join(cluster_words.checks(cluster(0, 9, 1.0, unasked), "ant"))

@@ -10,6 +10,7 @@ import numpy as np
 
 from pipeline.report import charts, cluster_words, formats, naming, page, pictures
 from pipeline.report.sections import gallery
+from pipeline.spray.findings import left_out
 from pipeline.spray.result import CLEVER_HANS, GLOBAL
 
 if TYPE_CHECKING:
@@ -264,7 +265,7 @@ def _explained(
         chart=chart,
         keys=keys,
         rows=rows[:N_ROWS],
-        rest=_rest(analysis, len(rows)),
+        rest=_rest(analysis, len(rows), name),
         classes=[_shown_class(view, name, found) for view in shown],
     )
 
@@ -310,16 +311,12 @@ def _spectra(
     return chart, [(each.name, charts.look(each.colour)) for each in reversed(series)]
 
 
-def _rest(analysis: Analysis, n_rows: int) -> str:
+def _rest(analysis: Analysis, n_rows: int, name: Callable[[int], str]) -> str:
     """Return what the table leaves out, and what all classes together say."""
     said = []
     if n_rows > N_ROWS:
         said.append(f"{formats.count(n_rows - N_ROWS)} more classes have less evidence.")
-    if analysis.skipped:
-        least = analysis.parameters.get("min_samples", "the least number of")
-        said.append(
-            f"Classes with fewer than {least} maps: {formats.count(len(analysis.skipped))}."
-        )
+    said += left_out(analysis, name)
     if analysis.n_undefined:
         said.append(f"{formats.count(analysis.n_undefined)} maps are zero or not finite.")
     view = analysis.views.get(GLOBAL)
