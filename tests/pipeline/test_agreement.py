@@ -11,6 +11,7 @@ import pytest
 from pipeline.aggregate import Groups
 from pipeline.agreement import Ranking, Scores, _over_classes, _over_metrics, disagreement
 from pipeline.report.rank_diagram import draw
+from pipeline.report.sections.ranks import _verdict
 from pipeline.statistics import Friedman, kendall
 
 if TYPE_CHECKING:
@@ -69,6 +70,16 @@ def test_classes_are_blocks_where_there_are_five() -> None:
     assert _over_classes("flipping", columns(2.0, 0.0, 6.0, 4.0), few) is None
 
 
+def test_a_metric_of_few_explainers_is_left_out_and_named() -> None:
+    six = {f"metric{n}": columns(0.0, 5.0, 9.0, 13.0, seed=n) for n in range(5)}
+    six["dear"] = columns(0.0, 5.0, seed=5)
+    ranking = _over_metrics(six)
+    assert ranking is not None
+    assert (ranking.test.n_blocks, len(ranking.explainers)) == (5, 4)
+    assert ranking.left_out == ("dear",)
+    assert "Left out, for they score fewer explainers: dear." in _verdict(ranking)
+
+
 def test_metrics_are_blocks_of_the_explainers_that_all_score(found: Scores) -> None:
     assert _over_metrics(found) is None
     five = {f"metric{n}": columns(0.0, 5.0, 9.0, 13.0, seed=n) for n in range(5)}
@@ -78,6 +89,7 @@ def test_metrics_are_blocks_of_the_explainers_that_all_score(found: Scores) -> N
     assert (ranking.metric, ranking.blocks) == ("", "metrics")
     assert ranking.explainers == ("lrp", "gradient", "random")
     assert ranking.test.mean_ranks == (1.0, 2.0, 3.0)
+    assert ranking.left_out == ()
 
 
 def ranking(*ranks: float, p: float = 0.01) -> Ranking:
