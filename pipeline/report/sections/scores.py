@@ -65,7 +65,7 @@ TEMPLATE = """
 </tbody></table></div>
 {% endfor %}
 <p class="note">Mean over {{ n }} samples ± half of its 95 % confidence interval (Student's t;
-Wilson's where scores are zeros and ones: of that, the upper half).
+Wilson's for shares of hits: of that, the upper half).
 The best of each column is shaded. Below the mean is the rank, and letters: explainers that share a
 letter cannot be told apart by Wilcoxon's signed rank test on the same samples, at 5 % after Holm's
 correction over all pairs.
