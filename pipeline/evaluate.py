@@ -13,23 +13,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from explainers import Target
+from pipeline import aggregate, comparisons
 from pipeline.aggregate import Judged
 from pipeline.data import open_source
 from pipeline.entries import check_chosen, graph_scans
 from pipeline.errors import ConfigError
 from pipeline.events import StageFinished
 from pipeline.fit import check_metric
+from pipeline.gates import absolute, clusters
 from pipeline.gates.verdict import BROKEN, tally
 from pipeline.metrics import build
 from pipeline.networks import network_of
+from pipeline.scorable import GRAPH, explained, in_words, misfit, scored, unscored
 from pipeline.scorer import EvaluateTask
 from pipeline.session import open_session
 from pipeline.spray import stage as spectra
+from pipeline.spray.findings import findings, left_out
 from pipeline.store import EVALUATE, Run, open_run
-
-from pipeline import aggregate, comparisons
-from pipeline.gates import absolute
-from pipeline.scorable import GRAPH, explained, in_words, misfit, scored, unscored
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -43,7 +43,8 @@ if TYPE_CHECKING:
     from pipeline.metrics import Metric
     from pipeline.session import Session
     from pipeline.shards import Shard
-    from pipeline.spray.stage import Finding
+    from pipeline.spray.findings import Finding
+    from pipeline.spray.result import Analysis
 
 INCOMPLETE = 5
 """Exit code where not every sample could be explained and scored."""
@@ -68,7 +69,8 @@ class Evaluation:
     quarantined: tuple[tuple[str, int], ...]
     """Pass and shard of each shard that was given up."""
     notes: tuple[str, ...]
-    """Which samples have no maps, which maps a metric does not score, and why."""
+    """Which samples have no maps, which maps a metric does not score, and why; which
+    classes are in no analysis."""
     aggregates: tuple[Aggregate, ...]
     """Means, intervals and medians, as in aggregates.parquet; curves are only there."""
     comparisons: tuple[Comparison, ...]
@@ -132,9 +134,9 @@ def evaluate(
         _network = _fitting(opened, chosen, done) if session is None else None
         n_before = len(current.quarantined)
         n_scored = sum(_map(opened, name, chosen[name], done, current) for name in chosen)
-        clusters = spectra.analyse_run(opened, analyses, done, current)
+        found = spectra.analyse_run(opened, analyses, done, current)
         rows = tuple(aggregate.write(opened))
-        gates = _gates(opened, rows, chosen, current)
+        gates = _gates(opened, rows, (*chosen, *map(clusters.of, analyses)), current)
         missing = _missing(opened, done)
         is_whole = not missing and len(current.quarantined) == n_before
         return Evaluation(
@@ -144,14 +146,14 @@ def evaluate(
             n_shards=len(done),
             n_scored=n_scored,
             quarantined=tuple(current.quarantined[n_before:]),
-            notes=(*missing, *_unscored(opened, chosen)),
+            notes=(*missing, *_unscored(opened, chosen), *_left_out(found)),
             aggregates=rows,
             comparisons=tuple(comparisons.write(opened)),
             exit_code=current.interrupts.exit_code
             or (BROKEN if any(gate.is_broken for gate in gates) else 0 if is_whole else INCOMPLETE),
             seconds=time.monotonic() - started,
             gates=gates,
-            clusters=clusters,
+            clusters=tuple(row for each in found for row in findings(each)),
         )
 
 
@@ -205,6 +207,10 @@ def _unscored(run: Run, chosen: Mapping[str, Mapping[str, Any]]) -> tuple[str, .
         asked = {key: why for key, why in missing.items() if only is None or key in only}
         said.append(in_words(name, asked))
     return tuple(text for text in said if text)
+
+
+def _left_out(found: Iterable[Analysis]) -> list[str]:
+    return [f"{each.explainer}: {text}" for each in found for text in left_out(each)]
 
 
 def _check_served(run: Run, name: str, metric: Metric) -> None:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pipeline.gates.verdict import Verdict, to_json
-
 from pipeline import paths
 from pipeline.compare.score_drift import n_scored
-from pipeline.gates import grammar
+from pipeline.comparisons import CONTROLS
+from pipeline.gates import clusters, grammar
+from pipeline.gates.verdict import Verdict, to_json
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Sequence
@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from pipeline.gates.verdict import Status
     from pipeline.store import Run
 
-CONTROLS = ("random", "sobel")
-"""Methods that know no network: what is asked of every explainer is not asked of them."""
 MIN_COVERAGE = 0.99
 """Share of the samples that have to be scored: of fewer, a mean says little of the run."""
 NAN = float("nan")
@@ -47,7 +45,8 @@ def judge(
     rows
         Its aggregates.
     asked
-        Metrics that were asked for now; gates of others, where they have no scores, are skipped.
+        Metrics that were asked for now, and analyses (`clusters.of`); gates of others, where they
+        have no scores, are skipped.
     """
     gates = [grammar.parse(gate) for gate in run.config.gates if isinstance(gate, str)]
     verdicts = judged(run, gates, metrics, rows, asked)
@@ -72,6 +71,9 @@ def judged(
     verdicts: list[Verdict] = []
     for gate in gates:
         place = grammar.place(gate, {*run.config.metrics, *known})
+        if place.metric == grammar.CLUSTERS:
+            verdicts += clusters.verdicts(gate, place, run, asked)
+            continue
         metric = known.get(place.metric)
         if metric is None:
             status: Status = "failed" if place.metric in asked else "skipped"
@@ -93,7 +95,10 @@ def judged(
 
 
 def explainers(config: RunConfig, metric: Judged, wanted: str) -> tuple[str, ...]:
-    """Return whom a gate is about: `wanted`, or every explainer that is scored but controls."""
+    """Return whom a gate is about: `wanted`, or every explainer that is scored but controls.
+
+    What is asked of every explainer is not asked of what knows no network.
+    """
     if wanted != grammar.EVERY:
         return (wanted,)
     return tuple(name for name in metric.explainers if not _is_control(config, name))

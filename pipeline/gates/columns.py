@@ -10,6 +10,7 @@ import torch
 from explainers import Network, Samples, Target, Trace
 from explainers.registry import suggest
 from pipeline.errors import ConfigError, XpipeError
+from pipeline.gates.grammar import CLUSTERS
 from pipeline.gates.names import place_of
 from pipeline.metrics import Case
 
@@ -48,6 +49,8 @@ def check_columns(config: RunConfig, metrics: Mapping[str, Metric]) -> None:
 
 def _complaint(gate: Gate, metrics: Mapping[str, Metric]) -> str:
     about = place_of(gate, metrics)
+    if about.metric == CLUSTERS:
+        return ""
     column = _TARGET.sub("", about.column)
     metric = metrics[about.metric]
     areas = {curve.area: curve.column for curve in metric.curves((3, SIDE, SIDE))}

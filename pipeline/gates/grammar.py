@@ -12,6 +12,9 @@ if TYPE_CHECKING:
 
 EVERY = "*"
 """In place of an explainer: each that the metric scores, but for the controls."""
+CLUSTERS, CONFIRMED = "spray", "clever_hans"
+"""In place of a metric and a column: the spectral analysis of an explainer's maps, and how many of
+its clusters are confirmed."""
 COMPARISONS: dict[str, Callable[[float, float], bool]] = {
     "<=": operator.le,
     ">=": operator.ge,
@@ -84,7 +87,7 @@ def place(gate: AbsoluteGate, metrics: Collection[str]) -> Place:
     The explainer ends where the first metric's name comes: maps of several inputs have a dot in
     their names. Where none comes, the second word was meant.
     """
-    known = (k for k, part in enumerate(gate.parts) if k and part in metrics)
+    known = (k for k, part in enumerate(gate.parts) if k and (part in metrics or part == CLUSTERS))
     at = next(known, 1)
     rest = gate.parts[at + 1 :]
     group = rest[-1] if rest and _GROUP.fullmatch(rest[-1]) else ""

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.complaints import complaints
-from pipeline.config import Gate, RelativeGate
-from pipeline.errors import ConfigError
-from pipeline.gates.names import complaint
 from pydantic import TypeAdapter, ValidationError
 
 from pipeline import aggregate
-from pipeline.gates import absolute, grammar, relative
+from pipeline.complaints import complaints
+from pipeline.config import Gate, RelativeGate
+from pipeline.errors import ConfigError
+from pipeline.gates import absolute, clusters, grammar, relative
+from pipeline.gates.names import complaint
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -42,7 +43,7 @@ def chosen(run: Run, asked: Sequence[str] | None = None) -> tuple[Gate, ...]:
     metrics = {*run.config.metrics, *(metric.name for metric in aggregate.judged(run))}
     found = tuple(gate for text in asked for gate in _read(text))
     for gate in found:
-        said = complaint(gate, metrics, run.config.explainers)
+        said = complaint(gate, metrics, run.config.explainers, run.spray)
         if said:
             written = gate if isinstance(gate, str) else relative.text(gate)
             raise ConfigError(f"--gate {written}: {said}", fix="name what both runs have")
@@ -63,7 +64,7 @@ def judge(gates: Sequence[Gate], previous: Run, current: Run) -> tuple[Verdict, 
     if bounds:
         rows = aggregate.aggregates(current)
         metrics = aggregate.judged(current)
-        asked = current.config.metrics
+        asked = (*current.config.metrics, *map(clusters.of, current.config.spray))
         found = absolute.judged(current, bounds, metrics, rows, asked)
     return (*found, *relative.judge(changes, previous, current)) if changes else found
 
@@ -71,6 +72,9 @@ def judge(gates: Sequence[Gate], previous: Run, current: Run) -> tuple[Verdict, 
 def _read(text: str) -> list[Gate]:
     import yaml
 
+    with contextlib.suppress(ValueError):
+        # first: a bound of every explainer is no YAML without quotes
+        return [grammar.parse(text).text]
     path = Path(text)
     is_file = path.suffix in (".yaml", ".yml") and path.is_file()
     try:

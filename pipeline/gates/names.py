@@ -35,16 +35,23 @@ def check_names(config: RunConfig) -> None:
     """
     found = []
     for position, gate in enumerate(config.gates):
-        said = complaint(gate, config.metrics, config.explainers)
+        said = complaint(gate, config.metrics, config.explainers, config.spray)
         if said:
             found.append(f"{config.where('gates', position)}: {said}")
     if found:
         raise ConfigError("\n".join(found), fix="gates name entries of explainers and metrics")
 
 
-def complaint(gate: Gate, metrics: Collection[str], explainers: Collection[str]) -> str:
+def complaint(
+    gate: Gate,
+    metrics: Collection[str],
+    explainers: Collection[str],
+    analysed: Collection[str],
+) -> str:
     """Return what a gate names that is not there; empty if all is."""
     about = place_of(gate, metrics)
+    if about.metric == grammar.CLUSTERS:
+        return _complaint_of_clusters(gate, about, analysed)
     if about.metric not in metrics:
         return f"there is no metric {about.metric!r}{_hint(about.metric, metrics)}"
     if about.explainer != grammar.EVERY and entry(about.explainer) not in explainers:
@@ -55,8 +62,25 @@ def complaint(gate: Gate, metrics: Collection[str], explainers: Collection[str])
 def kept(config: RunConfig) -> tuple[Gate, ...]:
     """Return the gates that are about explainers and metrics of the run, and no others."""
     return tuple(
-        gate for gate in config.gates if not complaint(gate, config.metrics, config.explainers)
+        gate
+        for gate in config.gates
+        if not complaint(gate, config.metrics, config.explainers, config.spray)
     )
+
+
+def _complaint_of_clusters(gate: Gate, about: grammar.Place, analysed: Collection[str]) -> str:
+    name = f"{about.explainer}.{grammar.CLUSTERS}.{grammar.CONFIRMED}"
+    if not isinstance(gate, str) or about.column != grammar.CONFIRMED or about.group != "all":
+        return f"clusters of maps can only be counted: write '{name} <= 0'"
+    if about.explainer == grammar.EVERY and analysed:
+        return ""
+    if about.explainer not in analysed:
+        return f"the section spray does not analyse {about.explainer!r}" + (
+            _hint(about.explainer, analysed)
+            if analysed
+            else "; it has to name whose maps are clustered"
+        )
+    return ""
 
 
 def _hint(name: str, known: Collection[str]) -> str:

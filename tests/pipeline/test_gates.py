@@ -9,19 +9,22 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+
+from pipeline import aggregate
 from pipeline.config import RelativeGate, dump, load
 from pipeline.errors import ConfigError
+from pipeline.evaluate import evaluate
+from pipeline.gates import absolute, clusters, grammar, judging, junit, relative
 from pipeline.gates.columns import check_columns, columns_of
+from pipeline.gates.left_out import left_out
+from pipeline.gates.places import check_places
 from pipeline.gates.verdict import Verdict, overall, tally
 from pipeline.metrics import build
 from pipeline.run import narrowed, run
+from pipeline.spray import Analysis, Cluster, Counterfactual, View
 from tests.pipeline.compared import N, judged, make, some_maps
 from tests.pipeline.explained import explained
 from tests.pipeline.tiny_run import config_of
-
-from pipeline import aggregate
-from pipeline.evaluate import evaluate
-from pipeline.gates import absolute, grammar, judging, junit, relative
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -98,6 +101,9 @@ def test_gates_survive_the_run_file(tmp_path: Path) -> None:
         ("{metric: pixel_flipping, max_drop: 5 percent}", "expected a number from 0 on"),
         ("{metric: pixel_flipping, alpha: 0}", "more than 0"),
         ("nonsense", "expected a gate such as"),
+        ('"lrp.spray.clever_hans <= 0"', "does not analyse 'lrp'; it has to name whose maps"),
+        ('"*.spray.clever_hans <= 0"', "does not analyse '*'"),
+        ("{metric: spray, explainer: lrp}", "write 'lrp.spray.clever_hans <= 0'"),
     ],
 )
 def test_wrong_gates_are_refused_when_the_file_is_read(
@@ -200,8 +206,91 @@ def test_a_bound_is_broken_where_samples_were_not_looked_at(tmp_path: Path) -> N
     assert "11 samples (1 undefined) is 0.5" in found[1].message
 
 
+CLUSTER = Counterfactual(n_pasted=9)
+
+
+def an_analysis(verdicts: str, **fields: Any) -> Analysis:
+    """Return one of a class whose clusters are confirmed (c), checked (k) or neither (n)."""
+    words: dict[str, Any] = {"c": "clever_hans", "k": "cluster", "n": "cluster"}
+    empty = np.zeros(1)
+    of = tuple(
+        Cluster(n, 5, 0.5, (0,), empty, empty, empty, 0.5, (0.5,), 1.0, words[each], outcome)
+        for n, each in enumerate(verdicts)
+        for outcome in [None if each == "n" else CLUSTER]
+    )
+    view = View("class:3", 3, 10, empty, empty, empty, empty, 0, 0.0, 0.0, of)
+    return Analysis({"class:3": view} if of else {}, (1,), 10, 0, **fields)
+
+
+def test_confirmed_clusters_break_a_gate_and_so_does_what_was_not_checked(tmp_path: Path) -> None:
+    (tmp_path / "run.yaml").write_text(f"{FILE % ''}spray: {{lrp: {{}}, ig: {{}}}}")
+    config = load(tmp_path / "run.yaml", ["gates=['*.spray.clever_hans <= 0']"])
+    assert narrowed(config, ["edges"], None).gates == ()
+
+    def judged_of(text: str, asked: tuple[str, ...] = (), **analyses: Analysis) -> list[Verdict]:
+        gate = grammar.parse(text)
+        run: Any = SimpleNamespace(config=config, spray=analyses)
+        return list(clusters.verdicts(gate, grammar.place(gate, {"pf"}), run, asked))
+
+    every = "*.spray.clever_hans <= 0"
+    found = judged_of(every, lrp=an_analysis("kc"), ig=an_analysis("kk", skipped={1: 7}))
+    assert [(v.explainer, v.status, v.value) for v in found] == [
+        ("lrp", "failed", 1),
+        ("ig", "passed", 0),
+    ]
+    assert found[0].name == "lrp.spray.clever_hans"
+    assert found[0].message.endswith("has to be <= 0: class:3 cluster 1")
+    assert found[1].message.endswith("1 classes have too few maps")
+    assert judged_of("lrp.spray.clever_hans <= 1", lrp=an_analysis("kc"))[0].status == "passed"
+    for nothing in ("nn", ""):
+        (verdict,) = judged_of("lrp.spray.clever_hans <= 0", lrp=an_analysis(nothing))
+        assert (verdict.status, verdict.message) == ("failed", "no cluster was checked")
+    found = judged_of(every, (clusters.of("ig"),))
+    assert [verdict.status for verdict in found] == ["skipped", "failed"]
+
+
+@pytest.mark.parametrize(
+    ("gate", "said"),
+    [
+        ("means.sparseness <= 1", "'sparseness' does not score 'means'; "),
+        ("lrp.sparseness.sparseness.class:3 <= 1", "there is no 'class:3': the network has 3 out"),
+        ("ig.sparseness <= 1", "does not score 'ig', which its `explainers` leave out"),
+        ("lrp.sparseness.sparseness.1 <= 1", "is of target 1, counted from 0; the run has 1 target"),
+        ({"metric": "sparseness", "explainer": "ig"}, "which its `explainers` leave out"),
+        ("lrp.sparseness.sparseness.class:2 <= 1", ""),
+        ("*.sparseness <= 1", ""),
+    ],
+)
+def test_gates_that_can_never_hold_are_refused_when_a_run_is_planned(
+    tmp_path: Path, gate: Any, said: str
+) -> None:
+    names = ("lrp", "ig", "means")
+    run = make(tmp_path, dict.fromkeys(names[:2], some_maps(0)), {"sparseness": {}}, gates=[])
+    config = run.config.model_copy(
+        update={
+            "explainers": {name: {} for name in names},
+            "metrics": {"sparseness": {"explainers": ["lrp", "means"]}},
+            "gates": (RelativeGate(**gate) if isinstance(gate, dict) else gate,),
+        }
+    )
+    if not said:
+        check_places(config, run.plan)
+        return
+    with pytest.raises(ConfigError) as caught:
+        check_places(config, run.plan)
+    assert said in str(caught.value)
+
+
+def test_gates_of_what_a_run_leaves_out_are_skipped_and_told(tmp_path: Path) -> None:
+    config = loaded(tmp_path, '"lrp.pixel_flipping <= 1", "*.pixel_flipping <= 1"')
+    (verdict,) = left_out(config, narrowed(config, ["ig"], None))
+    assert (verdict.status, verdict.name, verdict.limit) == ("skipped", "lrp.pixel_flipping", 1)
+
+
 class Changed:
     """Scores of a metric before and after, as `pipeline.compare.score_drift.Scores` gives them."""
+
+    was_done = np.ones(N, bool)
 
     def __init__(self, change: np.ndarray, is_done: np.ndarray) -> None:
         before = np.linspace(1, 2, N)
@@ -212,7 +301,7 @@ class Changed:
         return dict.fromkeys(("auc", "other"), self.values)
 
     def scored(self, metric: Judged, explainer: str) -> tuple[np.ndarray, np.ndarray]:
-        return np.ones(N, bool), self.is_done
+        return self.was_done, self.is_done
 
     def groups(self, *, by_class: bool) -> dict[str, np.ndarray]:
         classes = {f"class:{k}": np.arange(N) % 3 == k for k in range(3)}
@@ -285,6 +374,13 @@ def test_scores_that_go_missing_break_a_gate() -> None:
     assert verdict.status == "failed"
 
 
+def test_a_gate_warns_if_little_was_scored_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Changed, "was_done", np.arange(N) < 6)
+    (verdict,) = changed({}, np.zeros(N))
+    assert verdict.status == "warned"
+    assert verdict.message.endswith("only 50.0% of the samples were scored before")
+
+
 def test_an_explainer_that_is_scored_no_more_breaks_its_gate() -> None:
     (verdict,) = changed({}, np.zeros(N), names=())
     assert verdict.status == "failed"
@@ -314,6 +410,10 @@ def test_gates_can_be_asked_for_by_text_and_by_file(tmp_path: Path) -> None:
     assert [isinstance(gate, str) for gate in asked] == [False, True, False, True]
     statuses = [verdict.status for verdict in judging.judge(asked, run, run)]
     assert statuses == ["passed", "failed", "passed", "passed"]
+    assert judging.chosen(run, ["*.sparseness > 0.3"]) == ("*.sparseness > 0.3",)
+    bare = make(tmp_path / "bare", {"lrp": some_maps(0)})
+    with pytest.raises(ConfigError, match=r"bare was never scored by it.*\n.* --metric sparseness"):
+        judging.judge(asked, bare, run)
     for wrong in ("{metric: nothing}", "{metric: sparseness, x: 1}", "{", "5"):
         with pytest.raises(ConfigError, match="--gate"):
             judging.chosen(run, [wrong])
@@ -344,7 +444,11 @@ def test_verdicts_are_junit_xml() -> None:
     ]
     assert suite[2][0].get("message") == 'is <2> & "\N{REPLACEMENT CHARACTER}"'
     assert all(case.get("name") and case.get("classname") for case in suite)
+    assert root.get("skipped") is None  # which schemas do not allow there
     assert ElementTree.fromstring(junit.to_xml("run", []).encode())[0].get("tests") == "0"
+    (suite,) = ElementTree.fromstring(junit.to_xml("run", [], refused="no\nrun").encode())
+    assert (suite.get("tests"), suite.get("errors")) == ("1", "1")
+    assert suite[0][0].tag == "error"
     assert overall(verdicts) == "failed"
 
 
