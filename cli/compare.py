@@ -50,10 +50,11 @@ def compare(
     from pipeline.gates.verdict import BROKEN
     from pipeline.store import open_run
 
-    before, after = open_run(previous), open_run(current)
-    gates = chosen(after, gate or None)
-    comparison = compare_runs(before, after)
-    judged = judge(gates, before, after)
+    with verdicts.told_if_refused(junit, f"{previous} to {current}"):
+        before, after = open_run(previous), open_run(current)
+        gates = chosen(after, gate or None)
+        comparison = compare_runs(before, after)
+        judged = judge(gates, before, after)
     verdicts.write(junit, f"{before.config.name} to {after.config.name}", judged)
     if out is not None:
         from pipeline.compare.page import build

@@ -1,6 +1,7 @@
 """How gates are told: on the terminal, and to CI systems."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -26,6 +27,21 @@ def tell(verdicts: Sequence["Verdict"]) -> None:
             output.note(f"gate {verdict.status}: {verdict.name}: {verdict.message}")
     if verdicts:
         output.note(f"gates: {tally(verdicts)}")
+
+
+@contextmanager
+def told_if_refused(junit: Path | None, suite: str) -> Iterator[None]:
+    """Write JUnit XML that says why, where nothing can be judged and it was asked for."""
+    from pipeline.errors import XpipeError
+
+    try:
+        yield
+    except XpipeError as error:
+        if junit is not None:
+            from pipeline.gates.junit import write as write_junit
+
+            write_junit(junit, suite, (), refused=str(error))
+        raise
 
 
 def write(junit: Path | None, suite: str, verdicts: Sequence["Verdict"]) -> None:

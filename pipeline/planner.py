@@ -18,6 +18,7 @@ from pipeline.data import open_source, select_records
 from pipeline.entries import build_explainers, build_metrics, needs_of
 from pipeline.errors import PlanError, written_at
 from pipeline.examples import find_example
+from pipeline.gates.places import check_places
 from pipeline.inputs import ALONE, form_of, is_one_picture, mapped, to_model
 from pipeline.manifest import Manifest
 from pipeline.plan import EXPLAIN, Pass, Plan
@@ -90,6 +91,7 @@ def make_plan(config: RunConfig, *, measure: bool = False) -> Planned:
     build_analyses(config)
     parts = _fit(config)
     plan = _decide(parts, measure=measure)
+    check_places(config, plan)
     return Planned(plan, parts.manifest, parts.network, parts.explainers)
 
 

@@ -16,29 +16,41 @@ _FORBIDDEN = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]"
 """What XML 1.0 cannot hold, even escaped."""
 
 
-def write(path: Path, suite: str, verdicts: Sequence[Verdict]) -> None:
+def write(path: Path, suite: str, verdicts: Sequence[Verdict], refused: str = "") -> None:
     """Write the verdicts as one test suite; folders are made."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(to_xml(suite, verdicts), encoding="utf-8")
+    path.write_text(to_xml(suite, verdicts, refused), encoding="utf-8")
 
 
-def to_xml(suite: str, verdicts: Sequence[Verdict]) -> str:
+def to_xml(suite: str, verdicts: Sequence[Verdict], refused: str = "") -> str:
     """Return the verdicts as XML: a test case each, failed where the gate is broken.
 
     JUnit has no warnings: a gate that is held with one has passed, and says so in its output.
+
+    Parameters
+    ----------
+    suite
+        What was judged.
+    verdicts
+        What became of the gates.
+    refused
+        Why nothing could be judged, if so: a test case with an error.
     """
     counts = {
-        "tests": str(len(verdicts)),
+        "tests": str(len(verdicts) + bool(refused)),
         "failures": str(sum(verdict.is_broken for verdict in verdicts)),
-        "errors": "0",
-        "skipped": str(sum(verdict.status == "skipped" for verdict in verdicts)),
+        "errors": str(int(bool(refused))),
+        "time": "0",
     }
-    root = ElementTree.Element("testsuites", {"name": "xpipe gates", **counts, "time": "0"})
-    cases = ElementTree.SubElement(
-        root, "testsuite", {"name": _clean(suite), **counts, "time": "0"}
-    )
+    # schemas allow the number of skipped cases at suites alone
+    root = ElementTree.Element("testsuites", {"name": "xpipe gates", **counts})
+    n_skipped = sum(verdict.status == "skipped" for verdict in verdicts)
+    of_suite = {"name": _clean(suite), **counts, "skipped": str(n_skipped)}
+    cases = ElementTree.SubElement(root, "testsuite", of_suite)
     for verdict in verdicts:
         _case(cases, verdict)
+    if refused:
+        _error(cases, _clean(refused))
     ElementTree.indent(root)
     text = ElementTree.tostring(root, encoding="unicode")
     return f'<?xml version="1.0" encoding="UTF-8"?>\n{text}\n'
@@ -63,6 +75,14 @@ def _case(suite: ElementTree.Element, verdict: Verdict) -> None:
     else:
         prefix = "warning: " if verdict.status == "warned" else ""
         ElementTree.SubElement(case, "system-out").text = f"{prefix}{message}"
+
+
+def _error(suite: ElementTree.Element, message: str) -> None:
+    named = {"classname": "gates.refused", "name": "nothing was judged", "time": "0"}
+    case = ElementTree.SubElement(suite, "testcase", named)
+    first = message.partition("\n")[0]
+    error = ElementTree.SubElement(case, "error", {"message": first, "type": "refused"})
+    error.text = message
 
 
 def _clean(text: str) -> str:

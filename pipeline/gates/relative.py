@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from pipeline.aggregate import Judged
+    from pipeline.compare.pairing import Pairing
     from pipeline.config import RelativeGate, RunConfig
     from pipeline.gates.verdict import Status
     from pipeline.store import Run
@@ -56,14 +57,26 @@ def judge(
     for gate in gates:
         metric = pairing.known(gate.metric)
         if metric is None:
-            raise ConfigError(
-                f"gate of {gate.metric!r}: both runs have to be evaluated with it"
-                f"{_suggested(gate.metric, [new.name for _, new in pairing.metrics])}",
-                fix="evaluate both with the same metrics, or judge another one",
-            )
+            raise _never_scored(gate.metric, pairing, before, after)
         old = next(old for old, new in pairing.metrics if new is metric)
         judged += of_scores(gate, old, metric, scores, before.config, after.plan.input_shape)
     return tuple(judged)
+
+
+def _never_scored(metric: str, pairing: Pairing, before: Run, after: Run) -> ConfigError:
+    """Return what to say of a metric that a run was never scored by: which run, and what helps."""
+    lacking = [
+        run
+        for run, others in ((before, pairing.only_before), (after, pairing.only_after))
+        if metric not in others
+    ]
+    said = " and ".join(str(run.path) for run in lacking)
+    return ConfigError(
+        f"gate of {metric!r}: {said} {'was' if len(lacking) == 1 else 'were'} never scored by it"
+        f"{_suggested(metric, [new.name for _, new in pairing.metrics])}",
+        fix="; ".join(f"xpipe evaluate {run.path} --metric {metric}" for run in lacking)
+        + " with the same parameters, or judge another metric",
+    )
 
 
 def text(gate: RelativeGate) -> str:
@@ -152,7 +165,11 @@ class _About:
         alpha = self.gate.alpha / len(groups)
         return [
             self._verdict(
-                group, (before[rows], after[rows]), _gaps(before, after, scored, rows), alpha
+                group,
+                (before[rows], after[rows]),
+                _gaps(before, after, scored, rows),
+                float(scored[0][rows].mean()) if rows.any() else 1.0,
+                alpha,
             )
             for group, rows in groups.items()
         ]
@@ -162,6 +179,7 @@ class _About:
         group: str,
         pair: tuple[NDArray[np.float64], NDArray[np.float64]],
         gaps: tuple[float, float],
+        known: float,
         alpha: float,
     ) -> Verdict:
         both = np.isfinite(pair[0]) & np.isfinite(pair[1])
@@ -180,6 +198,9 @@ class _About:
             status, said = "failed", missing
         elif not len(change):
             status, said = "skipped", "no sample has a defined score in either run"
+        elif known < self.gate.min_coverage:
+            status = "failed" if status == "failed" else "warned"
+            said += f"; only {known:.1%} of the samples were scored before"
         return Verdict(
             gate=text(self.gate),
             kind="relative",

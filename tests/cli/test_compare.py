@@ -58,9 +58,12 @@ def test_a_broken_gate_is_an_exit_code_and_a_failed_test_case(
     assert runner.invoke(app, ["compare", *runs[1::-1], "--gate", gate]).exit_code == 0
 
 
-def test_runs_that_cannot_be_compared_are_refused(runs: list[str]) -> None:
-    answer = runner.invoke(app, ["compare", runs[0], runs[2]])
+def test_runs_that_cannot_be_compared_are_refused(runs: list[str], tmp_path: Path) -> None:
+    file = tmp_path / "junit.xml"
+    answer = runner.invoke(app, ["compare", runs[0], runs[2], "--junit", str(file)])
     assert answer.exit_code == 3
+    (suite,) = ElementTree.parse(file).getroot()
+    assert suite.get("errors") == "1"
     assert "targets: ['predicted'] there, ['label'] here" in answer.stderr
 
 

@@ -255,7 +255,7 @@ def test_confirmed_clusters_break_a_gate_and_so_does_what_was_not_checked(tmp_pa
         ("means.sparseness <= 1", "'sparseness' does not score 'means'; "),
         ("lrp.sparseness.sparseness.class:3 <= 1", "there is no 'class:3': the network has 3 out"),
         ("ig.sparseness <= 1", "does not score 'ig', which its `explainers` leave out"),
-        ("lrp.sparseness.sparseness.1 <= 1", "is of target 1, counted from 0; the run has 1 target"),
+        ("lrp.sparseness.sparseness.1 <= 1", "of target 1, counted from 0; the run has 1 target"),
         ({"metric": "sparseness", "explainer": "ig"}, "which its `explainers` leave out"),
         ("lrp.sparseness.sparseness.class:2 <= 1", ""),
         ("*.sparseness <= 1", ""),
