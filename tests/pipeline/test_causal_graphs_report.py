@@ -223,7 +223,7 @@ def test_the_table_counts_what_the_result_has(run: Run, html: str) -> None:
     assert found is not None
     assert found.labels == CLASSES
     assert [layer.name for layer in found.layers] == ["0", "2", "5", "7"]
-    rows = re.findall(r"<tr><th>(\w+)</th>(.*?)</tr>", html, re.S)
+    rows = re.findall(r'<tr><th scope="row">(\w+)</th>(.*?)</tr>', html, re.S)
     cells = {name: re.findall(r"<td[^>]*>(.*?)</td>", row) for name, row in rows}
     for layer in found.tested:
         links = [run.scans[SCAN]["classes"][label][layer.name] for label in CLASSES]

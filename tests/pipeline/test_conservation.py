@@ -60,7 +60,7 @@ def run(explainers: dict[str, dict[str, Any]]) -> Any:
 
 def rows_of(html: str) -> dict[str, list[str]]:
     found = {}
-    for row in re.findall(r"<tr><th>(.*?)</tr>", html, re.DOTALL):
+    for row in re.findall(r'<tr><th scope="row">(.*?)</tr>', html, re.DOTALL):
         name, *cells = re.split(r"</th>|</td>", row)
         found[name] = [re.sub(r"<[^>]*>|\s+", " ", cell).split() for cell in cells if cell.strip()]
     return {name: [" ".join(cell) for cell in cells] for name, cells in found.items()}

@@ -251,7 +251,7 @@ def test_each_of_several_inputs_has_maps(tmp_path: Path, dtype: str) -> None:
     np.testing.assert_allclose(run.samples()["ig.sum"].to_numpy()[good], total, rtol=0, atol=1e-5)
     page = build(run, tmp_path / "page.html").read_text()
     account = page[page.index('id="conservation"') :]
-    assert "<tr><th>ig</th>" in account
+    assert '<tr><th scope="row">ig</th>' in account
     assert verify(run.path) == []
 
 

@@ -51,7 +51,7 @@ def tables_of(html: str) -> list[list[tuple[str, list[tuple[int, str]]]]]:
     return [
         [
             (
-                re.findall("<th>(.*?)</th>", line)[0],
+                re.findall('<th scope="row">(.*?)</th>', line)[0],
                 [
                     (int(span or 1), " ".join(unescape(re.sub("<[^>]*>", " ", text)).split()))
                     for span, text in re.findall(

@@ -49,12 +49,14 @@ def test_the_report_for_programs_says_what_the_tables_hold(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("pipeline.report.discover", list)  # the page itself is tested elsewhere
+    described = {"python": "3.11", "packages": {"torch": "2.0"}}
+    monkeypatch.setattr(type(run), "environment", property(lambda run: described))
     build(run, tmp_path / "page.html")
     report = json.loads((tmp_path / "page.json").read_text())
     assert (report["format"], report["version"]) == ("xpipe.report", 1)
     assert report["run"]["digest"] == run.plan.digest
     assert report["run"]["n_failed"] == 1
-    assert {"python", "torch"} <= set(report["run"]["versions"])
+    assert report["run"]["versions"] == {"python": "3.11", "torch": "2.0"}
     assert report["failures"][0]["sample"] == "000005"
     assert report["explainers"]["chance"] == {
         "method": "random",

@@ -50,7 +50,7 @@ def test_the_page_says_how_precise_maps_are_and_what_they_took() -> None:
     assert html is not None
     rows = {
         found[1]: re.findall("[^ \n]+", re.sub("<[^>]*>", " ", found[2]))
-        for found in re.finditer(r"<tr><th>(\w+)</th>(.*?)</tr>", html, re.DOTALL)
+        for found in re.finditer(r'<tr><th scope="row">(\w+)</th>(.*?)</tr>', html, re.DOTALL)
     }
     assert rows["rough"] == [
         "20.0",

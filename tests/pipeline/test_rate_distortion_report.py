@@ -82,7 +82,7 @@ def rows_of(html: str | None) -> list[list[str]]:
             " ".join(unescape(re.sub("<[^>]*>", " ", cell)).split())
             for cell in row.split("</td>")[:-1]
         ]
-        for row in re.findall(r"<tr>(<th>[\w<>]+</th><td.*?)</tr>", html, re.DOTALL)
+        for row in re.findall(r'<tr>(<th scope="row">[\w<>]+</th>\s*<td.*?)</tr>', html, re.DOTALL)
     ]
 
 
