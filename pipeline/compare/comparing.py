@@ -110,6 +110,18 @@ def _notes(before: Run, after: Run, pairing: Pairing) -> Iterator[str]:
             yield f"{name}: {reason}"
     if after.plan.has_target_dimension:
         yield "of several targets, maps of the first are compared"
+    yield from _clusters(before, after)
+
+
+def _clusters(before: Run, after: Run) -> Iterator[str]:
+    """Yield in which classes clusters of maps are confirmed as Clever Hans now and not before."""
+    for name, analysis in after.spray.items():
+        was_asked = name in before.spray
+        known = {view.name for view, _ in before.spray[name].clever_hans} if was_asked else set()
+        new = dict.fromkeys(view.name for view, _ in analysis.clever_hans if view.name not in known)
+        if new:
+            was = "was not there" if was_asked else "was not asked for there"
+            yield f"{name}: a Clever Hans is confirmed here in {', '.join(new)}, which {was}"
 
 
 def _same_names(before: Run, after: Run) -> Iterator[str]:
@@ -125,15 +137,16 @@ def _same_names(before: Run, after: Run) -> Iterator[str]:
 def _unfinished(run: Run, where: str, metrics: list[Judged]) -> Iterator[str]:
     """Yield how many samples lack maps or scores, where there are such."""
     n_samples = run.plan.n_samples
-    n_explained = sum(len(shard) for shard in explained(run))
+    n_waiting = n_samples - sum(len(shard) for shard in explained(run))
     n_failed = len(run.failures())
-    if n_explained < n_samples:
-        yield f"{n_samples - n_explained} of {n_samples} samples have no maps {where}"
+    if n_waiting:
+        yield f"{n_waiting} of {n_samples} samples have no maps {where}"
     if n_failed:
         yield f"{n_failed} of {n_samples} samples failed {where}"
     for metric in metrics:
         counts = n_scored(run, metric)
-        lacking = {name: n_samples - n for name, n in counts.items() if n < n_samples}
+        # what has no map has no score: said once is enough
+        lacking = {name: n_samples - n for name, n in counts.items() if n_samples - n > n_waiting}
         for n in sorted(set(lacking.values())):
             names = ", ".join(name for name in lacking if lacking[name] == n)
             yield f"{n} of {n_samples} samples have no scores of {metric.name} {where} ({names})"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from dataclasses import asdict
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,6 +13,7 @@ import pytest
 from scipy import stats
 
 from pipeline.compare import IncomparableError, agreement, compare, map_drift, score_drift
+from pipeline.compare.comparing import _clusters
 from pipeline.report.sections import drift as section
 from tests.pipeline.compared import N, judged, make, some_maps
 
@@ -336,3 +338,17 @@ def test_the_section_says_why_a_run_cannot_be_compared(tmp_path: Path) -> None:
     old = make(tmp_path / "a", {"lrp": some_maps(0)}, targets=("label",))
     html = section.render_against(make(tmp_path / "b", {"lrp": some_maps(0)}), (old,))
     assert "targets:" in str(html)
+
+
+def test_a_clever_hans_that_is_new_is_told() -> None:
+    def run(*classes: str) -> Any:
+        confirmed = [(SimpleNamespace(name=name), None) for name in classes]
+        return SimpleNamespace(spray={"lrp": SimpleNamespace(clever_hans=confirmed)})
+
+    assert list(_clusters(run("class:3"), run("class:3", "class:7", "class:7"))) == [
+        "lrp: a Clever Hans is confirmed here in class:7, which was not there"
+    ]
+    assert list(_clusters(run("class:3"), run())) == []
+    nothing: Any = SimpleNamespace(spray={})
+    (said,) = _clusters(nothing, run("class:3"))
+    assert said.endswith("was not asked for there")
