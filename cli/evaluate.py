@@ -39,7 +39,8 @@ def evaluate(
 ) -> None:
     """Score the stored maps of a run; scores that are there already are not computed again.
 
-    Exits with 4 if a gate of the run file is broken.
+    Exits with 4 if a gate of the run file is broken, else with 5 if samples failed, have no maps
+    yet or could not be scored.
 
     Example:  xpipe evaluate runs/quickstart --metric sparseness
     """
