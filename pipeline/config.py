@@ -33,8 +33,9 @@ if TYPE_CHECKING:
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*$")]
 TAKEN = ("sample", "target", "prediction", "evaluate", "spray", "samples", "scores")
-"""No explainer's names: the first three are arrays beside the maps of explainers in the store, and
-``evaluate.<metric>`` and ``spray.<explainer>.<stage>`` are passes, as are ``<scan>.<round>``."""
+"""No explainers' names: the first three are arrays beside the maps of explainers in the store, and
+``evaluate.<metric>`` and ``spray.<explainer>.<stage>`` are passes, as are ``<scan>.<round>``; the
+last two are groups beside those of explainers in exports."""
 Positive = Annotated[int, Field(ge=1)]
 Index = Annotated[int, Field(ge=0)]
 Auto = Literal["auto"]

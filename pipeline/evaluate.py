@@ -27,6 +27,7 @@ from pipeline.networks import network_of
 from pipeline.scorable import GRAPH, explained, in_words, misfit, scored, unscored
 from pipeline.scorer import EvaluateTask
 from pipeline.session import open_session
+from pipeline.snapshot import Snapshot
 from pipeline.spray import stage as spectra
 from pipeline.spray.findings import findings, left_out
 from pipeline.store import EVALUATE, Run, open_run
@@ -130,31 +131,50 @@ def evaluate(
     analyses = spectra.chosen(opened, spray if metrics is None else spray or {})
     done = explained(opened)
     with _session(opened, engine, session, callbacks, take_over) as current:
-        # a run's own metrics were checked when it was planned; workers here share the network
-        _network = _fitting(opened, chosen, done) if session is None else None
         n_before = len(current.quarantined)
-        n_scored = sum(_map(opened, name, chosen[name], done, current) for name in chosen)
+        n_scored = _map_all(opened, chosen, done, current, is_planned=session is not None)
         found = spectra.analyse_run(opened, analyses, done, current)
-        rows = tuple(aggregate.write(opened))
-        gates = _gates(opened, rows, (*chosen, *map(clusters.of, analyses)), current)
-        missing = _missing(opened, done)
-        is_whole = not missing and len(current.quarantined) == n_before
+        scored = Snapshot(opened)
+        rows = tuple(aggregate.write(scored))
+        gates = _gates(scored, rows, (*chosen, *map(clusters.of, analyses)), current)
+        missing = _missing(scored, done)
+        quarantined = tuple(current.quarantined[n_before:])
         return Evaluation(
             path=Path(opened.path),
             metrics=tuple(chosen),
             n_samples=sum(len(shard) for shard in done),
             n_shards=len(done),
             n_scored=n_scored,
-            quarantined=tuple(current.quarantined[n_before:]),
+            quarantined=quarantined,
             notes=(*missing, *_unscored(opened, chosen), *_left_out(found)),
             aggregates=rows,
-            comparisons=tuple(comparisons.write(opened)),
+            comparisons=tuple(comparisons.write(scored)),
             exit_code=current.interrupts.exit_code
-            or (BROKEN if any(gate.is_broken for gate in gates) else 0 if is_whole else INCOMPLETE),
+            or _exit_code(gates, is_whole=not missing and not quarantined),
             seconds=time.monotonic() - started,
             gates=gates,
             clusters=tuple(row for each in found for row in findings(each)),
         )
+
+
+def _map_all(
+    run: Run,
+    chosen: Mapping[str, dict[str, Any]],
+    done: Sequence[Shard],
+    session: Session,
+    *,
+    is_planned: bool,
+) -> int:
+    """Score all metrics and return how many pairs of metric and shard were done now."""
+    # a run's own metrics were checked when it was planned; workers here share the network
+    _network = None if is_planned else _fitting(run, chosen, done)
+    return sum(_map(run, name, settings, done, session) for name, settings in chosen.items())
+
+
+def _exit_code(gates: Iterable[Verdict], *, is_whole: bool) -> int:
+    if any(gate.is_broken for gate in gates):
+        return BROKEN
+    return 0 if is_whole else INCOMPLETE
 
 
 def _gates(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import fsspec
@@ -98,7 +99,7 @@ class Plan:
         """Shape and type of each tensor of a sample."""
         return self.inputs or {ALONE: Part(tuple(self.input_shape), "float32")}
 
-    @property
+    @cached_property
     def shards(self) -> tuple[Shard, ...]:
         """The shards, in order."""
         return cut(self.n_samples, self.shard_size)

@@ -27,12 +27,12 @@ from pipeline.shortest import Shortest, timed, who
 from pipeline.spray.parameters import build as build_analyses
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from pathlib import Path
+    from collections.abc import Mapping, Sequence
 
     from explainers import Explainer, Network, Target
     from pipeline.config import RunConfig
     from pipeline.inputs import Form, Inputs
+    from pipeline.metrics import Metric
     from pipeline.plan import MapSpec
     from pipeline.trial import Trial
 
@@ -121,16 +121,12 @@ def _fit(config: RunConfig) -> _Parts:
     network, seconds = timed(fit.read_network, model, example, config.where("model"))
     targets = fit.check_targets(config, manifest, network)
     fit.check_explainers(config, found, network, manifest, targets)
-    form = form_of(mapped(operator.itemgetter(0), example))
-    for name, metric in metrics.items():
-        where = functools.partial(config.where, "metrics", name)
-        fit.check_metric(metric, config.metrics[name], where, network, form, targets)
+    _check_metrics(config, metrics, network, example, targets)
     shortest = Shortest.of(config, source, manifest, network, (example, indices, seconds))
     if shortest is not None:
         fit.check_explainers(config, found, shortest.network, manifest, targets)
-    files: list[Path] = [*models.code_files(config.model, config.base), *source.code_files()]
-    # explainers have found them by now
-    files += array_files.of_entries(config.explainers, config.base)
+    files = [*models.code_files(config.model, config.base), *source.code_files()]
+    files += array_files.of_entries(config.explainers, config.base)  # which explainers have found
     return _Parts(
         config=config,
         manifest=manifest,
@@ -145,6 +141,19 @@ def _fit(config: RunConfig) -> _Parts:
         source_notes=source_notes,
         class_note=class_note,
     )
+
+
+def _check_metrics(
+    config: RunConfig,
+    metrics: Mapping[str, Metric],
+    network: Network,
+    example: Inputs,
+    targets: Sequence[Target],
+) -> None:
+    form = form_of(mapped(operator.itemgetter(0), example))
+    for name, metric in metrics.items():
+        where = functools.partial(config.where, "metrics", name)
+        fit.check_metric(metric, config.metrics[name], where, network, form, targets)
 
 
 def _decide(parts: _Parts, *, measure: bool) -> Plan:

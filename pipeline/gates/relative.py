@@ -183,24 +183,22 @@ class _About:
         alpha: float,
     ) -> Verdict:
         both = np.isfinite(pair[0]) & np.isfinite(pair[1])
-        before, after = pair[0][both], pair[1][both]
-        change = after - before
+        before = pair[0][both]
+        change = pair[1][both] - before
         share, is_share = grammar.drop(self.gate.max_drop)
         mean = float(before.mean()) if len(before) else float("nan")
         limit = share * abs(mean) if is_share else share
         low, high = interval(change, alpha)
         value = float(change.mean()) if len(change) else float("nan")
         # NaN of fewer than two samples is above nothing
-        least = min(self.sign * low, self.sign * high)
-        status, said = _status(self.sign * value, least, limit)
+        status, said = _status(self.sign * value, min(self.sign * low, self.sign * high), limit)
         missing = self._missing(gaps, has_lost=bool(np.isfinite(pair[0]).any()) > bool(len(change)))
         if missing:
             status, said = "failed", missing
         elif not len(change):
             status, said = "skipped", "no sample has a defined score in either run"
         elif known < self.gate.min_coverage:
-            status = "failed" if status == "failed" else "warned"
-            said += f"; only {known:.1%} of the samples were scored before"
+            status, said = self._of_part(status, said, known)
         return Verdict(
             gate=text(self.gate),
             kind="relative",
@@ -216,6 +214,11 @@ class _About:
             limit=limit,
             message=f"{_changed(mean, value, low, high, alpha, len(change))}; {said}",
         )
+
+    def _of_part(self, status: Status, said: str, known: float) -> tuple[Status, str]:
+        """Return a verdict where the earlier run was scored in part only: at best a warning."""
+        said += f"; only {known:.1%} of the samples were scored before"
+        return "failed" if status == "failed" else "warned", said
 
     def _missing(self, gaps: tuple[float, float], *, has_lost: bool) -> str:
         coverage, grown = gaps

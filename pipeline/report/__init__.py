@@ -19,6 +19,7 @@ from pipeline import paths
 from pipeline.errors import XpipeError
 from pipeline.report import machine, page, sections
 from pipeline.report.sections import failures
+from pipeline.snapshot import Snapshot
 from pipeline.store import open_run
 
 if TYPE_CHECKING:
@@ -114,7 +115,8 @@ def build(
 
 
 def _opened(path: str | Path | Run) -> Run:
-    return open_run(path) if isinstance(path, (str, Path)) else path
+    run = open_run(path) if isinstance(path, (str, Path)) else path
+    return Snapshot(run)
 
 
 def _contents(run: Run, previous: tuple[Run, ...]) -> list[tuple[str, str, str]]:

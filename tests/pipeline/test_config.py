@@ -201,7 +201,8 @@ def test_values_of_the_wrong_kind_are_refused_and_the_override_is_named(
 
 
 def test_names_that_the_store_gives_to_other_things_are_no_explainers(run_file: Path) -> None:
-    assert set(TAKEN) == {*COORDINATES, *(each.rstrip(".") for each in OWN)}
+    of_exports = {"samples", "scores"}
+    assert set(TAKEN) == {*COORDINATES, *(each.rstrip(".") for each in OWN), *of_exports}
     for name in TAKEN:
         said = refused(run_file, RUN + f"  {name}: {{method: saliency}}\n")
         assert f"run.yaml:11 explainers.{name}: the name {name!r} is taken by the store" in said

@@ -10,17 +10,17 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+
+from pipeline import aggregate
 from pipeline.data import open_source, read_batch
 from pipeline.entries import build_metrics
 from pipeline.errors import ConfigError, PlanError
+from pipeline.evaluate import evaluate
 from pipeline.metrics import Metric, available, build, score, scores
 from pipeline.networks import network_of
 from pipeline.run import run as run_config
 from pipeline.store import open_run
 from tests.pipeline.explained import FAILED, METRICS, configure, explained
-
-from pipeline import aggregate
-from pipeline.evaluate import evaluate
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
