@@ -55,7 +55,9 @@ def test_a_killed_actor_costs_one_attempt_of_one_shard(tmp_path: Path, undisturb
     assert out == ""
     path = tmp_path / "out"
     assert stored(path) == stored(undisturbed)
-    assert sorted(committed(path)) == ALL
+    # what the actor committed and did not live to tell is found done by another
+    found = [(event["pass_name"], event["shard"]) for event in events(path, "shard_skipped")]
+    assert sorted(committed(path) + found) == ALL
     attempts = {entry.shard: entry.attempt for entry in Ledger(path).entries("explain").values()}
     assert attempts == {0: 1, 1: 2, 2: 1, 3: 1, 4: 1}
     assert [event["shard"] for event in events(path, "worker_lost")] == [1]
