@@ -171,6 +171,30 @@ def needs_of(config: RunConfig) -> dict[str, dict[str, str]]:
     return found
 
 
+def servable(config: RunConfig) -> dict[str, dict[str, Any]]:
+    """Return the entries of metrics that have something to score, of the explainers that there are.
+
+    Whom they name and is not there is left out; so are metrics of graphs where no scan has any.
+
+    Raises
+    ------
+    ConfigError
+        If a metric is unknown.
+    """
+    has_graphs = bool(graph_scans(config))
+    found = {}
+    for name, values in config.metrics.items():
+        cls = _class(metrics, ("metrics", name), values, config)
+        if "graph" in cls.requires and not has_graphs:
+            continue
+        named = values.get("explainers")
+        if isinstance(named, list):
+            values = {**values, "explainers": [each for each in named if each in config.explainers]}
+        if values.get("explainers") != []:
+            found[name] = values
+    return found
+
+
 def graph_scans(config: RunConfig) -> tuple[str, ...]:
     """Return the entries of scans that find graphs, those added by themselves among them."""
     methods = {name: str(own.get("method", name)) for name, own in config.explainers.items()}

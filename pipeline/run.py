@@ -14,6 +14,7 @@ from pipeline import environment, paths
 from pipeline.callbacks.event_log import EventLog
 from pipeline.config import dump
 from pipeline.conflict import refuse_other_run
+from pipeline.entries import servable
 from pipeline.errors import ConfigError, StoreError
 from pipeline.events import RunFinished, RunStarted, StageFinished
 from pipeline.gates.names import kept as kept_gates
@@ -288,6 +289,7 @@ def narrowed(config: RunConfig, only: Sequence[str] | None, limit: int | None) -
     spray = {name: values for name, values in config.spray.items() if name in only}
     narrow = config.model_copy(update={"explainers": kept, "spray": spray})
     # what is stored is read again, and must not speak of what is not there
+    narrow = narrow.model_copy(update={"metrics": servable(narrow)})
     return narrow.model_copy(update={"gates": kept_gates(narrow)})
 
 

@@ -15,12 +15,13 @@ from pipeline.engine.serial import SerialEngine
 from pipeline.errors import ConfigError, PlanError, RunConflictError, StoreError
 from pipeline.ledger import Ledger
 from pipeline.lock import owner
-from pipeline.run import resume, run
+from pipeline.run import narrowed, resume, run
 from pipeline.runs import repair
 from pipeline.sinks.maps import MapSink
 from pipeline.store import open_run
 from pipeline.verify import verify
 from tests.pipeline.tiny_run import (
+    EXPLAINERS,
     committed,
     config_of,
     events,
@@ -318,6 +319,20 @@ def test_a_run_can_be_narrowed(tmp_path: Path) -> None:
     assert opened.plan.n_samples == 10
     with pytest.raises(ConfigError, match="salience"):
         run(config_of(tmp_path), only=["salience"])
+
+
+def test_a_narrow_run_has_the_metrics_that_its_explainers_serve(tmp_path: Path) -> None:
+    metrics = {
+        "sparseness": {},
+        "complexity": {"explainers": ["ig", "saliency"]},
+        "mprt": {"explainers": ["ig"]},
+        "graph_faithfulness": {},
+    }
+    graphs = {"graph": {"method": "causal_graph"}}
+    config = config_of(tmp_path, metrics=metrics, explainers=EXPLAINERS | graphs)
+    found = narrowed(config, ["saliency"], None).metrics
+    assert found == {"sparseness": {}, "complexity": {"explainers": ["saliency"]}}
+    assert set(narrowed(config, ["ig", "graph"], None).metrics) == set(metrics)
 
 
 def test_what_cannot_run_leaves_nothing_behind(tmp_path: Path) -> None:
