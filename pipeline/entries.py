@@ -179,13 +179,12 @@ def servable(config: RunConfig) -> dict[str, dict[str, Any]]:
     Raises
     ------
     ConfigError
-        If a metric is unknown.
+        If a metric is unknown, or an explainer of a run with metrics of graphs.
     """
-    has_graphs = bool(graph_scans(config))
     found = {}
     for name, values in config.metrics.items():
         cls = _class(metrics, ("metrics", name), values, config)
-        if "graph" in cls.requires and not has_graphs:
+        if "graph" in cls.requires and not graph_scans(config):
             continue
         named = values.get("explainers")
         if isinstance(named, list):
