@@ -65,6 +65,12 @@ def test_a_template_is_copied_with_its_files(tmp_path: Path) -> None:
     assert all(path.stat().st_size > 0 for path in written)
 
 
+def test_the_audit_has_a_short_name(tmp_path: Path) -> None:
+    (short,) = templates.copy("audit", tmp_path / "short")
+    (full,) = templates.copy("full_audit", tmp_path / "full")
+    assert short.read_bytes() == full.read_bytes()
+
+
 def test_a_template_never_writes_over_a_file(tmp_path: Path) -> None:
     (tmp_path / "lenet.py").write_text("mine")
     with pytest.raises(ConfigError, match="exists already"):

@@ -87,6 +87,32 @@ def test_scores_are_those_of_a_loop_over_samples_and_draws(
     np.testing.assert_allclose(columns[metric.headline], headline, **close)
 
 
+def test_the_target_stays_where_the_prediction_does_not(network: Network, inputs: Tensor) -> None:
+    metric = MaxSensitivity(n_draws=4, radius=5.0)
+    trace = Trace(network, inputs)
+    noisy = torch.cat([network(inputs + metric.noise(trace, draw)) for draw in range(4)])
+    assert not torch.equal(noisy.argmax(1), network(inputs).argmax(1).repeat(4))
+    bound = explainers.get("gradient")(network)
+    found = metric.scores(Case(trace, Target()), {"": Subject(bound.attribute(inputs), bound)})[""]
+    expected = np.array(slowly(metric, network, inputs)).max(1)
+    np.testing.assert_allclose(found["maximum"], expected, rtol=1e-10)
+
+
+def test_noise_fills_the_range_on_both_sides_and_differs_by_draw(
+    network: Network, inputs: Tensor
+) -> None:
+    trace = Trace(network, inputs)
+    uniform = torch.stack([MaxSensitivity(radius=0.5).noise(trace, draw) for draw in range(8)])
+    # of 1,280 numbers one is within a hundredth of the range of either end, but for 5 in 10^6
+    assert -0.5 <= float(uniform.min()) < -0.49
+    assert 0.49 < float(uniform.max()) <= 0.5
+    assert not torch.equal(uniform[0], uniform[1])
+    normal = torch.stack([LocalLipschitz(stdev=0.5).noise(trace, draw) for draw in range(8)])
+    # standard errors of the two are 0.014 and 0.010
+    assert abs(float(normal.mean())) < 0.07
+    assert abs(float(normal.std()) - 0.5) < 0.05
+
+
 def test_a_score_does_not_depend_on_the_batch(network: Network, inputs: Tensor) -> None:
     bound = explainers.get("gradient")(network)
     given = {"n_draws": 3, "radius": 0.3, "explainer": bound}

