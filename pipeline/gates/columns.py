@@ -9,9 +9,9 @@ import torch
 
 from explainers import Network, Samples, Target, Trace
 from explainers.registry import suggest
-from pipeline.errors import ConfigError, XpipeError
+from pipeline.errors import XpipeError
 from pipeline.gates.grammar import CLUSTERS
-from pipeline.gates.names import place_of
+from pipeline.gates.names import place_of, refuse
 from pipeline.metrics import Case
 
 if TYPE_CHECKING:
@@ -38,13 +38,11 @@ def check_columns(config: RunConfig, metrics: Mapping[str, Metric]) -> None:
     ConfigError
         If there are such; the message lists all of them.
     """
-    found = []
-    for position, gate in enumerate(config.gates):
-        said = _complaint(gate, metrics)
-        if said:
-            found.append(f"{config.where('gates', position)}: {said}")
-    if found:
-        raise ConfigError("\n".join(found), fix="name a column with one number per sample")
+    refuse(
+        config,
+        lambda gate: _complaint(gate, metrics),
+        fix="name a column with one number per sample",
+    )
 
 
 def _complaint(gate: Gate, metrics: Mapping[str, Metric]) -> str:

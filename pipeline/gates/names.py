@@ -8,7 +8,7 @@ from pipeline.errors import ConfigError
 from pipeline.gates import grammar
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Callable, Collection
 
     from pipeline.config import Gate, RunConfig
 
@@ -33,13 +33,25 @@ def check_names(config: RunConfig) -> None:
     ConfigError
         If there are such; the message lists all of them.
     """
-    found = []
-    for position, gate in enumerate(config.gates):
-        said = complaint(gate, config.metrics, config.explainers, config.spray)
-        if said:
-            found.append(f"{config.where('gates', position)}: {said}")
+    refuse(
+        config,
+        lambda gate: complaint(gate, config.metrics, config.explainers, config.spray),
+        fix="gates name entries of explainers and metrics",
+    )
+
+
+def refuse(config: RunConfig, complaint_of: Callable[[Gate], str], fix: str) -> None:
+    """Refuse the gates of a run file of which there is a complaint, an empty one being none.
+
+    Raises
+    ------
+    ConfigError
+        If there are such; the message lists all of them, each with its line.
+    """
+    said = (complaint_of(gate) for gate in config.gates)
+    found = [f"{config.where('gates', n)}: {each}" for n, each in enumerate(said) if each]
     if found:
-        raise ConfigError("\n".join(found), fix="gates name entries of explainers and metrics")
+        raise ConfigError("\n".join(found), fix=fix)
 
 
 def complaint(

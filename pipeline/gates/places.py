@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING
 
 from explainers.registry import suggest
 from pipeline.entries import build_metrics, graph_scans
-from pipeline.errors import ConfigError
 from pipeline.gates import grammar
-from pipeline.gates.names import place_of
+from pipeline.gates.names import place_of, refuse
 from pipeline.plan import split_name
 from pipeline.scorable import GRAPH, unscored
 
@@ -33,13 +32,11 @@ def check_places(config: RunConfig, plan: Plan) -> None:
         If there are such; the message lists all of them.
     """
     metrics = build_metrics(config)
-    found = []
-    for position, gate in enumerate(config.gates):
-        said = _complaint(gate, config, plan, metrics)
-        if said:
-            found.append(f"{config.where('gates', position)}: {said}")
-    if found:
-        raise ConfigError("\n".join(found), fix="name a score that the run will have")
+    refuse(
+        config,
+        lambda gate: _complaint(gate, config, plan, metrics),
+        fix="name a score that the run will have",
+    )
 
 
 def _complaint(gate: Gate, config: RunConfig, plan: Plan, metrics: Mapping[str, Metric]) -> str:
