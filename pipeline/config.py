@@ -66,7 +66,7 @@ class _Section(BaseModel):
 class ModelConfig(_Section):
     """The network to explain."""
 
-    source: Literal["python", "torchvision", "timm"]
+    source: Literal["python", "torchvision", "timm", "huggingface"]
     """Who builds it."""
     name: str
     """``file.py:function`` or ``package.module:function`` (python), else the architecture."""
@@ -87,6 +87,11 @@ class DataConfig(_Section):
     """Only the first so many samples."""
     sample: Positive | None = None
     """Only so many samples, drawn by the run's seed and kept in order; after `limit`."""
+    stratify: Literal["none", "proportional", "equal"] = "none"
+    """Of what `sample` draws: classes as frequent as in the data, or all equally frequent."""
+    digests: Literal["listing", "content"] = "listing"
+    """What tells samples apart that have one name: what the source's listing says (sizes, tags of
+    object stores), or SHA-256 of their content, for which every one is read when planning."""
 
     @property
     def parameters(self) -> dict[str, Any]:
@@ -151,15 +156,33 @@ class EngineConfig(_Section):
     kind: Literal["ray", "serial"] = "ray"
     """``serial`` runs in this process."""
     address: str = "local"
-    """``local`` starts Ray here, ``auto`` joins a running cluster."""
+    """``local`` starts Ray here, ``auto`` or ``host:port`` joins a running cluster, and
+    ``http://head:8265`` submits the run as a job to one."""
     workers: Positive | Auto = "auto"
     """Number of workers; as many as there are slots if auto."""
     threads: Positive = 1
     """Torch threads per worker; part of the plan, as bits may depend on it."""
     gpus_per_worker: Annotated[float, Field(ge=0)] | Auto = "auto"
     """GPUs, or parts of one, per worker; 1 where there are any and 0 elsewhere if auto."""
+    accelerator_type: str | None = None
+    """Kind of GPU that workers need, by Ray's name: ``A100``, ``H100``, ``L4``."""
+    labels: dict[str, str] = {}
+    """Labels that a worker's node must have, as Ray's label selectors: ``{market: "!spot"}``."""
+    resources: dict[str, Annotated[float, Field(gt=0)]] = {}
+    """Custom resources that each worker takes, as nodes were started with."""
     batch_size: Positive | Auto = "auto"
     """Samples per batch; measured once by the plan if auto."""
+    decode_threads: Positive | Auto = "auto"
+    """Threads per worker that read and decode samples; what the source can use if auto."""
+    prefetch: Positive = 2
+    """Batches that are read ahead."""
+    precision: Literal["float32", "tf32", "bfloat16"] = "float32"
+    """Of matrix products on GPUs; what is faster than float32 is compared with it on the first
+    batch, and refused where maps differ."""
+    channels_last: bool = False
+    """Whether images are laid out with channels last, which convolutions of GPUs prefer."""
+    compile: bool = False
+    """Whether passes of the network are compiled by torch.compile."""
 
 
 class ReportConfig(_Section):
@@ -241,6 +264,8 @@ class RunConfig(_Section):
     output: OutputConfig = OutputConfig()
     engine: EngineConfig = EngineConfig()
     report: ReportConfig = ReportConfig()
+    callbacks: dict[Name, Parameters] = {}
+    """Who else is told what happens, such as mlflow or tensorboard, with their parameters."""
     base: Path = Path()
     """Folder that python files, weights and data are relative to; the run file's if not given."""
 
@@ -277,13 +302,25 @@ class RunConfig(_Section):
         }
         output = {key: values["output"][key] for key in ("dtype", "channels", "shard_size")}
         engine = {key: values["engine"][key] for key in ("batch_size", "threads")}
+        # later additions: a run that does not use them has the digest that it had before
+        engine |= _unusual(self.engine, ("precision", "channels_last", "compile"))
         kept = {key: values[key] for key in ("seed", "model", "data", "target")}
+        for key in ("stratify", "digests"):
+            if kept["data"][key] == DataConfig.model_fields[key].default:
+                del kept["data"][key]
         return {**kept, "explainers": explainers, "output": output, "engine": engine}
 
     def digest(self) -> str:
         """Return the sha256 of `canonical`."""
         text = json.dumps(self.canonical(), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _unusual(section: _Section, names: Sequence[str]) -> dict[str, Any]:
+    """Return those fields of a section that are not as their defaults."""
+    fields = type(section).model_fields
+    values = {name: getattr(section, name) for name in names}
+    return {name: value for name, value in values.items() if value != fields[name].default}
 
 
 def load(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:

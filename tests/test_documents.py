@@ -31,6 +31,14 @@ EXTRAS = (
     "spray",
     "export",
     "quantus",
+    "cluster",
+    "s3",
+    "gcs",
+    "huggingface",
+    "mlflow",
+    "wandb",
+    "tensorboard",
+    "opentelemetry",
 )
 MAKEFILE = (ROOT / "Makefile").read_text()
 COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]

@@ -1,0 +1,110 @@
+"""Files of data sources: on a disk, or wherever fsspec has a file system for (``s3://``, ``gs://``).
+
+Paths in a run file are relative to it; URLs stand for themselves.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from typing import IO, TYPE_CHECKING, Any
+
+import fsspec
+
+from pipeline.errors import PlanError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    """A file of a listing."""
+
+    name: str
+    """Relative to the folder that was listed, with forward slashes."""
+    size: int
+    """Bytes."""
+    tag: str = ""
+    """What an object store says of its content, such as an ETag; empty on disks."""
+
+
+def rooted(base: Path, path: str) -> str:
+    """Return a path of a run file as it can be opened from anywhere."""
+    return path if is_url(path) else str(base / path)
+
+
+def is_url(path: str) -> bool:
+    """Whether a path names a file system."""
+    return "://" in path
+
+
+def joined(folder: str, name: str) -> str:
+    """Return the path of a file in a folder."""
+    return f"{folder.rstrip('/')}/{name}"
+
+
+def open_file(path: str) -> IO[bytes]:
+    """Return a file, open for reading, that can seek."""
+    system, inside = _system(path)
+    opened: IO[bytes] = system.open(inside, "rb")
+    return opened
+
+
+def read(path: str) -> bytes:
+    """Return the content of a file."""
+    system, inside = _system(path)
+    content: bytes = system.cat_file(inside)
+    return content
+
+
+def is_folder(path: str) -> bool:
+    """Whether there is a folder; of an object store, whether anything lies below it."""
+    system, inside = _system(path)
+    return bool(system.isdir(inside))
+
+
+def is_file(path: str) -> bool:
+    """Whether there is a file."""
+    system, inside = _system(path)
+    return bool(system.isfile(inside))
+
+
+def listing(folder: str, *, is_deep: bool = False) -> list[File]:
+    """Return the files in a folder, sorted by name; those of folders in it, too, if it is deep."""
+    system, inside = _system(folder)
+    inside = inside.rstrip("/")
+    found: dict[str, dict[str, Any]] = system.find(
+        inside, maxdepth=None if is_deep else 1, withdirs=False, detail=True
+    )
+    files = [
+        File(path[len(inside) + 1 :], int(about.get("size") or 0), _tag(about))
+        for path, about in found.items()
+    ]
+    return sorted(files, key=_name)
+
+
+def _name(file: File) -> str:
+    return file.name
+
+
+def _tag(about: dict[str, Any]) -> str:
+    return str(about.get("ETag") or about.get("etag") or about.get("md5Hash") or "").strip('"')
+
+
+def _system(path: str) -> tuple[Any, str]:
+    protocol = path.split("://", 1)[0] if is_url(path) else "file"
+    system = _of_protocol(protocol)
+    return system, system._strip_protocol(path)
+
+
+@cache
+def _of_protocol(protocol: str) -> Any:
+    try:
+        return fsspec.filesystem(protocol)
+    except (ImportError, ValueError) as error:
+        raise PlanError(
+            f"cannot open {protocol}:// paths: {error}",
+            fix="pip install 'xpipe-xai[s3]' for s3://, 'xpipe-xai[gcs]' for gs://, else fsspec's "
+            "package for it",
+        ) from error
