@@ -84,6 +84,12 @@ def listing(folder: str, *, is_deep: bool = False) -> list[File]:
     return sorted(files, key=_name)
 
 
+def forget(path: str) -> None:
+    """Forget what was listed at and below a path, if its file system remembers."""
+    system, inside = _system(path)
+    system.invalidate_cache(inside)
+
+
 def _name(file: File) -> str:
     return file.name
 
