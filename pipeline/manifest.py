@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline.data.digests import is_of_content
 from pipeline.data.source import Record
 from pipeline.errors import PlanError, StoreError
 
@@ -25,8 +26,11 @@ SCHEMA = pa.schema(
         pa.field("label", pa.int64(), nullable=False),
         pa.field("mask", pa.string()),
         pa.field("length", pa.int64()),
+        pa.field("digest", pa.string()),
     ]
 )
+_DIGEST = "digest"
+"""The column that manifests of earlier versions do not have."""
 
 
 class Manifest:
@@ -109,10 +113,19 @@ class Manifest:
         return [Record(**row) for row in self._table.slice(start, stop - start).to_pylist()]
 
     def digest(self) -> str:
-        """Return the sha256 of the content, whatever file format it is kept in."""
+        """Return the sha256 of the content, whatever file format it is kept in.
+
+        Of the samples' own digests, those count that stand for content. Where there are none, it
+        is that of a manifest without them, as earlier versions wrote it.
+        """
         digest = hashlib.sha256()
         for name in SCHEMA.names:
-            column = json.dumps(self._table[name].to_pylist(), separators=(",", ":"))
+            values = self._table[name].to_pylist()
+            if name == _DIGEST:
+                values = [value if is_of_content(value) else None for value in values]
+                if not any(values):
+                    continue
+            column = json.dumps(values, separators=(",", ":"))
             digest.update(f"{name}:{column}\n".encode())
         return digest.hexdigest()
 
@@ -133,6 +146,8 @@ class Manifest:
         try:
             with fsspec.open(str(url), "rb") as file:
                 table = pq.read_table(file)
+            if _DIGEST not in table.column_names:
+                table = table.append_column(_DIGEST, pa.nulls(len(table), pa.string()))
             return cls._of(table.select(SCHEMA.names).cast(SCHEMA))
         except (OSError, pa.ArrowException, KeyError, ValueError) as error:
             raise StoreError(

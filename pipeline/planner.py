@@ -14,7 +14,7 @@ import torch
 from explainers import Attribution, Samples, Scan, Trace
 from explainers.inputs.sources import is_one_tensor
 from pipeline import array_files, fit, models, scorable, sizing, timing, trial
-from pipeline.data import open_source, select_records
+from pipeline.data import open_source, select_records, selection_notes
 from pipeline.entries import build_explainers, build_metrics, needs_of
 from pipeline.errors import PlanError, written_at
 from pipeline.examples import find_example
@@ -108,8 +108,8 @@ def _fit(config: RunConfig) -> _Parts:
     source = open_source(config.data, config.base, config.where)
     with written_at(config.where("data")):
         records = source.records()
-        source_notes = source.notes()
-    manifest = Manifest(select_records(config.data, records, config.seed))
+        source_notes = (*source.notes(), *selection_notes(config.data, records))
+        manifest = Manifest(select_records(config.data, records, config.seed, source))
     if not len(manifest):
         raise PlanError(f"{config.where('data')}: there are no samples", fix="see data.source")
     fit.check_metrics(config, metrics, manifest)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pipeline.data.batch import read_batch, read_masks, read_one
-from pipeline.data.selection import open_source, select_records
+from pipeline.data.selection import open_source, select_records, selection_notes
 from pipeline.data.source import Record, Source, register, sources
 
 __all__ = [
@@ -15,5 +15,6 @@ __all__ = [
     "read_one",
     "register",
     "select_records",
+    "selection_notes",
     "sources",
 ]

@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from pipeline.data import digests
 from pipeline.inputs import ALONE, Part, empty, form_of, in_words, joined, parts_of, stacked
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from concurrent.futures import Executor
 
     from pipeline.data.source import Record, Source
     from pipeline.inputs import Form, Inputs
@@ -25,6 +27,7 @@ def read_batch(
     records: Sequence[Record],
     expected: Form | tuple[int, ...],
     vocabularies: Mapping[str, int] | None = None,
+    decoders: Executor | None = None,
 ) -> tuple[Inputs, list[int], dict[int, str]]:
     """Read samples.
 
@@ -38,6 +41,9 @@ def read_batch(
         Form of a sample; or the shape, of one tensor of numbers.
     vocabularies
         How many tokens the model knows, by input.
+    decoders
+        Threads that read samples; as many as are of use to the source, for this batch alone, if
+        None.
 
     Returns
     -------
@@ -53,7 +59,7 @@ def read_batch(
     positions: list[int] = []
     good: list[Inputs] = []
     failures: dict[int, str] = {}
-    for position, sample in enumerate(_load_all(source, records)):
+    for position, sample in enumerate(_load_all(source, records, decoders)):
         if isinstance(sample, str):
             failures[position] = sample
         elif form_of(sample) != form:
@@ -74,6 +80,8 @@ def read_one(source: Source, record: Record) -> Inputs | str:
     """
     try:
         sample: Any = source.load(record)
+    except digests.ChangedError as error:
+        return str(error)
     except Exception as error:
         # sources are anybody's code over anybody's files: whatever a sample raises is its status
         return f"unreadable: {type(error).__name__}: {error}"
@@ -87,7 +95,17 @@ def read_one(source: Source, record: Record) -> Inputs | str:
             return f"{n_bad} of {part.numel()} values are NaN or infinite"
         is_mask = part.dtype == torch.bool and len(held) > 1
         parts[str(name)] = part if is_mask else _typed(part)
-    return joined(parts)
+    return _as_planned(source, record, joined(parts))
+
+
+def _as_planned(source: Source, record: Record, sample: Inputs) -> Inputs | str:
+    if record.digest is None or source.has_content:
+        return sample
+    try:
+        digests.check_values(record, sample)
+    except digests.ChangedError as error:
+        return str(error)
+    return sample
 
 
 def _typed(part: Tensor) -> Tensor:
@@ -119,11 +137,16 @@ def read_masks(source: Source, records: Sequence[Record], size: tuple[int, int])
     return masks
 
 
-def _load_all(source: Source, records: Sequence[Record]) -> list[Inputs | str]:
+def _load_all(
+    source: Source, records: Sequence[Record], decoders: Executor | None
+) -> list[Inputs | str]:
     n_threads = min(source.decode_threads, len(records))
     if n_threads <= 1:
+        # where no two threads may call it, nor is a second one of use
         return [read_one(source, record) for record in records]
-    with ThreadPoolExecutor(n_threads) as pool:
+    if decoders is not None:
+        return list(decoders.map(read_one, [source] * len(records), records))
+    with ThreadPoolExecutor(n_threads, thread_name_prefix="decoder") as pool:
         return list(pool.map(read_one, [source] * len(records), records))
 
 

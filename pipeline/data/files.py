@@ -6,7 +6,6 @@ Paths in a run file are relative to it; URLs stand for themselves.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cache
 from typing import IO, TYPE_CHECKING, Any
 
 import fsspec
@@ -58,6 +57,14 @@ def read(path: str) -> bytes:
     return content
 
 
+def tag(path: str) -> str:
+    """Return what an object store says of a file's content now, see `File.tag`."""
+    system, inside = _system(path)
+    # what was listed before is not what is there now
+    system.invalidate_cache(system._parent(inside))
+    return _tag(system.info(inside))
+
+
 def is_folder(path: str) -> bool:
     """Whether there is a folder; of an object store, whether anything lies below it."""
     system, inside = _system(path)
@@ -80,6 +87,8 @@ def listing(folder: str, *, is_deep: bool = False) -> list[File]:
     files = [
         File(path[len(inside) + 1 :], int(about.get("size") or 0), _tag(about))
         for path, about in found.items()
+        # on a disk, there are links to nothing, and pipes
+        if about["type"] == "file"
     ]
     return sorted(files, key=_name)
 
@@ -104,9 +113,9 @@ def _system(path: str) -> tuple[Any, str]:
     return system, system._strip_protocol(path)
 
 
-@cache
 def _of_protocol(protocol: str) -> Any:
     try:
+        # made once by fsspec itself, which knows that those of a forked process are of no use
         return fsspec.filesystem(protocol)
     except (ImportError, ValueError) as error:
         raise PlanError(

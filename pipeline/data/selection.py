@@ -6,9 +6,9 @@ import functools
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-import torch
-
 from pipeline import parameters
+from pipeline.data import sampling
+from pipeline.data.pinning import pinned
 from pipeline.data.source import Record, Source, sources
 from pipeline.errors import ConfigError
 
@@ -44,14 +44,37 @@ def open_source(config: DataConfig, base: Path, where: Callable[..., str] | None
     return parameters.build(kind, config.parameters, place).rooted(base)
 
 
-def select_records(config: DataConfig, records: Sequence[Record], seed: int) -> list[Record]:
-    """Return the first `limit` records, or `sample` drawn of them, numbered from 0 in order."""
-    chosen = list(records[: config.limit])
-    if config.sample is not None and config.sample < len(chosen):
-        generator = torch.Generator().manual_seed(seed)
-        drawn = torch.randperm(len(chosen), generator=generator)[: config.sample]
-        chosen = [chosen[position] for position in sorted(drawn.tolist())]
+def select_records(
+    config: DataConfig, records: Sequence[Record], seed: int, source: Source | None = None
+) -> list[Record]:
+    """Return the first `limit` records, or `sample` drawn of them, numbered from 0 in order.
+
+    Parameters
+    ----------
+    config
+        The section `data`.
+    records
+        All samples of the source.
+    seed
+        Of the run.
+    source
+        Reads the samples that were taken, if the section asks for digests of their content; for a
+        look at the samples alone, it is not needed.
+
+    Raises
+    ------
+    PlanError
+        If strata are asked for and samples have no labels.
+    """
+    chosen = sampling.draw(config, records[: config.limit], seed)
+    if config.digests == "content" and source is not None:
+        chosen = pinned(source, chosen)
     return [replace(record, index=index) for index, record in enumerate(chosen)]
+
+
+def selection_notes(config: DataConfig, records: Sequence[Record]) -> tuple[str, ...]:
+    """Return what a reader of the plan should know of the samples that were taken."""
+    return sampling.notes(config, records)
 
 
 def _dotted(*keys: str | int) -> str:

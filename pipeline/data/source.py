@@ -33,6 +33,8 @@ class Record:
     """Where its source finds the mask of what matters."""
     length: int | None = None
     """Number of tokens, where inputs differ in length."""
+    digest: str | None = None
+    """What tells the content from another, see `digests`; None where nothing is known of it."""
 
 
 class Source(ABC):
@@ -44,7 +46,9 @@ class Source(ABC):
 
     name: ClassVar[str] = ""
     decode_threads: ClassVar[int] = 1
-    """Threads that may call `load` at once."""
+    """Threads that are of use to `load`; 1 if no two may call it at once."""
+    waits: ClassVar[bool] = False
+    """Whether `load` waits for a network rather than for a processor."""
 
     @abstractmethod
     def records(self) -> list[Record]:
@@ -57,6 +61,19 @@ class Source(ABC):
         A tensor of numbers, or of tokens (integers of 32 or 64 bits), or a dict of such tensors
         for a model of several inputs: its keys are the names of the model's arguments.
         """
+
+    def content(self, record: Record) -> bytes:
+        """Return the bytes that a sample is made of, where it is a file or a part of one.
+
+        A source that has them gives those that it reads in `load` to `digests.check_content`. Of
+        others, the values that `load` gives stand for the sample.
+        """
+        raise NotImplementedError(f"samples of {type(self).__name__} are no files")
+
+    @property
+    def has_content(self) -> bool:
+        """Whether there is a `content`."""
+        return type(self).content is not Source.content
 
     def load_mask(self, record: Record) -> Tensor | None:
         """Return the mask that belongs to the input, bool ``(height, width)``."""

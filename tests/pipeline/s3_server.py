@@ -36,13 +36,10 @@ def environment(endpoint: str) -> dict[str, str]:
 
 
 def forget_clients() -> None:
-    """Make the next client anew: fsspec and `pipeline.data.files` keep those of an address."""
+    """Make the next client anew: fsspec keeps those of an address."""
     import s3fs
 
-    from pipeline.data import files
-
     s3fs.S3FileSystem.clear_instance_cache()
-    files._of_protocol.cache_clear()
 
 
 @pytest.fixture(scope="session")
