@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import logging
+import os
 from collections import deque
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
@@ -22,6 +25,8 @@ if TYPE_CHECKING:
     from pipeline.lengths import Lengths
     from pipeline.manifest import Manifest
     from pipeline.shards import Shard
+
+logger = logging.getLogger(__name__)
 
 DEPTH = 2
 """Batches that are being read or wait; a second one covers a batch that is slow to decode."""
@@ -63,6 +68,10 @@ class Reader:
         Of samples that differ in it; `form` is then that of the longest.
     vocabularies
         How many tokens the model knows, by input.
+    decoders
+        Threads that share the samples of a batch; those of each batch alone if None.
+    depth
+        Batches that are being read or wait: so many, and the one that is computed, are in memory.
     """
 
     source: Source
@@ -72,6 +81,8 @@ class Reader:
     is_pinned: bool
     lengths: Lengths | None = None
     vocabularies: Mapping[str, int] = field(default_factory=dict)
+    decoders: Executor | None = None
+    depth: int = DEPTH
 
     def batches(
         self, shard: Shard, batch_size: int, wanted: Sequence[int] | None = None
@@ -88,7 +99,7 @@ class Reader:
                 part = [rows[position] for position in some]
                 chosen = [records[row] for row in part]
                 pending.append(self.executor.submit(self._read, chosen, part))
-                if len(pending) > DEPTH:
+                if len(pending) > self.depth:
                     yield pending.popleft().result()
             while pending:
                 yield pending.popleft().result()
@@ -102,7 +113,9 @@ class Reader:
             form = self.lengths.form(form, length)
             misfit = self.lengths.misfit(length) if length else ""
         readable = [] if misfit else records
-        inputs, good, failures = read_batch(self.source, readable, form, self.vocabularies)
+        inputs, good, failures = read_batch(
+            self.source, readable, form, self.vocabularies, self.decoders
+        )
         if misfit:
             failures = dict.fromkeys(range(len(records)), misfit)
         return Batch(
@@ -113,3 +126,35 @@ class Reader:
             sample_ids=tuple(record.sample_id for record in records),
             failures={rows[position]: reason for position, reason in failures.items()},
         )
+
+
+def open_decoders(source: Source, asked: int | Literal["auto"] = "auto") -> ThreadPoolExecutor:
+    """Return the threads that read samples of a source, which last as long as a worker.
+
+    Parameters
+    ----------
+    source
+        Says how many are of use, and whether two may call it at once.
+    asked
+        How many; if auto, what is of use, but no more than there are processors unless reading
+        waits for a network.
+    """
+    n_threads = source.decode_threads
+    if asked == "auto":
+        n_threads = n_threads if source.waits else min(n_threads, _n_processors())
+    elif n_threads > 1:
+        n_threads = asked
+    elif asked > 1:
+        logger.warning(
+            "engine.decode_threads is %s, but the data source %r is read by one thread",
+            asked,
+            source.name,
+        )
+    return ThreadPoolExecutor(n_threads, thread_name_prefix="decoder")
+
+
+def _n_processors() -> int:
+    """Return how many processors this process may use."""
+    # macOS has no affinity
+    affinity = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity else os.cpu_count() or 1

@@ -22,7 +22,7 @@ from pipeline.manifest import Manifest
 from pipeline.networks import network_of, vocabularies
 from pipeline.paths import MANIFEST, Folder
 from pipeline.plan import EXPLAIN
-from pipeline.prefetch import Reader
+from pipeline.prefetch import Reader, open_decoders
 from pipeline.sinks.maps import MapSink
 from pipeline.task import Outcome, ShardError, WorkItem
 from pipeline.writer import Writer
@@ -90,6 +90,7 @@ class ExplainWorker:
         network = network_of(task.config, task.plan, source, self._manifest)
         self._explanation = self._prepare(network)
         self._readers = ThreadPoolExecutor(1, thread_name_prefix="reader")
+        self._decoders = open_decoders(source, task.config.engine.decode_threads)
         self._reader = Reader(
             source,
             self._manifest,
@@ -98,6 +99,8 @@ class ExplainWorker:
             is_pinned=self._explanation.network.device.type == "cuda",
             lengths=task.plan.lengths,
             vocabularies=vocabularies(network),
+            decoders=self._decoders,
+            depth=task.config.engine.prefetch,
         )
         self._writer = Writer()
         self._objects = ThreadPoolExecutor(OBJECTS_AT_ONCE, thread_name_prefix="objects")
@@ -120,6 +123,7 @@ class ExplainWorker:
         self._writer.close()
         self._objects.shutdown()
         self._readers.shutdown(cancel_futures=True)
+        self._decoders.shutdown(cancel_futures=True)
 
     def _prepare(self, network: Network) -> Explanation:
         task = self._task

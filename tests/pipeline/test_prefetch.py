@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
@@ -10,7 +10,7 @@ import torch
 
 from pipeline.data import Record
 from pipeline.manifest import Manifest
-from pipeline.prefetch import DEPTH, Reader
+from pipeline.prefetch import DEPTH, Reader, open_decoders
 from pipeline.shards import Shard
 from pipeline.writer import MAX_WAITING, Writer
 
@@ -90,3 +90,64 @@ def test_what_the_writer_raises_is_in_the_future() -> None:
     with pytest.raises(IndexError):
         future.result()
     writer.close()
+
+
+@dataclass
+class Meeting(Counting):
+    """A source whose samples wait until so many are being read at once."""
+
+    decode_threads: int = 3
+    waits: bool = False
+    name: str = "meeting"
+
+    def __post_init__(self) -> None:
+        self.barrier = threading.Barrier(self.decode_threads)
+
+    def load(self, record: Record) -> torch.Tensor:
+        self.barrier.wait(30)
+        return super().load(record)
+
+
+def test_threads_share_a_batch_and_its_order_stays() -> None:
+    source = Meeting()
+    with ThreadPoolExecutor(1) as pool, open_decoders(source, 3) as decoders:  # type: ignore[arg-type]
+        shared = replace(reader(source, pool), decoders=decoders)
+        batches = list(shared.batches(Shard(0, 0, 12), 6))
+        names = {thread.name for thread in threading.enumerate() if "decoder" in thread.name}
+    assert [batch.index.tolist() for batch in batches] == [[0, 1, 2, 3, 4], [6, 7, 8, 9, 10, 11]]
+    assert sorted(source.seen) == list(range(12))
+    # the same three for both batches
+    assert len(names) == 3
+
+
+@pytest.mark.parametrize("depth", [1, 4])
+def test_as_many_batches_are_read_ahead_as_asked_for(depth: int) -> None:
+    source = Counting()
+    with ThreadPoolExecutor(1) as pool:
+        batches = replace(reader(source, pool), depth=depth).batches(Shard(0, 0, 20), 2)
+        next(batches)
+        pool.submit(int).result()
+        assert len(source.seen) == 2 * (depth + 1)
+        batches.close()
+
+
+def test_threads_are_those_of_use_on_the_processors_there_are(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("pipeline.prefetch._n_processors", lambda: 4)
+    cases = [
+        (Meeting(8), "auto", 4),
+        (Meeting(3), "auto", 3),
+        (Meeting(8, waits=True), "auto", 8),
+        (Meeting(2), 6, 6),
+        (Meeting(8, waits=True), 3, 3),
+        # no two threads may call it
+        (Meeting(1), "auto", 1),
+    ]
+    for source, asked, expected in cases:
+        with open_decoders(source, asked) as decoders:  # type: ignore[arg-type]
+            assert decoders._max_workers == expected
+    assert not caplog.records
+    with open_decoders(Meeting(1), 6) as decoders:  # type: ignore[arg-type]
+        assert decoders._max_workers == 1
+    assert "is read by one thread" in caplog.text
