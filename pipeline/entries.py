@@ -1,4 +1,4 @@
-"""The entries of `explainers:` and `metrics:` in a run file, as the things that they name."""
+"""The entries of `explainers:`, `metrics:` and `callbacks:`, as the things that they name."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import explainers
 from explainers import Explainer
 from explainers.catalogue import preset_of
 from explainers.registry import suggest
-from pipeline import array_files, parameters
+from pipeline import array_files, callbacks, parameters
 from pipeline.complaints import told_of
 from pipeline.errors import ConfigError
 from pipeline.metrics import RESERVED as BESIDE
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
 
     from explainers.registry import Registry
+    from pipeline.callbacks import Listener
     from pipeline.config import RunConfig
 
 T = TypeVar("T")
@@ -121,6 +122,26 @@ def build_metrics(config: RunConfig) -> dict[str, Metric]:
         where = functools.partial(config.where, "metrics", name)
         check_chosen(values.get("explainers"), config, where("explainers"))
         built[name] = parameters.build(cls, own, where)
+    return built
+
+
+def build_callbacks(config: RunConfig) -> dict[str, Listener]:
+    """Return everybody else who is told what happens in a run.
+
+    Raises
+    ------
+    ConfigError
+        If a name or a parameter is unknown or of the wrong type.
+    PlanError
+        If a library is not installed.
+    """
+    built = {}
+    for name, values in config.callbacks.items():
+        cls = _class(callbacks.listeners, ("callbacks", name), values, config)
+        own = {key: value for key, value in values.items() if key not in callbacks.RESERVED}
+        where = functools.partial(config.where, "callbacks", name)
+        built[name] = parameters.build(cls, own, where)
+        built[name].check(where())
     return built
 
 
@@ -355,6 +376,7 @@ def _class(
         return registry.get(str(method))
     except LookupError as error:
         place = config.where(*keys, "method") if "method" in values else config.where(*keys)
+        listed = "docs/observability.md" if keys[0] == "callbacks" else f"`xpipe {keys[0]}`"
         raise ConfigError(
-            f"{place}: {error}", fix=f"`xpipe {keys[0]}` lists them; `method:` names one"
+            f"{place}: {error}", fix=f"{listed} lists them; `method:` names one"
         ) from error

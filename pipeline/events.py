@@ -54,12 +54,21 @@ class ShardCommitted(Event):
     """A shard's record is in the ledger."""
 
     pass_name: str
+    """The pass."""
     shard: int
+    """Index of the shard."""
     attempt: int
+    """Which attempt at it succeeded, from 1."""
     n_samples: int
+    """Samples in the shard."""
     n_failed: int
+    """Samples of it that could not be used."""
     seconds: float
+    """Time from start to commit."""
     worker: str
+    """Who did it."""
+    peak_memory: int = 0
+    """Bytes that the worker has held at most so far: on the GPU if it uses one."""
 
 
 @dataclass(frozen=True)
@@ -67,10 +76,15 @@ class ShardSkipped(Event):
     """A worker found a shard committed by somebody else, an orphan of an earlier epoch perhaps."""
 
     pass_name: str
+    """The pass."""
     shard: int
+    """Index of the shard."""
     n_samples: int
+    """Samples in the shard."""
     n_failed: int
+    """Samples of it that could not be used."""
     worker: str
+    """Who found it."""
 
 
 @dataclass(frozen=True)
@@ -78,10 +92,16 @@ class ShardFailed(Event):
     """One attempt failed; the shard is tried again."""
 
     pass_name: str
+    """The pass."""
     shard: int
+    """Index of the shard."""
     attempt: int
+    """Which attempt failed, from 1."""
     worker: str
+    """Who made it."""
     error: ShardError
+    """Type, message and traceback, the shard, the samples of the batch, and whether all others
+    must fail, too."""
 
 
 @dataclass(frozen=True)
@@ -89,10 +109,16 @@ class ShardQuarantined(Event):
     """The last attempt failed; the run goes on without the shard."""
 
     pass_name: str
+    """The pass."""
     shard: int
+    """Index of the shard."""
     attempt: int
+    """Which attempt failed, from 1."""
     worker: str
+    """Who made it."""
     error: ShardError
+    """Type, message and traceback, the shard, the samples of the batch, and whether all others
+    must fail, too."""
 
 
 @dataclass(frozen=True)
@@ -100,10 +126,35 @@ class WorkerLost(Event):
     """A worker's process died; it is replaced."""
 
     pass_name: str
+    """The pass."""
     worker: str
+    """Who died."""
     shard: int
     """The shard that it had started, and that is charged."""
     reason: str
+    """What the platform knows of the death."""
+
+
+@dataclass(frozen=True)
+class WorkerLogged(Event):
+    """A worker logged a warning or an error; told with the next outcome of that worker."""
+
+    pass_name: str
+    """The pass."""
+    shard: int
+    """Index of the shard; -1 while a task was being opened."""
+    attempt: int
+    """Which attempt at it; 0 while a task was being opened."""
+    worker: str
+    """Who said it."""
+    level: str
+    """``WARNING``, ``ERROR`` or ``CRITICAL``."""
+    logger: str
+    """Name of the logger: the module's."""
+    message: str
+    """What was said, cut where it is long."""
+    at: float
+    """When, seconds since 1970 by the worker's clock."""
 
 
 @dataclass(frozen=True)
@@ -111,9 +162,13 @@ class PassFinished(Event):
     """A pass is through, or was stopped."""
 
     pass_name: str
+    """The pass."""
     n_done: int
+    """Shards that are committed now."""
     n_quarantined: int
+    """Shards that were given up."""
     seconds: float
+    """Time that the pass took in this start."""
 
 
 @dataclass(frozen=True)
@@ -121,7 +176,9 @@ class NotFinite(Event):
     """Maps of a pass that is through are NaN or infinite somewhere."""
 
     pass_name: str
+    """The pass."""
     explainer: str
+    """Whose maps they are."""
     n_samples: int
     """Samples with such a map; they are stored as they are."""
 
@@ -131,6 +188,7 @@ class ScanFinished(Event):
     """A scan's result is written."""
 
     scan: str
+    """Its entry in the run file."""
 
 
 @dataclass(frozen=True)
@@ -138,7 +196,9 @@ class StageFinished(Event):
     """Something after the passes is done, the report for example."""
 
     stage: str
+    """Names it: ``report``, ``atlas``, ``gates``."""
     detail: str
+    """What came of it: a path, or a tally."""
 
 
 @dataclass(frozen=True)
@@ -146,11 +206,15 @@ class RunFinished(Event):
     """The run ended, in whatever way."""
 
     exit_code: int
+    """Of the command: 0, 1, 3, 4, 5, 130 or 143."""
     n_samples: int
+    """Samples in the manifest."""
     n_failed: int
+    """Samples that could not be used."""
     quarantined: tuple[tuple[str, int], ...]
-    """Pass and shard of each."""
+    """Pass and shard of each shard that was given up."""
     seconds: float
+    """Time that this start took."""
     message: str = ""
     """The error that ended it, if one did."""
 

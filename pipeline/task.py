@@ -67,6 +67,26 @@ class ShardError:
 
 
 @dataclass(frozen=True)
+class WorkerLog:
+    """A warning or error that a worker logged, as plain text."""
+
+    pass_name: str
+    """The pass; empty while a task was being opened."""
+    shard: int
+    """Index of the shard; -1 while a task was being opened."""
+    attempt: int
+    """Which attempt at it; 0 while a task was being opened."""
+    level: str
+    """``WARNING``, ``ERROR`` or ``CRITICAL``."""
+    logger: str
+    """Name of the logger: the module's."""
+    message: str
+    """What was said, cut where it is long."""
+    at: float
+    """When, seconds since 1970 by the worker's clock; nothing is ordered by it."""
+
+
+@dataclass(frozen=True)
 class Outcome:
     """What became of one attempt at an item of work."""
 
@@ -84,6 +104,10 @@ class Outcome:
     """Who did it."""
     error: ShardError | None = None
     """Why it failed, or was quarantined."""
+    peak_memory: int = 0
+    """Bytes that the worker has held at most so far: on the GPU if it uses one."""
+    logs: tuple[WorkerLog, ...] = ()
+    """What the worker has logged since its last outcome; not only about this item."""
 
 
 class Worker(Protocol):
