@@ -32,3 +32,10 @@ Only = Annotated[
     list[str] | None,
     typer.Option("--only", metavar="NAME", help="Run this explainer only; repeatable."),
 ]
+
+JobServer = Annotated[
+    str | None,
+    typer.Option(
+        "--address", metavar="URL", help="Job server of a cluster; RUN is the run's name then."
+    ),
+]

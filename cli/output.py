@@ -66,6 +66,14 @@ def table(
     rows: Iterable[Mapping[str, Any]], columns: Sequence[str], *, right: Sequence[str] = ()
 ) -> None:
     """Print rows below their column names; columns in `right` are aligned to the right."""
+    for text in table_lines(rows, columns, right=right):
+        line(text)
+
+
+def table_lines(
+    rows: Iterable[Mapping[str, Any]], columns: Sequence[str], *, right: Sequence[str] = ()
+) -> list[str]:
+    """Return what `table` prints."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -79,8 +87,7 @@ def table(
     console = Console(file=sys.stdout, width=width, highlight=False)
     with console.capture() as printed:
         console.print(grid)
-    for row_text in printed.get().splitlines():
-        line(row_text.rstrip())
+    return [row_text.rstrip() for row_text in printed.get().splitlines()]
 
 
 def fields(values: Mapping[str, Any]) -> None:

@@ -161,6 +161,10 @@ class Reporter:
     def __exit__(self, *_: object) -> None:
         self._display.close()
 
+    def say(self, text: str) -> None:
+        """Print a line beside the display."""
+        self._display.say(text)
+
     def __call__(self, event: events.Event) -> None:
         """Show an event; those that this display has no words for are passed over."""
         display = self._display
@@ -175,6 +179,24 @@ class Reporter:
                 text = describe(event)
                 if text:
                     display.say(text)
+
+
+class EventLines:
+    """A callback of a run that prints every event as a line of JSON on stdout.
+
+    Collectors of logs read them, and who has sent the run to a cluster follows it by them: they
+    need nothing that both sides can reach but the log.
+    """
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Nothing to restore."""
+
+    def __call__(self, event: events.Event) -> None:
+        """Print an event, with seconds since 1970."""
+        output.json_line({"time": round(time.time(), 3), **events.record(event)})
 
 
 def describe(event: events.Event) -> str:

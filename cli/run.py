@@ -2,18 +2,26 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from cli import clusters, output, verdicts
+from cli import clusters, output, remote, verdicts
 from cli.options import AsJson, Limit, Only, Overrides, RunFile, RunFolder
 from pipeline.quantities import duration, size
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from cli.progress import EventLines, Reporter
+    from pipeline.gates.verdict import Verdict
     from pipeline.plan import Plan
     from pipeline.run import RunSummary
 
+Events = Annotated[
+    bool,
+    typer.Option("--events", help="Print every event as a line of JSON on stdout, for programs."),
+]
 TakeOver = Annotated[
     bool,
     typer.Option("--take-over", help="Take the folder from an owner on another host that is dead."),
@@ -93,6 +101,10 @@ def run(
     only: Only = None,
     take_over: TakeOver = False,
     junit: verdicts.JUnit = None,
+    address: remote.Address = None,
+    detach: remote.Detach = False,
+    ship: remote.Ship = None,
+    as_events: Events = False,
     as_json: AsJson = False,
 ) -> None:
     """Run a run file; in a folder that holds the same run already, go on with it.
@@ -102,42 +114,88 @@ def run(
 
     Example:  xpipe run quickstart/run.yaml -s engine.workers=2
     """
-    from cli.progress import Reporter
     from pipeline.config import load
     from pipeline.gates.left_out import left_out
+    from pipeline.jobs.client import is_job_server
     from pipeline.run import narrowed
     from pipeline.run import run as run_config
 
-    loaded = load(config, overrides or ())
-    with Reporter() as reporter:
+    where = () if address is None else (f"engine.address={address}",)
+    loaded = load(config, (*(overrides or ()), *where))
+    asked = narrowed(loaded, only, limit)
+    if is_job_server(loaded.engine.address):
+        sent = remote.submit(
+            asked, take_over=take_over, detach=detach, as_json=as_json, also=ship or ()
+        )
+        _end(
+            sent,
+            loaded.name,
+            f"runs/{loaded.name}",
+            junit,
+            left_out(loaded, asked),
+            as_json=as_json,
+        )
+    remote.refuse_local_only(loaded.engine.address, detach=detach, also=ship)
+    with _reporter(as_events=as_events) as reporter:
         summary = run_config(
             loaded, only=only, limit=limit, callbacks=(reporter,), take_over=take_over
         )
-    skipped = left_out(loaded, narrowed(loaded, only, limit))
-    summary = replace(summary, gates=(*summary.gates, *skipped))
+    summary = replace(summary, gates=(*summary.gates, *left_out(loaded, asked)))
     verdicts.write(junit, loaded.name, summary.gates)
-    _conclude(summary, as_json=as_json)
+    _conclude(summary, as_json=as_json, as_events=as_events)
 
 
 def resume(
     path: RunFolder,
     take_over: TakeOver = False,
     junit: verdicts.JUnit = None,
+    detach: remote.Detach = False,
+    as_events: Events = False,
     as_json: AsJson = False,
 ) -> None:
     """Go on with a run that was stopped or killed; what is committed is not done again.
 
-    Exits as `xpipe run`.
+    A run that was sent to a cluster is sent there again. Exits as `xpipe run`.
 
     Example:  xpipe resume runs/quickstart
     """
-    from cli.progress import Reporter
+    from pipeline.jobs.submission import noted, noted_run
     from pipeline.run import resume as resume_run
 
-    with Reporter() as reporter:
+    job = noted(path)
+    if job is not None:
+        config = noted_run(job)
+        sent = remote.submit(config, take_over=take_over, detach=detach, as_json=as_json, kept=path)
+        _end(sent, config.name, path, junit, (), as_json=as_json)
+    remote.refuse_local_only("local", detach=detach, also=())
+    with _reporter(as_events=as_events) as reporter:
         summary = resume_run(path, callbacks=(reporter,), take_over=take_over)
-    verdicts.write(junit, summary.path.name, summary.gates)
-    _conclude(summary, as_json=as_json)
+    verdicts.write(junit, Path(summary.path).name, summary.gates)
+    _conclude(summary, as_json=as_json, as_events=as_events)
+
+
+def _reporter(*, as_events: bool) -> "Reporter | EventLines":
+    from cli.progress import EventLines, Reporter
+
+    return EventLines() if as_events else Reporter()
+
+
+def _end(
+    sent: "tuple[RunSummary | None, int]",
+    name: str,
+    folder: str,
+    junit: Path | None,
+    skipped: "Sequence[Verdict]",
+    *,
+    as_json: bool,
+) -> NoReturn:
+    """Tell the end of a job as that of a local run, and exit with its code."""
+    summary, code = sent
+    if summary is not None:
+        gates = (*summary.gates, *skipped)
+        verdicts.write(junit, name, gates)
+        _conclude(replace(summary, gates=gates, exit_code=code), as_json=as_json, again=folder)
+    raise typer.Exit(code)
 
 
 def _show_plan(plan: "Plan") -> None:
@@ -178,10 +236,15 @@ def _map_of(plan: "Plan", name: str) -> str | None:
     return "; ".join(sizes) or None
 
 
-def _conclude(summary: "RunSummary", *, as_json: bool) -> None:
+def _conclude(
+    summary: "RunSummary", *, as_json: bool, as_events: bool = False, again: str = ""
+) -> None:
     """Print what became of a run, and exit with its code."""
     from dataclasses import asdict
 
+    if as_events:
+        output.json_line({"event": "summary", **asdict(summary)})
+        raise typer.Exit(summary.exit_code)
     if as_json:
         output.as_json(asdict(summary))
     else:
@@ -193,6 +256,15 @@ def _conclude(summary: "RunSummary", *, as_json: bool) -> None:
         clusters.show(clusters.confirmed(summary.clusters))
         if summary.report is not None:
             output.line(f"report: {summary.report}")
+    _tell_losses(summary)
+    verdicts.tell(summary.gates)
+    if summary.exit_code in (130, 143):
+        output.note(f"interrupted; xpipe resume {again or summary.path} goes on")
+    raise typer.Exit(summary.exit_code)
+
+
+def _tell_losses(summary: "RunSummary") -> None:
+    """Print what is missing, and why."""
     if summary.n_failed:
         output.note(f"{summary.n_failed} samples failed; xpipe status {summary.path} names them")
     for text in summary.notes:
@@ -201,7 +273,3 @@ def _conclude(summary: "RunSummary", *, as_json: bool) -> None:
         output.note(f"{name}: the maps of {n_samples} samples are not finite")
     for pass_name, shard in summary.quarantined:
         output.note(f"shard {shard} of pass {pass_name} was given up; xpipe logs has the reason")
-    verdicts.tell(summary.gates)
-    if summary.exit_code in (130, 143):
-        output.note(f"interrupted; xpipe resume {summary.path} goes on")
-    raise typer.Exit(summary.exit_code)

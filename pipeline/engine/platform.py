@@ -8,9 +8,11 @@ import secrets
 import shutil
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import explainers
+from pipeline.engine import authentication
+from pipeline.errors import EngineError
 from pipeline.lock import acquire, owner
 
 if TYPE_CHECKING:
@@ -24,6 +26,10 @@ PREFIX = "xpipe-"
 """Of temporary folders; each says whose it is, so that those of dead drivers can be removed."""
 MAX_PARENT_LENGTH = 24
 """Ray's sockets lie some 80 characters below it, and Unix allows 107 in all."""
+PACKAGES = ("explainers", "pipeline", "cli", "clusters", "configs")
+"""Ours: shipped to clusters, whose nodes need our dependencies alone."""
+EXCLUDED = ("__pycache__/", "*.pyc")
+"""Of what is shipped: they differ from run to run, so that the rest would be sent again."""
 
 
 @contextlib.contextmanager
@@ -79,20 +85,58 @@ def _local(settings: Settings) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _joined(settings: Settings) -> Iterator[None]:
-    """Join a running cluster with the user's own token; our packages are shipped to it."""
+    """Join a running cluster with the user's own token; our packages are shipped to it.
+
+    In a job of the cluster, the job's own environment has them already.
+    """
     import ray
 
-    packages = [str(package_root() / name) for name in ("explainers", "pipeline", "cli")]
-    ray.init(
-        address=settings.address,
-        log_to_driver=False,
-        configure_logging=False,
-        runtime_env={"py_modules": packages},
-    )
+    secret = authentication.token()
+    values = {
+        authentication.MODE: os.environ.get(authentication.MODE, "token"),
+        authentication.TOKEN: secret,
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_IGNORE_UNHANDLED_ERRORS": "1",
+    }
+    is_job = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
+    packages = [str(package_root() / name) for name in PACKAGES]
+    shipped = {} if is_job else {"py_modules": packages, "excludes": list(EXCLUDED)}
+    with _environment(values), _quiet():
+        with _refusals_named(settings.address):
+            ray.init(
+                address=settings.address,
+                log_to_driver=False,
+                configure_logging=False,
+                runtime_env=shipped,
+            )
+        try:
+            yield
+        finally:
+            ray.shutdown()
+
+
+@contextlib.contextmanager
+def _refusals_named(address: str) -> Iterator[None]:
+    """Turn what Ray raises when it joins a cluster into errors that name address and cure."""
+    from ray import exceptions
+
+    refused: Any = getattr(exceptions, "AuthenticationError", ())
     try:
         yield
-    finally:
-        ray.shutdown()
+    except refused as error:
+        raise EngineError(
+            f"the cluster at {address!r} does not take the token",
+            fix=authentication.FIX,
+            page=authentication.PAGE,
+        ) from error
+    except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise EngineError(
+            f"cannot join the cluster at {address!r}: {first}",
+            fix="see that it runs, has this version of Ray and Python, and may be reached from "
+            "here; `auto` needs a node of the cluster, http://head:8265 does not",
+            page="cluster-unreachable",
+        ) from error
 
 
 def _temporary_folder() -> Path:

@@ -1,0 +1,1 @@
+"""Runs as jobs of a cluster that runs already: sent there, watched and stopped from here."""
