@@ -10,7 +10,7 @@ from pipeline.store import open_run
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
-    from pathlib import Path
+    from pathlib import PurePath
 
     from pipeline.config import RunConfig
     from pipeline.plan import Plan
@@ -24,7 +24,7 @@ INPUTS = {
 MISSING = "(nothing)"
 
 
-def refuse_other_run(path: Path, config: RunConfig, plan: Plan) -> None:
+def refuse_other_run(path: PurePath, config: RunConfig, plan: Plan) -> None:
     """Refuse a folder that holds a run whose results would be others.
 
     Raises

@@ -9,7 +9,7 @@ import json
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 from explainers import Target
@@ -31,6 +31,7 @@ from pipeline.snapshot import Snapshot
 from pipeline.spray import stage as spectra
 from pipeline.spray.findings import findings, left_out
 from pipeline.store import EVALUATE, Run, open_run
+from pipeline.urls import located
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -57,7 +58,7 @@ SERVED = frozenset({"network", "masks", "explainer", GRAPH})
 class Evaluation:
     """What became of an evaluation."""
 
-    path: Path
+    path: PurePath
     """Folder of the run."""
     metrics: tuple[str, ...]
     """Entries that were scored, now or before."""
@@ -87,7 +88,7 @@ class Evaluation:
 
 
 def evaluate(
-    run: str | Path | Run,
+    run: str | PurePath | Run,
     metrics: Mapping[str, Mapping[str, Any]] | Sequence[str] | None = None,
     *,
     spray: Mapping[str, Mapping[str, Any]] | Sequence[str] | None = None,
@@ -126,7 +127,7 @@ def evaluate(
         If somebody else works on the run.
     """
     started = time.monotonic()
-    opened = open_run(run) if isinstance(run, (str, Path)) else run
+    opened = open_run(run) if isinstance(run, (str, PurePath)) else run
     chosen = _chosen(opened, metrics if spray is None else metrics or {})
     analyses = spectra.chosen(opened, spray if metrics is None else spray or {})
     done = explained(opened)
@@ -140,7 +141,7 @@ def evaluate(
         missing = _missing(scored, done)
         quarantined = tuple(current.quarantined[n_before:])
         return Evaluation(
-            path=Path(opened.path),
+            path=located(opened.path),
             metrics=tuple(chosen),
             n_samples=sum(len(shard) for shard in done),
             n_shards=len(done),

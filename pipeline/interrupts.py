@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import threading
 from typing import TYPE_CHECKING, Any, Self
@@ -33,9 +34,22 @@ class Interrupts:
             for number in SIGNALS:
                 signal.signal(number, self._handle)
 
+    def request(self, *, now: bool = False) -> None:
+        """Ask for an end as a signal does, from any thread; at once only where there are handlers.
+
+        A thread cannot be interrupted: a run outside the main thread ends in an orderly way.
+        """
+        if self.received is None:
+            self._note(signal.SIGINT)
+        if now and signal.getsignal(signal.SIGINT) == self._handle:
+            os.kill(os.getpid(), signal.SIGINT)
+
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.received is not None:
             raise KeyboardInterrupt
+        self._note(number)
+
+    def _note(self, number: int) -> None:
         self.received = number
         logger.warning("stopping after the shards in flight; once more stops now")
 

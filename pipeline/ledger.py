@@ -69,7 +69,7 @@ class Ledger:
         What the record vouches for must be durable before.
         """
         path = paths.record_path(entry.pass_name, entry.shard)
-        return self._folder.create(path, _encode(entry))
+        return self._folder.claim(path, _encode(entry))
 
     def entry(self, pass_name: str, shard: int) -> Entry | None:
         """Return the record of one shard, or None.
@@ -101,9 +101,10 @@ class Ledger:
         IntegrityError
             If one is damaged.
         """
-        found = ((shard, self.entry(pass_name, shard)) for shard in self.shards(pass_name))
-        # None: withdrawn since the folder was listed.
-        return {shard: entry for shard, entry in found if entry is not None}
+        names = {paths.record_path(pass_name, shard): shard for shard in self.shards(pass_name)}
+        # those withdrawn since the folder was listed are not among them
+        found = self._folder.read_all(names)
+        return {names[path]: _decode(content, path) for path, content in found.items()}
 
     def current(self, pass_name: str, digest: str) -> dict[int, Entry]:
         """Return the records of a pass that were made from this config and these inputs."""

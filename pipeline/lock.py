@@ -4,70 +4,38 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import json
 import os
 import socket
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import psutil
-
+from pipeline import claims
 from pipeline.errors import RunConflictError
+from pipeline.owner import Owner
+from pipeline.paths import Folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+__all__ = ["GUARD", "OWNER", "Owner", "acquire", "owner", "refuse_if_owned", "release"]
 
 OWNER = "owner.json"
 GUARD = ".owner.lock"
 
 
-@dataclass(frozen=True)
-class Owner:
-    """A driver that works, or worked, on a run's folder."""
-
-    pid: int
-    """Its process."""
-    process_started: float
-    """When that process started, by the operating system; tells a reused number from the owner."""
-    host: str
-    """Where it runs."""
-    epoch: int
-    """How often the run has been started, this time included."""
-    is_released: bool = False
-    """Whether it ended by itself."""
-
-    @property
-    def is_here(self) -> bool:
-        """Whether it runs, or ran, on this host."""
-        return self.host == socket.gethostname()
-
-    @property
-    def is_alive(self) -> bool | None:
-        """Whether it still works on the folder; None where this host cannot tell."""
-        if self.is_released:
-            return False
-        if not self.is_here:
-            return None
-        try:
-            process = psutil.Process(self.pid)
-            # psutil derives the time from clock ticks, a hundredth of a second each
-            is_same = abs(process.create_time() - self.process_started) < 0.1
-            return is_same and bool(process.status() != psutil.STATUS_ZOMBIE)
-        except psutil.NoSuchProcess:
-            return False
-
-
-def owner(path: str | Path) -> Owner | None:
+def owner(path: str | os.PathLike[str]) -> Owner | None:
     """Return who last owned a run's folder, or None if nobody ever did."""
+    folder = Folder(path)
+    if not folder.is_local:
+        return claims.current(folder)
     try:
-        text = (Path(path) / OWNER).read_text(encoding="utf-8")
+        return Owner.parse(folder.read(OWNER))
     except FileNotFoundError:
         return None
-    return Owner(**json.loads(text))
 
 
-def acquire(path: str | Path, *, take_over: bool = False) -> Owner:
+def acquire(path: str | os.PathLike[str], *, take_over: bool = False) -> Owner:
     """Make this process the owner of a run's folder.
 
     Parameters
@@ -75,73 +43,82 @@ def acquire(path: str | Path, *, take_over: bool = False) -> Owner:
     path
         The folder; created if it is not there.
     take_over
-        Whether to take it from an owner on another host, which cannot be seen from here.
+        Whether to take it from an owner on another host, which cannot be seen from here; in an
+        object store, without watching whether its heart beats.
 
     Raises
     ------
     RunConflictError
         If the owner lives, or may live on another host.
     """
-    folder = Path(path)
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = Folder(path)
+    if not folder.is_local:
+        present = claims.current(folder)
+        if present is not None:
+            _refuse_if_alive(present, folder, take_over=True)
+            if present.is_alive is None and not take_over:
+                claims.refuse_if_beating(folder, present)
+        return claims.acquire(folder, present)
+    Path(folder.path).mkdir(parents=True, exist_ok=True)
     with _guard(folder):
-        present = owner(folder)
+        present = owner(path)
         if present is not None:
             _refuse_if_alive(present, folder, take_over=take_over)
-        mine = Owner(
-            pid=os.getpid(),
-            process_started=psutil.Process().create_time(),
-            host=socket.gethostname(),
-            epoch=1 if present is None else present.epoch + 1,
-        )
+        mine = Owner.of_this_process(1 if present is None else present.epoch + 1)
         _write(folder, mine)
     return mine
 
 
-def refuse_if_owned(path: str | Path, *, take_over: bool = False) -> None:
+def refuse_if_owned(path: str | os.PathLike[str], *, take_over: bool = False) -> None:
     """Refuse early, before anything is planned, what `acquire` would refuse.
+
+    In an object store, owners on other hosts are left to `acquire`, which takes its time.
 
     Raises
     ------
     RunConflictError
         If the owner lives, or may live on another host.
     """
-    present = owner(path)
+    folder, present = Folder(path), owner(path)
     if present is not None:
-        _refuse_if_alive(present, Path(path), take_over=take_over)
+        _refuse_if_alive(present, folder, take_over=take_over or not folder.is_local)
 
 
-def release(path: str | Path, mine: Owner) -> None:
+def release(path: str | os.PathLike[str], mine: Owner) -> None:
     """Give the folder back, unless somebody has taken it over meanwhile."""
-    folder = Path(path)
+    folder = Folder(path)
+    if not folder.is_local:
+        claims.release(folder, mine)
+        return
     with _guard(folder):
-        if owner(folder) == mine:
+        if owner(path) == mine:
             _write(folder, replace(mine, is_released=True))
 
 
-def _refuse_if_alive(present: Owner, folder: Path, *, take_over: bool) -> None:
+def _refuse_if_alive(present: Owner, folder: Folder, *, take_over: bool) -> None:
     if present.is_alive:
         raise RunConflictError(
-            f"{folder} is being run by process {present.pid} on this host ({present.host})",
-            fix=f"wait for it, stop it with `xpipe stop {folder}`, or give another output path",
+            f"{folder.url} is being run by process {present.pid} on this host ({present.host})",
+            fix=f"wait for it, stop it with `xpipe stop {folder.url}`, or give another output path",
         )
     if present.is_alive is None and not take_over:
         raise RunConflictError(
-            f"{folder} was last run by process {present.pid} on {present.host!r}, which did not "
-            f"give it back and cannot be seen from {socket.gethostname()!r}",
+            f"{folder.url} was last run by process {present.pid} on {present.host!r}, which did "
+            f"not give it back and cannot be seen from {socket.gethostname()!r}",
             fix="make sure that it has ended there, then pass --take-over",
         )
 
 
-def _write(folder: Path, value: Owner) -> None:
-    temporary = folder / f".{OWNER}.{os.getpid()}"
-    temporary.write_text(json.dumps(asdict(value)) + "\n", encoding="utf-8")
-    temporary.replace(folder / OWNER)
+def _write(folder: Folder, value: Owner) -> None:
+    # nothing is synced: that would take a moment, and a machine that crashed has no live owners
+    temporary = Path(folder.at(f".{OWNER}.{os.getpid()}"))
+    temporary.write_bytes(value.encode())
+    temporary.replace(folder.at(OWNER))
 
 
 @contextlib.contextmanager
-def _guard(folder: Path) -> Iterator[None]:
+def _guard(folder: Folder) -> Iterator[None]:
     """Keep two starts from judging the same dead owner at once."""
-    with (folder / GUARD).open("w", encoding="utf-8") as file:
+    with open(folder.at(GUARD), "w", encoding="utf-8") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield

@@ -7,15 +7,14 @@ import hashlib
 import os
 import tempfile
 import uuid
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Any
 
-import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
-from pipeline.errors import StoreError
+from pipeline import object_store
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
 RUN_FILE = "run.yaml"
 PLAN = "plan.json"
@@ -37,6 +36,9 @@ REPORT = "report.html"
 MACHINE = "report.json"
 ATLAS = "atlas"
 EVENTS = "events.jsonl"
+EVENT_OBJECTS = "events"
+OWNERS = "owners"
+STOP = "stop"
 
 SHARDED = (MAPS, SAMPLES, TABLES, STATES, SCORES, SPRAY)
 """Folders in which every object belongs to a shard and is vouched for by a ledger record."""
@@ -105,6 +107,11 @@ def graph_record_path(scan: str) -> str:
     return f"{GRAPHS}/{scan}.json"
 
 
+def events_path(epoch: int, number: int) -> str:
+    """Where events of a start are in an object store; names sort as they were written."""
+    return f"{EVENT_OBJECTS}/{epoch:06d}-{number:06d}.jsonl"
+
+
 def sha256(content: bytes) -> str:
     """Digest of bytes in memory, hexadecimal."""
     return hashlib.sha256(content).hexdigest()
@@ -124,7 +131,7 @@ class Folder:
 
     def __init__(self, url: str | os.PathLike[str]) -> None:
         self.url = os.fspath(url).rstrip("/") or "/"
-        self.fs, path = fsspec.core.url_to_fs(self.url)
+        self.fs, path = object_store.opened(self.url)
         self.path: str = path.rstrip("/")
         self.is_local = isinstance(self.fs, LocalFileSystem)
 
@@ -147,7 +154,8 @@ class Folder:
             return
         with tempfile.TemporaryDirectory() as copy:
             path = os.path.join(copy, name.rsplit("/", 1)[-1])
-            self.fs.get_file(self.at(name), path)
+            with open(path, "wb") as file:
+                file.write(self.read(name))
             yield path
 
     def write(self, name: str, content: bytes) -> str:
@@ -158,7 +166,7 @@ class Folder:
         StoreError
             If the file system refuses, for example because it is full; nothing is left behind.
         """
-        with _refusals_named(self.at(name)):
+        with object_store.named(self.at(name), "write"):
             if self.is_local:
                 _make_folder(os.path.dirname(self.at(name)))
                 with _synced_temporary(self.at(name), content) as temporary:
@@ -177,17 +185,37 @@ class Folder:
             If the file system refuses for any other reason than that the file exists.
         """
         try:
-            with _refusals_named(self.at(name)):
+            with object_store.named(self.at(name), "write"):
                 if self.is_local:
                     _make_folder(os.path.dirname(self.at(name)))
                     with _synced_temporary(self.at(name), content) as temporary:
                         os.link(temporary, self.at(name))
                     _sync_folder(os.path.dirname(self.at(name)))
                 else:
-                    self.fs.pipe_file(self.at(name), content, mode="create")
+                    object_store.create(self.fs, self.at(name), content)
         except FileExistsError:
             return False
         return True
+
+    def claim(self, name: str, content: bytes) -> bool:
+        """Create a file whose content nobody else has, such as a record that names its writer.
+
+        Over a network, the answer to a write can get lost; what is repeated then finds the file.
+        If it has this very content, it is the caller's own, who was first.
+
+        Raises
+        ------
+        StoreError
+            As `create`.
+        """
+        if self.create(name, content):
+            return True
+        if self.is_local:
+            return False
+        try:
+            return self.read(name) == content
+        except FileNotFoundError:
+            return False  # it was withdrawn in between
 
     def read(self, name: str) -> bytes:
         """Return the content of a file.
@@ -197,8 +225,43 @@ class Folder:
         FileNotFoundError
             If there is none.
         """
-        content: bytes = self.fs.cat_file(self.at(name))
+        with object_store.named(self.at(name), "read"):
+            content: bytes = self.fs.cat_file(self.at(name))
         return content
+
+    def read_all(self, names: Iterable[str]) -> dict[str, bytes]:
+        """Return the content of those files that are there; at once, where that saves waiting.
+
+        Raises
+        ------
+        StoreError
+            If one cannot be read for any other reason than that it is not there.
+        """
+        if self.is_local:
+            return dict(self._read_each(names))
+        inside = {self.at(name): name for name in names}
+        found: dict[str, Any] = {}
+        with object_store.named(self.path, "read"):
+            # of one path, fsspec returns the content itself
+            if inside:
+                found = self.fs.cat(list(inside), recursive=False, on_error="return")
+        return dict(self._contents(inside, found))
+
+    def _read_each(self, names: Iterable[str]) -> Iterator[tuple[str, bytes]]:
+        for name in names:
+            with contextlib.suppress(FileNotFoundError):
+                yield name, self.read(name)
+
+    def _contents(
+        self, inside: dict[str, str], found: dict[str, Any]
+    ) -> Iterator[tuple[str, bytes]]:
+        for path, name in inside.items():
+            content = found.get(path)
+            if isinstance(content, bytes):
+                yield name, content
+            elif content is not None and not isinstance(content, FileNotFoundError):
+                with object_store.named(path, "read"):
+                    raise content
 
     @contextlib.contextmanager
     def open(self, name: str) -> Iterator[IO[bytes]]:
@@ -209,12 +272,15 @@ class Folder:
         FileNotFoundError
             If there is none.
         """
-        with self.fs.open(self.at(name), "rb") as file:
+        with object_store.named(self.at(name), "read"):
+            opened = self.fs.open(self.at(name), "rb")
+        with opened as file:
             yield file
 
     def exists(self, name: str) -> bool:
         """Whether there is a file or a folder of this name."""
-        return bool(self.fs.exists(self.at(name)))
+        with object_store.named(self.at(name), "look for"):
+            return bool(self.fs.exists(self.at(name)))
 
     def digest(self, name: str) -> str:
         """Return the SHA-256 of a file, read block by block.
@@ -225,7 +291,7 @@ class Folder:
             If there is none.
         """
         running = hashlib.sha256()
-        with self.fs.open(self.at(name), "rb") as file:
+        with self.open(name) as file, object_store.named(self.at(name), "read"):
             while block := file.read(BLOCK):
                 running.update(block)
         return running.hexdigest()
@@ -234,45 +300,52 @@ class Folder:
         """Return the names of all files below a folder, sorted; none if it does not exist."""
         self.fs.invalidate_cache()
         prefix = len(self.path) + 1
-        return sorted(path[prefix:] for path in self.fs.find(self.at(under)))
+        with object_store.named(self.at(under), "list"):
+            return sorted(path[prefix:] for path in self.fs.find(self.at(under)))
 
     def entries(self, under: str = "") -> list[str]:
         """Return the last parts of the names directly in a folder, sorted."""
         self.fs.invalidate_cache()
         try:
-            found = self.fs.ls(self.at(under), detail=False)
+            with object_store.named(self.at(under), "list"):
+                found = self.fs.ls(self.at(under), detail=False)
         except FileNotFoundError:
             return []
         return sorted(path.rstrip("/").rsplit("/", 1)[-1] for path in found)
 
+    def listed(self, under: str = "") -> tuple[list[str], list[str]]:
+        """Return the names of the files directly in a folder, and of the folders in it, sorted."""
+        try:
+            with object_store.named(self.at(under), "list"):
+                found = self.fs.ls(self.at(under), detail=True)
+        except (FileNotFoundError, NotADirectoryError):
+            return [], []
+        last = {each["name"].rstrip("/").rsplit("/", 1)[-1]: each["type"] for each in found}
+        folders = sorted(name for name, kind in last.items() if kind == "directory")
+        return sorted(last.keys() - set(folders)), folders
+
     def remove(self, name: str) -> None:
-        """Remove a file, or a folder with all in it, durably; nothing if it is not there."""
-        with contextlib.suppress(FileNotFoundError):
-            self.fs.rm(self.at(name), recursive=True)
+        """Remove a file, or a folder with all in it, durably; nothing if it is not there.
+
+        Raises
+        ------
+        StoreError
+            If the file system refuses, for some of it or for all.
+        """
+        path = self.at(name)
+        with contextlib.suppress(FileNotFoundError), object_store.named(path, "remove"):
+            self.fs.rm(path, recursive=True)
             if self.is_local:
-                _sync_folder(os.path.dirname(self.at(name)))
+                _sync_folder(os.path.dirname(path))
+            elif self.fs.find(path):
+                # many objects are removed by one request, which succeeds though some are left
+                raise OSError("the store kept some of it")
 
 
 def is_temporary(name: str) -> bool:
     """Whether a file is what a killed writer left of an unfinished write."""
     last = name.rsplit("/", 1)[-1]
     return last.startswith(".") and last.endswith(".tmp")
-
-
-@contextlib.contextmanager
-def _refusals_named(path: str) -> Iterator[None]:
-    """Turn what a file system refuses into a StoreError that keeps ``errno``."""
-    try:
-        yield
-    except FileExistsError:
-        raise
-    except OSError as error:
-        refusal = StoreError(
-            f"cannot write {path!r}: {error.strerror or error}",
-            fix="check space and permissions, then resume; nothing half-written was left",
-        )
-        refusal.errno = error.errno
-        raise refusal from error
 
 
 @contextlib.contextmanager

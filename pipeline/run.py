@@ -6,12 +6,11 @@ import json
 import logging
 import time
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from explainers.registry import suggest
 from pipeline import environment, paths
-from pipeline.callbacks.event_log import EventLog
+from pipeline.callbacks.event_log import event_log
 from pipeline.config import dump
 from pipeline.conflict import refuse_other_run
 from pipeline.entries import servable
@@ -21,14 +20,17 @@ from pipeline.gates.names import kept as kept_gates
 from pipeline.gates.verdict import BROKEN
 from pipeline.lock import Owner, owner, refuse_if_owned
 from pipeline.manifest import Manifest
+from pipeline.object_store import refuse_unsafe
 from pipeline.passes import Passes
 from pipeline.plan import EXPLAIN, Plan
 from pipeline.planner import make_plan
 from pipeline.session import open_session
 from pipeline.store import open_run
+from pipeline.urls import located
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import PurePath
 
     from pipeline.config import RunConfig
     from pipeline.events import Callback
@@ -51,8 +53,8 @@ INCOMPLETE = 5
 class RunSummary:
     """What became of a run."""
 
-    path: Path
-    """Its folder."""
+    path: PurePath
+    """Its folder; a `pipeline.urls.Url` if it is in an object store."""
     exit_code: int
     """0 done, 4 with a broken gate, 5 with quarantined shards or failed samples, 130 or 143
     interrupted."""
@@ -64,7 +66,7 @@ class RunSummary:
     """Pass and shard of each shard that was given up."""
     seconds: float
     """Time this start took."""
-    report: Path | None = None
+    report: PurePath | None = None
     """The page, where one was built."""
     n_done: int = 0
     """Samples in committed shards, those that failed included."""
@@ -108,24 +110,26 @@ def run(
     RunConflictError
         If somebody else works on the folder, or it holds another run.
     StoreError
-        If the disk is full or read-only.
+        If the disk is full or read-only, or the object store does not take what is written.
     """
     started = time.monotonic()
     config = narrowed(config, only, limit)
-    path = Path(config.output.path)
+    path = located(config.output.path)
     refuse_if_owned(path, take_over=take_over)
+    refuse_unsafe(paths.Folder(path))
     planned = make_plan(config)
     refuse_other_run(path, config, planned.plan)
     with open_session(path, config, callbacks=callbacks, take_over=take_over) as session:
         # again, now that nobody else can write it
         refuse_other_run(path, config, planned.plan)
         plan = _settle_folder(path, config, planned)
-        session.callbacks = (EventLog(path / paths.EVENTS), *session.callbacks)
+        log = event_log(paths.Folder(path), session.epoch)
+        session.callbacks = (log, *session.callbacks)
         return _Start(session, config, plan, planned, started).run()
 
 
 def resume(
-    path: str | Path, *, callbacks: Sequence[Callback] = (), take_over: bool = False
+    path: str | PurePath, *, callbacks: Sequence[Callback] = (), take_over: bool = False
 ) -> RunSummary:
     """Go on with the run in a folder.
 
@@ -153,7 +157,7 @@ class _Start:
     plan: Plan
     planned: Planned
     started: float
-    report: Path | None = None
+    report: PurePath | None = None
     gates: tuple[Verdict, ...] = ()
     clusters: tuple[Finding, ...] = ()
     notes: tuple[str, ...] = ()
@@ -293,7 +297,7 @@ def narrowed(config: RunConfig, only: Sequence[str] | None, limit: int | None) -
     return narrow.model_copy(update={"gates": kept_gates(narrow)})
 
 
-def _settle_folder(path: Path, config: RunConfig, planned: Planned) -> Plan:
+def _settle_folder(path: PurePath, config: RunConfig, planned: Planned) -> Plan:
     """Write what describes the run, or return the plan that is there, whose sizes bind."""
     folder = paths.Folder(path)
     # also when it is there: name, metrics and report may be others now
@@ -322,7 +326,7 @@ def _mend_manifest(url: str, plan: Plan, planned: Planned) -> None:
         planned.manifest.write(url)
 
 
-def _compare_versions(path: Path) -> None:
+def _compare_versions(path: PurePath) -> None:
     before = open_run(str(path)).environment.get("packages", {})
     for name, version in environment.versions().items():
         if before.get(name, version) != version:

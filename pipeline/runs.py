@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import time
 from dataclasses import asdict
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
+from pipeline import paths, told
 from pipeline.errors import RunConflictError, StoreError
+from pipeline.heart import ask_to_stop
 from pipeline.lock import Owner, owner
+from pipeline.urls import located
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -22,10 +24,8 @@ if TYPE_CHECKING:
 
 DEPTH = 4
 """Folders below the one that is searched; a run is never inside a run."""
-EVENTS = "events.jsonl"
-PLAN = "plan.json"
-_POLL = 0.2
-"""Seconds between looks at a file that may grow."""
+_BETWEEN_SIGNALS = 0.2
+"""Seconds; two at once would be seen as one."""
 _ENDS = ("run_started", "run_finished")
 _ENDINGS = {
     0: "done",
@@ -36,13 +36,23 @@ _ENDINGS = {
 }
 
 
-def find(path: str | Path) -> list[Path]:
-    """Return the folders of runs at or below a path, sorted."""
-    return sorted(_find(Path(path), DEPTH))
+def find(path: str | PurePath) -> list[PurePath]:
+    """Return the folders of runs at or below a path or URL, sorted.
+
+    Raises
+    ------
+    StoreError
+        If an object store does not answer.
+    """
+    place = located(path)
+    if isinstance(place, Path):
+        return sorted(_find(place, DEPTH))
+    folder = paths.Folder(place)
+    return sorted(place / name if name else place for name in _find_objects(folder, "", DEPTH))
 
 
 def _find(folder: Path, depth: int) -> Iterator[Path]:
-    if (folder / PLAN).is_file():
+    if (folder / paths.PLAN).is_file():
         yield folder
     elif depth and folder.is_dir():
         for inner in folder.iterdir():
@@ -50,32 +60,43 @@ def _find(folder: Path, depth: int) -> Iterator[Path]:
                 yield from _find(inner, depth - 1)
 
 
-def stop(path: str | Path, *, now: bool = False) -> Owner:
-    """Send the owner of a run the signal of Ctrl-C, twice if it is to stop at once.
+def _find_objects(folder: paths.Folder, under: str, depth: int) -> Iterator[str]:
+    """Yield names of runs in an object store: one request per folder, none inside a run."""
+    files, folders = folder.listed(under)
+    if paths.PLAN in files:
+        yield under
+    elif depth:
+        for inner in folders:
+            if not inner.startswith("."):
+                yield from _find_objects(folder, f"{under}/{inner}".lstrip("/"), depth - 1)
+
+
+def stop(path: str | PurePath, *, now: bool = False) -> Owner:
+    """Ask the owner of a run to stop: here by the signal of Ctrl-C, twice if it is to be at once.
+
+    An owner on another host is left a request in the run's folder, which it finds within seconds.
 
     Raises
     ------
     StoreError
-        If nobody works on the run, or somebody does on another host.
+        If nobody works on the run, or the folder cannot be written.
     """
     present = owner(path)
     if present is None or present.is_alive is False:
         raise StoreError(f"nobody works on {path}", fix="xpipe status shows what is done")
     if not present.is_here:
-        raise StoreError(
-            f"{path} is run on {present.host!r}, which cannot be signalled from here",
-            fix=f"there: xpipe stop {path}",
-        )
+        ask_to_stop(path, present, now=now)
+        return present
     os.kill(present.pid, signal.SIGINT)
     if now:
-        time.sleep(_POLL)  # two signals at once would be seen as one
+        time.sleep(_BETWEEN_SIGNALS)
         if present.is_alive:
             os.kill(present.pid, signal.SIGINT)
     return present
 
 
 def repair(
-    path: str | Path, *, callbacks: Sequence[Callback] = ()
+    path: str | PurePath, *, callbacks: Sequence[Callback] = ()
 ) -> tuple[list[Problem], RunSummary | None]:
     """Take back what does not match its record, and compute it again.
 
@@ -104,7 +125,7 @@ def repair(
     return problems, resume(path, callbacks=callbacks)
 
 
-def state(path: str | Path) -> dict[str, Any]:
+def state(path: str | PurePath) -> dict[str, Any]:
     """Return how far a run is, as plain values.
 
     Returns
@@ -122,7 +143,7 @@ def state(path: str | Path) -> dict[str, Any]:
     """
     from pipeline.store import open_run
 
-    folder = _checked(Path(path))
+    folder = _checked(path)
     run = open_run(folder)
     passes = [
         {
@@ -147,16 +168,17 @@ def state(path: str | Path) -> dict[str, Any]:
     }
 
 
-def _checked(folder: Path) -> Path:
-    if not (folder / PLAN).is_file():
+def _checked(path: str | PurePath) -> PurePath:
+    place = located(path)
+    if not paths.Folder(place).exists(paths.PLAN):
         raise StoreError(
-            f"{folder} holds no run: it has no {PLAN}",
+            f"{place} holds no run: it has no {paths.PLAN}",
             fix="name a run's folder; xpipe list shows those below the working directory's runs/",
         )
-    return folder
+    return place
 
 
-def _state(present: Owner | None, folder: Path) -> str:
+def _state(present: Owner | None, folder: PurePath) -> str:
     if present is None:
         return "not started"
     if present.is_alive is None:
@@ -169,7 +191,7 @@ def _state(present: Owner | None, folder: Path) -> str:
     return _ENDINGS.get(ended[-1]["exit_code"], "failed")
 
 
-def events(path: str | Path, *, follow: bool = False) -> Iterator[dict[str, Any]]:
+def events(path: str | PurePath, *, follow: bool = False) -> Iterator[dict[str, Any]]:
     """Yield what happened in a run, oldest first.
 
     Parameters
@@ -184,33 +206,4 @@ def events(path: str | Path, *, follow: bool = False) -> Iterator[dict[str, Any]
     StoreError
         If there is no run.
     """
-    log = _checked(Path(path)) / EVENTS
-    if not log.exists():
-        return
-    with log.open(encoding="utf-8", errors="replace") as file:
-        rest = ""
-        while True:
-            is_live = follow and _is_live(path)
-            for line in file:
-                rest += line
-                if rest.endswith("\n"):
-                    yield from _event(rest)
-                    rest = ""
-            if not is_live:
-                return
-            time.sleep(_POLL)
-
-
-def _event(line: str) -> Iterator[dict[str, Any]]:
-    """Yield what a line says, or nothing: a killed writer may have left a part of one."""
-    try:
-        event = json.loads(line)
-    except ValueError:
-        return
-    if isinstance(event, dict):
-        yield event
-
-
-def _is_live(path: str | Path) -> bool:
-    present = owner(path)
-    return present is not None and present.is_alive is not False
+    yield from told.events(paths.Folder(_checked(path)), follow=follow)

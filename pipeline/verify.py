@@ -102,7 +102,7 @@ def verify(path: str | os.PathLike[str], repair: bool = False) -> list[Problem]:
 
 
 def _refuse_if_owned(run: Run) -> None:
-    present = owner(run.folder.path) if run.folder.is_local else None
+    present = owner(run.path)
     if present is not None and present.is_alive:
         raise RunConflictError(
             f"process {present.pid} on {present.host!r} works on {run.path!r}",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from pathlib import PurePath
 from typing import TYPE_CHECKING
 
 from pipeline import paths
@@ -23,8 +23,8 @@ N_REFERENCES = 8
 
 
 def build(
-    path: str | Path | Run,
-    out: str | Path | None = None,
+    path: str | PurePath | Run,
+    out: str | PurePath | None = None,
     *,
     n_references: int = N_REFERENCES,
     kinds: Mapping[str, str] | None = None,
@@ -50,7 +50,7 @@ def build(
     StoreError
         If the run has no lists, or the folder holds something else.
     """
-    run = open_run(path) if isinstance(path, (str, Path)) else path
+    run = open_run(path) if isinstance(path, (str, PurePath)) else path
     place = Place(paths.Folder(run.folder.at_url(paths.ATLAS) if out is None else out))
     known = place.kinds() if kinds is None else kinds
     found = views.views_of(run, known)

@@ -3,16 +3,37 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
+import threading
 import time
 from typing import TYPE_CHECKING, BinaryIO
 
-from pipeline.events import record
+from pipeline import paths
+from pipeline.errors import StoreError
+from pipeline.events import RunFinished, record
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from pipeline.events import Event
+
+logger = logging.getLogger(__name__)
+
+INTERVAL = 2.0
+"""Seconds that an event waits for others before they are written to an object store together."""
+FULL = 1 << 18
+"""Bytes of an object after which the next one is begun: about a thousand events."""
+
+
+def event_log(folder: paths.Folder, epoch: int) -> Callable[[Event], None]:
+    """Return what writes the events of a start into a run's folder."""
+    if folder.is_local:
+        from pathlib import Path
+
+        return EventLog(Path(folder.at(paths.EVENTS)))
+    return EventObjects(folder, epoch)
 
 
 class EventLog:
@@ -29,12 +50,69 @@ class EventLog:
 
     def __call__(self, event: Event) -> None:
         """Write an event with the time, seconds since 1970, which is for people to read."""
-        line = json.dumps({"time": time.time(), **record(event)}, default=str) + "\n"
+        line = _line(event)
         # opened each time: an event is rare, and a file left open would outlive the run
         with self._path.open("ab+") as file:
             file.write(("\n" + line if _is_torn(file) else line).encode())
             file.flush()
             os.fsync(file.fileno())
+
+
+class EventObjects:
+    """Writes events to an object store, where nothing can be appended to.
+
+    The last object is written again with what has happened since, `INTERVAL` seconds apart, until
+    it is `FULL`; then the next one is begun. So there are few of them, each is whole at any time,
+    and no shard waits for one. The end of a run is written before anything else happens.
+
+    Parameters
+    ----------
+    folder
+        The run's.
+    epoch
+        Which start this is; each has objects of its own.
+    """
+
+    def __init__(self, folder: paths.Folder, epoch: int) -> None:
+        self._folder = folder
+        self._epoch = epoch
+        self._number = 0
+        self._lines: list[str] = []
+        self._turn = threading.Lock()
+        self._timer: threading.Timer | None = None
+
+    def __call__(self, event: Event) -> None:
+        """Take an event; it is in the store within seconds, the end of the run at once."""
+        with self._turn:
+            self._lines.append(_line(event))
+            if isinstance(event, RunFinished):
+                if self._timer is not None:
+                    self._timer.cancel()
+                self._write()
+            elif self._timer is None:
+                self._timer = threading.Timer(INTERVAL, self._flush)
+                self._timer.daemon = True
+                self._timer.start()
+
+    def _flush(self) -> None:
+        with self._turn:
+            self._timer = None
+            try:
+                self._write()
+            except StoreError as error:
+                # they are kept, and are written with the next ones; shards have their own words
+                logger.warning("events are not written yet: %s", error.what)
+
+    def _write(self) -> None:
+        content = "".join(self._lines).encode()
+        self._folder.write(paths.events_path(self._epoch, self._number), content)
+        if len(content) >= FULL:
+            self._number += 1
+            self._lines.clear()
+
+
+def _line(event: Event) -> str:
+    return json.dumps({"time": time.time(), **record(event)}, default=str) + "\n"
 
 
 def _is_torn(file: BinaryIO) -> bool:

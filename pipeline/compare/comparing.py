@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from pathlib import PurePath
 from typing import TYPE_CHECKING
 
 from pipeline.compare import map_drift
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from pipeline.store import Run
 
 
-def compare(previous: str | Path | Run, current: str | Path | Run) -> Comparison:
+def compare(previous: str | PurePath | Run, current: str | PurePath | Run) -> Comparison:
     """Return what has changed from one run to another on the same samples.
 
     The runs may differ in everything but samples, targets and parameters of metrics: in the model,
@@ -57,9 +57,9 @@ def compare(previous: str | Path | Run, current: str | Path | Run) -> Comparison
     )
 
 
-def opened(run: str | Path | Run) -> Run:
+def opened(run: str | PurePath | Run) -> Run:
     """Return a run, opened if it is given by its folder."""
-    return open_run(run) if isinstance(run, (str, Path)) else run
+    return open_run(run) if isinstance(run, (str, PurePath)) else run
 
 
 def _maps(before: Run, after: Run, rows: map_drift.Rows) -> Iterator[MapDrift]:

@@ -6,7 +6,7 @@ import contextlib
 import os
 import shutil
 import uuid
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING
 
 from pipeline.errors import ConfigError, StoreError
@@ -26,7 +26,7 @@ FOLDER = "export"
 
 
 def export(
-    run: str | Path | Run,
+    run: str | PurePath | Run,
     name: str,
     out: str | Path | None = None,
     explainers: Sequence[str] | None = None,
@@ -44,7 +44,8 @@ def export(
         ``hdf5``, ``netcdf``, ``npz`` or ``virelay``.
     out
         What to write, which must not be there; if not given, it is in the folder ``export`` of the
-        run, and replaces what was exported before.
+        run, and replaces what was exported before. Of a run in an object store it is in a folder of
+        the run's name, here.
     explainers
         Whose maps; all if not given.
 
@@ -55,7 +56,7 @@ def export(
     StoreError
         If `out` is there already.
     """
-    opened = open_run(run) if isinstance(run, (str, Path)) else run
+    opened = open_run(run) if isinstance(run, (str, PurePath)) else run
     try:
         made = formats.get(name)
     except LookupError as error:

@@ -18,7 +18,7 @@ from pipeline.gates.verdict import Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
+    from pathlib import PurePath
 
     from numpy.typing import NDArray
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 def judge(
-    gates: Sequence[RelativeGate], previous: str | Path | Run, current: str | Path | Run
+    gates: Sequence[RelativeGate], previous: str | PurePath | Run, current: str | PurePath | Run
 ) -> tuple[Verdict, ...]:
     r"""Judge gates by how the scores of two runs differ, sample by sample.
 

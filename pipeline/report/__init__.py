@@ -11,7 +11,7 @@ import logging
 import os
 import pkgutil
 import re
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Protocol, cast
 from urllib.parse import quote
 
@@ -21,6 +21,7 @@ from pipeline.report import machine, page, sections
 from pipeline.report.sections import failures
 from pipeline.snapshot import Snapshot
 from pipeline.store import open_run
+from pipeline.urls import located
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -79,11 +80,11 @@ def discover() -> list[Section | ComparingSection]:
 
 
 def build(
-    path: str | Path | Run,
-    out: str | Path | None = None,
+    path: str | PurePath | Run,
+    out: str | PurePath | None = None,
     *,
-    against: Sequence[str | Path | Run] = (),
-) -> Path:
+    against: Sequence[str | PurePath | Run] = (),
+) -> PurePath:
     """Write the page about a run, with report.json beside it, and return where the page is.
 
     Parameters
@@ -91,8 +92,8 @@ def build(
     path
         The run's folder, or the opened run.
     out
-        The file to write, what is for programs beside it under the same name and ``.json``;
-        ``report.html`` in the run's folder if not given.
+        The file to write, on a disk or in an object store, what is for programs beside it under the
+        same name and ``.json``; ``report.html`` in the run's folder if not given.
     against
         Earlier runs that it is compared with, as folders or opened.
     """
@@ -100,22 +101,30 @@ def build(
     previous = tuple(_opened(each) for each in against)
     contents = _contents(run, previous)
     if out is not None:
-        home = os.path.relpath(run.path, Path(out).parent)
+        home = _home(run, located(out))
         contents = [(anchor, title, _from(home, text)) for anchor, title, text in contents]
     html = page.document(run.config.name, contents)
     if out is None:
         run.folder.write(paths.REPORT, html.encode())
         run.folder.write(paths.MACHINE, machine.text(run).encode())
-        return Path(run.path) / paths.REPORT
-    target = Path(out)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_text(html, encoding="utf-8")
-    target.with_suffix(".json").write_text(machine.text(run), encoding="utf-8")
+        return located(run.path) / paths.REPORT
+    target = located(out)
+    folder = paths.Folder(target.parent)
+    folder.write(target.name, html.encode())
+    folder.write(target.with_suffix(".json").name, machine.text(run).encode())
     return target
 
 
-def _opened(path: str | Path | Run) -> Run:
-    run = open_run(path) if isinstance(path, (str, Path)) else path
+def _home(run: Run, page: PurePath) -> str:
+    """Return where the run's files are from a page; by their URL if the two are in two stores."""
+    home = located(run.path)
+    if isinstance(home, Path) and isinstance(page, Path):
+        return os.path.relpath(home, page.parent)
+    return str(home)
+
+
+def _opened(path: str | PurePath | Run) -> Run:
+    run = open_run(path) if isinstance(path, (str, PurePath)) else path
     return Snapshot(run)
 
 
@@ -142,7 +151,9 @@ def _contents(run: Run, previous: tuple[Run, ...]) -> list[tuple[str, str, str]]
 def _from(home: str, content: str) -> str:
     """Return a section for a page elsewhere: files of the run are found from there."""
     # within text and attributes, quotation marks are escaped
-    return _FILE.sub(lambda found: f"{found[0]}{quote(Path(home).as_posix())}/", content)
+    return _FILE.sub(
+        lambda found: f"{found[0]}{quote(located(home).as_posix(), safe='/:')}/", content
+    )
 
 
 def _rendered(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import zarr
+from fsspec.implementations.asyn_wrapper import AsyncFileSystemWrapper
 from zarr.storage import FsspecStore, LocalStore, MemoryStore
 
 from pipeline.sinks import encoding
@@ -28,7 +29,9 @@ def readable(folder: Folder, name: str) -> Store:
     """Return a read-only Zarr store of a hierarchy in a run folder."""
     if folder.is_local:
         return LocalStore(folder.at(name), read_only=True)
-    return FsspecStore.from_url(f"{folder.url}/{name}", read_only=True)
+    # the folder's own client, in threads: zarr's would be opened otherwise and never be closed
+    system = AsyncFileSystemWrapper(folder.fs, asynchronous=True)
+    return FsspecStore(system, path=folder.at(name), read_only=True)
 
 
 def array_document(
