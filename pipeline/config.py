@@ -66,10 +66,11 @@ class _Section(BaseModel):
 class ModelConfig(_Section):
     """The network to explain."""
 
-    source: Literal["python", "torchvision", "timm", "huggingface"]
-    """Who builds it."""
+    source: str
+    """Who builds it: python, torchvision, timm or huggingface."""
     name: str
-    """``file.py:function`` or ``package.module:function`` (python), else the architecture."""
+    """``file.py:function`` or ``package.module:function`` (python), a folder or a name of the hub
+    (huggingface), else the architecture."""
     weights: str | None = None
     """A .safetensors, .pt or .pth file; relative to the run file."""
     params: dict[str, Any] = {}

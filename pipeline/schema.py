@@ -8,6 +8,7 @@ import explainers
 from pipeline.config import TAKEN, RunConfig
 from pipeline.data import sources
 from pipeline.metrics import metrics
+from pipeline.models import model_sources
 from pipeline.parameters import schema_of
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ def json_schema() -> dict[str, Any]:
     _named(properties["explainers"], definitions, "explainer", explainers.methods)
     _named(properties["metrics"], definitions, "metric", metrics)
     definitions["DataConfig"] = _data(definitions)
+    definitions["ModelConfig"]["properties"]["source"]["enum"] = list(model_sources.names())
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
 
 

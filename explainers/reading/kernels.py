@@ -247,7 +247,9 @@ def group_norm(bound: Bound) -> Operator | None:
 @parses("softmax", "_softmax", "log_softmax", "_log_softmax")
 def softmax(bound: Bound) -> Operator | None:
     """Read a softmax, or its logarithm."""
-    if bound.arguments.get("dtype") is not None or bound.arguments.get("half_to_float"):
+    wanted = bound.arguments.get("dtype")
+    # models of attention name the type that the value has anyway
+    if wanted not in (None, bound["self"].dtype) or bound.arguments.get("half_to_float"):
         return None
     return Softmax(**bound.header(bound["self"]), dim=bound["dim"], is_log="log" in bound.word)
 

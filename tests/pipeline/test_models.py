@@ -11,7 +11,7 @@ from torch import nn
 
 from pipeline import user_code
 from pipeline.config import ModelConfig
-from pipeline.errors import PlanError
+from pipeline.errors import ConfigError, PlanError
 from pipeline.models import code_digest, code_files, load_model, weights_digest
 
 if TYPE_CHECKING:
@@ -287,3 +287,28 @@ def test_the_code_digest_follows_the_users_file(base: Path) -> None:
     (base / "net.py").write_text(NET + "# edited\n")
     assert code_digest(files) != before
     assert code_files(python("torch.nn:Linear"), base) == ()
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_torchscript_is_refused_with_advice(tmp_path: Path) -> None:
+    traced = torch.jit.trace(nn.Linear(4, 3), torch.zeros(2, 4))
+    torch.jit.save(traced, tmp_path / "scripted.pt")
+    (tmp_path / "own.py").write_text(
+        "from pathlib import Path\nimport torch\n\n\n"
+        "def load():\n    return torch.jit.load(Path(__file__).parent / 'scripted.pt')\n\n\n"
+        "def plain():\n    return torch.nn.Linear(4, 3)\n"
+    )
+    asked = ModelConfig(source="python", name="own.py:load")
+    with pytest.raises(PlanError, match="TorchScript program") as caught:
+        load_model(asked, tmp_path)
+    assert "load_state_dict" in caught.value.fix
+    asked = ModelConfig(source="python", name="own.py:plain", weights="scripted.pt")
+    with pytest.raises(PlanError, match="TorchScript archive") as caught:
+        load_model(asked, tmp_path)
+    assert "state_dict()" in caught.value.fix
+
+
+def test_an_unknown_source_is_refused_with_a_hint(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="did you mean 'torchvision'"):
+        load_model(ModelConfig(source="torchvison", name="resnet18"), tmp_path)
