@@ -31,6 +31,10 @@ logger = logging.getLogger(__name__)
 DEPTH = 2
 """Batches that are being read or wait; a second one covers a batch that is slow to decode."""
 
+N_WAITING = 8
+"""Threads that read from a network: an object store takes some ten milliseconds to answer, and an
+image some to decode, so that about so many keep one processor at work."""
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -136,12 +140,14 @@ def open_decoders(source: Source, asked: int | Literal["auto"] = "auto") -> Thre
     source
         Says how many are of use, and whether two may call it at once.
     asked
-        How many; if auto, what is of use, but no more than there are processors unless reading
-        waits for a network.
+        How many; if auto, what is of use, but no more than there are processors; `N_WAITING` if
+        reading waits for a network.
     """
     n_threads = source.decode_threads
-    if asked == "auto":
-        n_threads = n_threads if source.waits else min(n_threads, _n_processors())
+    if asked == "auto" and n_threads > 1:
+        n_threads = N_WAITING if source.is_remote else min(n_threads, _n_processors())
+    elif asked == "auto":
+        n_threads = 1
     elif n_threads > 1:
         n_threads = asked
     elif asked > 1:

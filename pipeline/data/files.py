@@ -5,7 +5,9 @@ Paths in a run file are relative to it; URLs stand for themselves.
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
+from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 import fsspec
@@ -13,7 +15,7 @@ import fsspec
 from pipeline.errors import PlanError
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Iterator
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +41,9 @@ def is_url(path: str) -> bool:
 
 
 def joined(folder: str, name: str) -> str:
-    """Return the path of a file in a folder."""
+    """Return the path of a file in a folder; a URL or an absolute path stands for itself."""
+    if is_url(name) or (name.startswith("/") and not is_url(folder)):
+        return name
     return f"{folder.rstrip('/')}/{name}"
 
 
@@ -66,24 +70,58 @@ def tag(path: str) -> str:
 
 
 def is_folder(path: str) -> bool:
-    """Whether there is a folder; of an object store, whether anything lies below it."""
+    """Whether there is a folder; of an object store, whether anything lies below it.
+
+    Raises
+    ------
+    PlanError
+        As `listing`.
+    """
     system, inside = _system(path)
-    return bool(system.isdir(inside))
+    with _reaching(path):
+        return bool(system.isdir(inside))
 
 
 def is_file(path: str) -> bool:
-    """Whether there is a file."""
+    """Whether there is a file.
+
+    Raises
+    ------
+    PlanError
+        As `listing`.
+    """
     system, inside = _system(path)
-    return bool(system.isfile(inside))
+    with _reaching(path):
+        return bool(system.isfile(inside))
+
+
+def below(folder: str, path: str) -> str | None:
+    """Return the name of a path relative to a folder; None if it is not below it."""
+    if is_url(folder) or is_url(path):
+        top, inner = folder.rstrip("/") + "/", path.rstrip("/")
+        return inner[len(top) :] if inner.startswith(top) else None
+    within, inside = Path(path).resolve(), Path(folder).resolve()
+    is_below = within != inside and within.is_relative_to(inside)
+    return within.relative_to(inside).as_posix() if is_below else None
 
 
 def listing(folder: str, *, is_deep: bool = False) -> list[File]:
-    """Return the files in a folder, sorted by name; those of folders in it, too, if it is deep."""
+    """Return the files in a folder, sorted by name; those of folders in it, too, if it is deep.
+
+    One question, whatever the number of files; object stores answer a thousand at a time. There are
+    none in a folder that is not there.
+
+    Raises
+    ------
+    PlanError
+        If a store cannot be reached, or does not say.
+    """
     system, inside = _system(folder)
     inside = inside.rstrip("/")
-    found: dict[str, dict[str, Any]] = system.find(
-        inside, maxdepth=None if is_deep else 1, withdirs=False, detail=True
-    )
+    with _reaching(folder):
+        found: dict[str, dict[str, Any]] = system.find(
+            inside, maxdepth=None if is_deep else 1, withdirs=False, detail=True
+        )
     files = [
         File(path[len(inside) + 1 :], int(about.get("size") or 0), _tag(about))
         for path, about in found.items()
@@ -97,6 +135,23 @@ def forget(path: str) -> None:
     """Forget what was listed at and below a path, if its file system remembers."""
     system, inside = _system(path)
     system.invalidate_cache(inside)
+
+
+@contextlib.contextmanager
+def _reaching(path: str) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        # a store's file system is anybody's, and raises errors of its own for keys and addresses
+        if not is_url(path):
+            raise
+        raise PlanError(
+            f"cannot reach {path!r}: {type(error).__name__}: {error}",
+            fix="check the address, the keys in the environment and the right to list; s3:// takes "
+            "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, and AWS_ENDPOINT_URL for "
+            "stores other than Amazon's",
+            page="unreachable-data",
+        ) from error
 
 
 def _name(file: File) -> str:

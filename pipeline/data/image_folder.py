@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import csv
+import functools
+import io
+import posixpath
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Self
 
 import torch
 
-from pipeline.data import decoding, normalisation
+from pipeline.data import decoding, digests, files, normalisation
 from pipeline.data.source import Record, Source, register
 from pipeline.errors import PlanError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from torch import Tensor
 
 _LABELS = "labels.csv"
@@ -33,7 +37,7 @@ class ImageFolder(Source):
     """
 
     path: str
-    """The folder, relative to the run file."""
+    """The folder, relative to the run file, or a URL such as s3://bucket/images."""
     resize: int | tuple[int, int] | None = None
     """Length of the shorter side, or [height, width]."""
     crop: int | tuple[int, int] | None = None
@@ -54,7 +58,7 @@ class ImageFolder(Source):
     name_column: str | None = None
     """Column of the class name, if it is not `name`."""
     masks: str | None = None
-    """Folder with a mask of the same name for each image; relative to the run file."""
+    """Folder with a mask of the same name for each image; relative to the run file, or a URL."""
 
     decode_threads: ClassVar[int] = 2
 
@@ -71,8 +75,8 @@ class ImageFolder(Source):
 
     def rooted(self, base: Path) -> Self:
         """Return the source with its folders below `base`."""
-        masks = None if self.masks is None else str(base / self.masks)
-        return replace(self, path=str(base / self.path), masks=masks)
+        masks = None if self.masks is None else files.rooted(base, self.masks)
+        return replace(self, path=files.rooted(base, self.path), masks=masks)
 
     def records(self) -> list[Record]:
         """Return the images, sorted by path, or as the table lists them.
@@ -82,8 +86,7 @@ class ImageFolder(Source):
         PlanError
             If the folder or the table is missing, or holds no images.
         """
-        folder = Path(self.path)
-        if not folder.is_dir():
+        if not self._listed and not files.is_folder(self.path):
             raise PlanError(
                 f"there is no folder {self.path!r}",
                 fix="correct data.path; it is relative to the run file",
@@ -96,21 +99,32 @@ class ImageFolder(Source):
             )
         masks = self._masks()
         return [
-            Record(index, file, file, label, masks.get(Path(file).with_suffix("").as_posix()))
-            for index, (file, label) in enumerate(labelled)
+            Record(index, name, name, label, masks.get(_stem(name)), digest=self._digest(name))
+            for index, (name, label) in enumerate(labelled)
         ]
 
     def load(self, record: Record) -> Tensor:
         """Return one image as the model takes it."""
-        pixels = decoding.decode(Path(self.path, record.source), self.mode)
+        content = self.content(record)
+        digests.check_content(record, content, files.joined(self.path, record.source))
+        pixels = decoding.decode(content, self.mode)
         image = decoding.fit(pixels, self.resize, self.crop, self.interpolation)
         return normalisation.normalise(image.to(torch.float32) / 255, self.mean, self.std)
+
+    def content(self, record: Record) -> bytes:
+        """Return the file of one image."""
+        return files.read(files.joined(self.path, record.source))
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether the folder is in an object store."""
+        return files.is_url(self.path)
 
     def load_mask(self, record: Record) -> Tensor | None:
         """Return the mask, resized and cropped as its image."""
         if record.mask is None or self.masks is None:
             return None
-        mask = decoding.decode_mask(Path(self.masks, record.mask))
+        mask = decoding.decode_mask(files.read(files.joined(self.masks, record.mask)))
         return decoding.fit(mask[None].to(torch.uint8), self.resize, self.crop, "nearest")[0] > 0
 
     def display(self, inputs: Tensor) -> Tensor:
@@ -130,7 +144,8 @@ class ImageFolder(Source):
         if table is not None:
             rows, column = self._rows(table)
             return [(row["file"], self._index(row, column, table)) for row in rows]
-        flat, subfolders = self._images(Path(self.path)), self._subfolders()
+        images, subfolders = self._images, self._subfolders()
+        flat = [name for name in images if "/" not in name]
         if flat and subfolders:
             raise PlanError(
                 f"the folder {self.path!r} holds images ({flat[0]!r}, ...) and folders of images "
@@ -138,69 +153,73 @@ class ImageFolder(Source):
                 fix="keep one of them, or say which image has which label in labels.csv",
             )
         if not subfolders:
-            return [(file, -1) for file in flat]
+            return [(name, -1) for name in flat]
+        label = {name: index for index, name in enumerate(subfolders)}
+        # by class first: `a-b/` comes before `a/` in the order of names
+        return sorted(((name, label[name.partition("/")[0]]) for name in images), key=_by_class)
+
+    @functools.cached_property
+    def _listed(self) -> dict[str, files.File]:
+        """All files by name, sorted: one listing, in which sizes and tags are, too."""
+        return {file.name: file for file in files.listing(self.path, is_deep=True)}
+
+    @functools.cached_property
+    def _images(self) -> list[str]:
+        masks = None if self.masks is None else files.below(self.path, self.masks)
         return [
-            (file, label)
-            for label, name in enumerate(subfolders)
-            for file in self._images(Path(self.path, name), is_deep=True)
+            name
+            for name in self._listed
+            if _is_image(name) and not (masks and name.startswith(f"{masks}/"))
         ]
 
-    def _images(self, folder: Path, *, is_deep: bool = False) -> list[str]:
-        found = folder.rglob("*") if is_deep else folder.glob("*")
-        return sorted(
-            file.relative_to(self.path).as_posix()
-            for file in found
-            if file.suffix.lower() in decoding.SUFFIXES and file.is_file()
-        )
-
     def _subfolders(self) -> list[str]:
-        masks = None if self.masks is None else Path(self.masks).resolve()
-        return sorted(
-            folder.name
-            for folder in Path(self.path).iterdir()
-            if folder.is_dir() and folder.resolve() != masks and self._images(folder, is_deep=True)
-        )
+        return sorted({name.partition("/")[0] for name in self._images if "/" in name})
 
-    def _table(self) -> Path | None:
+    def _digest(self, name: str) -> str | None:
+        # a table may name files elsewhere, and write `./` before names
+        file = self._listed.get(posixpath.normpath(name))
+        return None if file is None else digests.of_file(file)
+
+    def _table(self) -> str | None:
         if self.labels == _NO_LABELS:
             return None
-        table = Path(self.path, self.labels or _LABELS)
-        is_wanted = any((self.labels, self.label_column, self.name_column))
-        if is_wanted and not table.is_file():
+        table = files.joined(self.path, self.labels or _LABELS)
+        is_there = files.is_file(table)
+        if any((self.labels, self.label_column, self.name_column)) and not is_there:
             raise PlanError(
-                f"there is no table of labels {str(table)!r}",
+                f"there is no table of labels {table!r}",
                 fix="correct data.labels; it is relative to the folder of images",
             )
-        return table if table.is_file() else None
+        return table if is_there else None
 
-    def _rows(self, table: Path) -> tuple[list[dict[str, str]], str]:
+    def _rows(self, table: str) -> tuple[list[dict[str, str]], str]:
         """Return the rows of the table, and the column of class indices."""
-        with table.open(newline="", encoding="utf-8") as file:
-            reader = csv.DictReader(file)
-            rows, columns = list(reader), list(reader.fieldnames or ())
+        text = io.StringIO(files.read(table).decode("utf-8"), newline="")
+        reader = csv.DictReader(text)
+        rows, columns = list(reader), list(reader.fieldnames or ())
         sought = _COLUMNS if self.label_column is None else (self.label_column,)
         column = next((name for name in sought if name in columns), None)
         if not rows or column is None or "file" not in columns:
             expected = " or ".join(map(repr, sought))
             raise PlanError(
-                f"the table {str(table)!r} has {len(rows)} rows with columns {columns!r}, expected "
+                f"the table {table!r} has {len(rows)} rows with columns {columns!r}, expected "
                 f"'file' and {expected}",
                 fix="name the column of class indices with data.label_column" + self._switch,
             )
         if self.name_column not in (None, *columns):
             raise PlanError(
-                f"the table {str(table)!r} has columns {columns!r}, and no {self.name_column!r}",
+                f"the table {table!r} has columns {columns!r}, and no {self.name_column!r}",
                 fix="correct data.name_column",
             )
         return rows, column
 
-    def _index(self, row: dict[str, str], column: str, table: Path) -> int:
+    def _index(self, row: dict[str, str], column: str, table: str) -> int:
         text = (row[column] or "").strip()
         try:
             return int(text) if text else -1
         except ValueError as error:
             raise PlanError(
-                f"{str(table)!r}: {row['file']!r} has {column} {text!r}, expected a whole number",
+                f"{table!r}: {row['file']!r} has {column} {text!r}, expected a whole number",
                 fix="write class indices, leave them empty, or name their column with "
                 f"data.label_column{self._switch}",
             ) from error
@@ -214,18 +233,27 @@ class ImageFolder(Source):
         """Return the mask files by path without suffix."""
         if self.masks is None:
             return {}
-        folder = Path(self.masks)
-        if not folder.is_dir():
+        found = files.listing(self.masks, is_deep=True)
+        if not found and not files.is_folder(self.masks):
             raise PlanError(
                 f"there is no folder of masks {self.masks!r}",
                 fix="correct data.masks; it is relative to the run file",
             )
-        files = (file.relative_to(folder) for file in sorted(folder.rglob("*")))
-        return {
-            file.with_suffix("").as_posix(): file.as_posix()
-            for file in files
-            if file.suffix.lower() in decoding.SUFFIXES
-        }
+        return {_stem(file.name): file.name for file in found if _is_image(file.name)}
+
+
+def _is_image(name: str) -> bool:
+    return posixpath.splitext(name)[1].lower() in decoding.SUFFIXES
+
+
+def _stem(name: str) -> str:
+    """Return a name without its suffix, with its folders."""
+    return posixpath.splitext(name)[0]
+
+
+def _by_class(labelled: tuple[str, int]) -> tuple[int, str]:
+    name, label = labelled
+    return label, name
 
 
 def _names(rows: list[dict[str, str]], column: str, name: str) -> tuple[str, ...] | None:

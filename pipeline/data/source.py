@@ -47,8 +47,6 @@ class Source(ABC):
     name: ClassVar[str] = ""
     decode_threads: ClassVar[int] = 1
     """Threads that are of use to `load`; 1 if no two may call it at once."""
-    waits: ClassVar[bool] = False
-    """Whether `load` waits for a network rather than for a processor."""
 
     @abstractmethod
     def records(self) -> list[Record]:
@@ -69,6 +67,11 @@ class Source(ABC):
         others, the values that `load` gives stand for the sample.
         """
         raise NotImplementedError(f"samples of {type(self).__name__} are no files")
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether `load` waits for a network rather than for a processor."""
+        return False
 
     @property
     def has_content(self) -> bool:

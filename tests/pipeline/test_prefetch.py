@@ -10,7 +10,7 @@ import torch
 
 from pipeline.data import Record
 from pipeline.manifest import Manifest
-from pipeline.prefetch import DEPTH, Reader, open_decoders
+from pipeline.prefetch import DEPTH, N_WAITING, Reader, open_decoders
 from pipeline.shards import Shard
 from pipeline.writer import MAX_WAITING, Writer
 
@@ -97,7 +97,7 @@ class Meeting(Counting):
     """A source whose samples wait until so many are being read at once."""
 
     decode_threads: int = 3
-    waits: bool = False
+    is_remote: bool = False
     name: str = "meeting"
 
     def __post_init__(self) -> None:
@@ -138,11 +138,12 @@ def test_threads_are_those_of_use_on_the_processors_there_are(
     cases = [
         (Meeting(8), "auto", 4),
         (Meeting(3), "auto", 3),
-        (Meeting(8, waits=True), "auto", 8),
+        (Meeting(2, is_remote=True), "auto", N_WAITING),
         (Meeting(2), 6, 6),
-        (Meeting(8, waits=True), 3, 3),
+        (Meeting(8, is_remote=True), 3, 3),
         # no two threads may call it
         (Meeting(1), "auto", 1),
+        (Meeting(1, is_remote=True), "auto", 1),
     ]
     for source, asked, expected in cases:
         with open_decoders(source, asked) as decoders:  # type: ignore[arg-type]
