@@ -71,13 +71,14 @@ def _tell(
         gates = [asdict(verdict) for verdict in judged]
         output.as_json(asdict(comparison) | {"gates": gates})
     else:
-        _show(comparison)
+        show(comparison)
         if out is not None:
             output.line(f"page: {out}")
     verdicts.tell(judged)
 
 
-def _show(comparison: "Comparison") -> None:
+def show(comparison: "Comparison") -> None:
+    """Print what has changed: scores, maps, and what is to be said about them."""
     output.line(
         f"{comparison.n_samples} samples, {comparison.n_predictions_changed} predicted differently"
     )

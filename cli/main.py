@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from cli import atlas, compare, evaluate, export, graph, jobs, look, output, run
+from cli import atlas, compare, evaluate, export, graph, jobs, look, output, run, schedule
 from cli import doctor as doctor_command
 from pipeline.errors import XpipeError
 
@@ -91,6 +91,7 @@ for panel, commands in {
     for command in commands:
         name = {"list_runs": "list"}.get(command.__name__, command.__name__)
         app.command(name, rich_help_panel=panel)(command)
+app.add_typer(schedule.app, rich_help_panel="Operate")
 
 
 def main() -> None:

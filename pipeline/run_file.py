@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from pipeline import placeholders
 from pipeline.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -36,13 +38,35 @@ class RunFile:
         return path
 
 
-def read(path: Path, overrides: Sequence[str] = ()) -> RunFile:
+def read(path: Path, overrides: Sequence[str] = (), *, moment: datetime | None = None) -> RunFile:
     """Return the values of a run file with `overrides` (``a.b=value``) applied.
+
+    Parameters
+    ----------
+    path
+        The file.
+    overrides
+        What to change; may have placeholders, too.
+    moment
+        What ``{{ date }}`` stands for, in the time zone whose date is meant; now, in that of the
+        machine, if not given.
 
     Raises
     ------
     ConfigError
-        If the file cannot be read, is not a YAML mapping, or an override does not parse.
+        If the file cannot be read, is not a YAML mapping, an override does not parse, or a
+        placeholder stands for nothing.
+    """
+    return fill(read_open(path, overrides), moment)
+
+
+def read_open(path: Path, overrides: Sequence[str] = ()) -> RunFile:
+    """Return the values of a run file as `read` does, with its placeholders still in them.
+
+    Raises
+    ------
+    ConfigError
+        As `read`, placeholders apart.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -52,6 +76,18 @@ def read(path: Path, overrides: Sequence[str] = ()) -> RunFile:
             fix="name an existing YAML file; `xpipe init` writes one",
         ) from error
     return override(parse(text, str(path)), overrides)
+
+
+def fill(run_file: RunFile, moment: datetime | None = None) -> RunFile:
+    """Return a copy in which placeholders are what they stand for at a moment.
+
+    Raises
+    ------
+    ConfigError
+        If one stands for nothing.
+    """
+    at = moment or datetime.now().astimezone()
+    return RunFile(placeholders.fill(run_file.values, at, run_file.where), run_file.places)
 
 
 def parse(text: str, file: str) -> RunFile:
