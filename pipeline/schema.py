@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import explainers
+from pipeline.callbacks import listeners
 from pipeline.config import TAKEN, RunConfig
 from pipeline.data import sources
 from pipeline.metrics import metrics
@@ -31,6 +32,11 @@ def json_schema() -> dict[str, Any]:
     properties["metrics"]["patternProperties"] = {
         "^[a-z][a-z0-9_]*$": _entry(definitions, "metric", metrics)
     }
+    properties["callbacks"] |= {"additionalProperties": False}
+    properties["callbacks"]["patternProperties"] = {
+        "^[a-z][a-z0-9_]*$": _entry(definitions, "callback", listeners)
+    }
+    _named(properties["callbacks"], definitions, "callback", listeners)
     _named(properties["explainers"], definitions, "explainer", explainers.methods)
     _named(properties["metrics"], definitions, "metric", metrics)
     definitions["DataConfig"] = _data(definitions)

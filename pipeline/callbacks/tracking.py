@@ -60,6 +60,11 @@ class Start:
     def parameters(self) -> dict[str, str | int | float | bool]:
         """The run file, flattened: ``explainers.lrp.composite`` to its value."""
         values = self.config.model_dump(mode="json")
+        for section in ("explainers", "metrics"):
+            # also of entries that say nothing else
+            values[section] = {
+                name: {"method": name, **own} for name, own in values[section].items()
+            }
         return dict(flattened({key: values[key] for key in values if key not in _UNTOLD}))
 
     @property

@@ -69,6 +69,7 @@ def _settings() -> Any:
         save_code=False,
         x_disable_meta=True,
         x_disable_stats=True,
+        x_save_requirements=False,
     )
 
 
