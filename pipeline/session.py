@@ -6,10 +6,12 @@ import contextlib
 import logging
 import time
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.engine import Engine, Settings, engines
+from pipeline import timings
+from pipeline.callbacks import Apart, Guarded
+from pipeline.engine import Engine, Settings, engines, metrics
+from pipeline.entries import build_callbacks
 from pipeline.errors import EngineError, StoreError
 from pipeline.events import (
     PassFinished,
@@ -18,18 +20,24 @@ from pipeline.events import (
     ShardFailed,
     ShardQuarantined,
     ShardSkipped,
+    WorkerLogged,
     WorkerLost,
 )
+from pipeline.heart import Heart
 from pipeline.interrupts import Interrupts
 from pipeline.lock import acquire, release
-from pipeline.task import WORKER_LOST, Outcome, Task, WorkItem
+from pipeline.task import NODE_LOST, WORKER_LOST, Outcome, Task, WorkItem
+from pipeline.urls import located
+from pipeline.worker_logs import LoggedTask
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Sequence
+    from pathlib import PurePath
 
     from pipeline.config import RunConfig
     from pipeline.events import Callback, Event
     from pipeline.shards import Shard
+    from pipeline.task import WorkerLog
 
 logger = logging.getLogger(__name__)
 
@@ -41,8 +49,8 @@ class Session:
     Made by `open_session`; `pipeline.run` hands its own to `pipeline.evaluate`.
     """
 
-    path: Path
-    """Folder of the run."""
+    path: PurePath
+    """Folder of the run; a `pipeline.urls.Url` if it is in an object store."""
     epoch: int
     """How often the run has been started, this time included."""
     engine: Engine
@@ -111,7 +119,9 @@ class Session:
             self.engine.start()
             # platforms install handlers of their own when they start
             self.interrupts.install()
-        return self.engine.map(task, items, on_outcome=self._tell, stop=lambda: self.is_stopping)
+        return self.engine.map(
+            LoggedTask(task), items, on_outcome=self._tell, stop=lambda: self.is_stopping
+        )
 
     def _tell(self, outcome: Outcome) -> None:
         for event in _events(outcome):
@@ -122,7 +132,7 @@ class Session:
 
 @contextlib.contextmanager
 def open_session(
-    path: str | Path,
+    path: str | PurePath,
     config: RunConfig,
     *,
     callbacks: Sequence[Callback] = (),
@@ -138,8 +148,14 @@ def open_session(
     mine = acquire(path, take_over=take_over)
     try:
         engine = engines.get(config.engine.kind)(settings(config))
-        with Interrupts() as interrupts, contextlib.closing(engine):
-            yield Session(Path(path), mine.epoch, engine, tuple(callbacks), interrupts)
+        with (
+            Interrupts() as interrupts,
+            Heart(path, mine, interrupts),
+            contextlib.closing(engine),
+            _listening(config, path) as listening,
+        ):
+            told = (*callbacks, *listening)
+            yield Session(located(path), mine.epoch, engine, told, interrupts)
     finally:
         release(path, mine)
 
@@ -151,6 +167,9 @@ def settings(config: RunConfig) -> Settings:
         workers=config.engine.workers,
         threads=config.engine.threads,
         gpus_per_worker=config.engine.gpus_per_worker,
+        accelerator_type=config.engine.accelerator_type,
+        labels=config.engine.labels,
+        resources=config.engine.resources,
         paths=(str(config.base),),
     )
 
@@ -165,9 +184,31 @@ def _pass_started(pass_name: str, shards: Sequence[Shard], done: Collection[int]
     )
 
 
+@contextlib.contextmanager
+def _listening(config: RunConfig, path: str | PurePath) -> Iterator[tuple[Callback, ...]]:
+    """Give those that are told events beside the caller's, none of whom can end the run."""
+    asked = build_callbacks(config)
+    with contextlib.ExitStack() as stack:
+        table = Guarded("timings", timings.TimingsTable(str(path)))
+        opened: list[Callback] = [stack.enter_context(contextlib.closing(table))]
+        observers = metrics.observers(config.engine.kind, config.name)
+        opened += [Guarded("metrics", observer) for observer in observers]
+        for name, listener in asked.items():
+            try:
+                apart = Apart(name, listener.open(config, str(path)))
+            except Exception as error:  # as when it is told an event
+                logger.warning(
+                    "callback %s cannot be opened: %s: %s", name, type(error).__name__, error
+                )
+            else:
+                opened.append(stack.enter_context(contextlib.closing(apart)))
+        yield tuple(opened)
+
+
 def _events(outcome: Outcome) -> Iterator[Event]:
     item = outcome.item
     where = (item.pass_name, item.shard)
+    yield from (_logged(line, outcome) for line in outcome.logs)
     if outcome.status == "committed":
         yield ShardCommitted(
             *where,
@@ -176,15 +217,31 @@ def _events(outcome: Outcome) -> Iterator[Event]:
             outcome.n_failed,
             outcome.seconds,
             outcome.worker,
+            outcome.peak_memory,
         )
     elif outcome.status == "skipped":
         yield ShardSkipped(*where, outcome.n_samples, outcome.n_failed, outcome.worker)
     if outcome.error is None:
         return
-    if outcome.error.type == WORKER_LOST:
+    if outcome.error.type in (WORKER_LOST, NODE_LOST):
         yield WorkerLost(item.pass_name, outcome.worker, item.shard, outcome.error.message)
+    if outcome.error.type == NODE_LOST:  # the shard has not failed
+        return
     kind = ShardQuarantined if outcome.status == "quarantined" else ShardFailed
     yield kind(*where, item.attempt, outcome.worker, outcome.error)
+
+
+def _logged(line: WorkerLog, outcome: Outcome) -> WorkerLogged:
+    return WorkerLogged(
+        pass_name=line.pass_name or outcome.item.pass_name,
+        shard=line.shard,
+        attempt=line.attempt,
+        worker=outcome.worker,
+        level=line.level,
+        logger=line.logger,
+        message=line.message,
+        at=line.at,
+    )
 
 
 def _raise_if_fatal(outcomes: Sequence[Outcome]) -> None:

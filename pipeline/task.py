@@ -19,6 +19,9 @@ FATAL_ERRNO = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS})
 WORKER_LOST = "WorkerLost"
 """``ShardError.type`` of a shard whose worker's process died."""
 
+NODE_LOST = "NodeLost"
+"""``ShardError.type`` of a shard whose worker's machine went away; no attempt is charged."""
+
 
 @dataclass(frozen=True)
 class WorkItem:

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Self
 
 from explainers.registry import Registry
 from pipeline.task import Outcome, ShardError, Status, Task, Worker, WorkItem
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping
     from types import TracebackType
 
 __all__ = [
     "MAX_ATTEMPTS",
+    "MAX_EXCUSED",
     "Engine",
     "Outcome",
     "Settings",
@@ -27,7 +28,10 @@ __all__ = [
 ]
 
 MAX_ATTEMPTS = 3
-"""A shard that failed so often is quarantined; spot preemptions rarely hit one shard thrice."""
+"""A shard that failed so often is quarantined; machines that go away are not counted here."""
+MAX_EXCUSED = 3
+"""Machines that may go away under one shard before that is held against it: spot nodes go by
+themselves, but a shard that fills a machine's memory takes it along each time."""
 
 
 @dataclass(frozen=True)
@@ -35,13 +39,21 @@ class Settings:
     """How many workers, where, and with what."""
 
     address: str = "local"
-    """``local``, ``auto`` (join a running cluster) or ``ray://host:port``."""
+    """``local``, ``auto`` (join a running cluster) or ``host:port``."""
     workers: int | str = "auto"
-    """How many, or ``auto``: one per GPU, else one per `threads` processors."""
+    """How many, or ``auto``: as many as fit on the nodes, counted again as nodes come."""
     threads: int = 1
     """Torch threads per worker."""
     gpus_per_worker: float | str = "auto"
-    """GPUs per worker; ``auto`` is one where there is CUDA, else none."""
+    """GPUs per worker, or a share of one; ``auto`` is one where there are any, else none."""
+    accelerator_type: str | None = None
+    """Kind of GPU, by Ray's name."""
+    labels: Mapping[str, str] = field(default_factory=dict)
+    """Labels that a worker's node must have, as Ray's label selectors."""
+    resources: Mapping[str, float] = field(default_factory=dict)
+    """Custom resources that each worker takes."""
+    patience: float | None = None
+    """Seconds to wait for a node that a worker fits on; by the kind of cluster if None."""
     paths: tuple[str, ...] = ()
     """Folders that workers can import from: the run file's."""
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Journal:
-    """Which item each worker has started last; outlives the workers."""
+    """Which item each worker has started last; outlives the workers, on the driver's own node."""
 
     def __init__(self) -> None:
         self._last: dict[str, tuple[str, int, int]] = {}
@@ -44,11 +44,15 @@ class Host:
         Handle of the `Journal`.
     threads
         Torch threads.
+    has_gpu
+        Whether it has been given a GPU, or a share of one.
     paths
         Folders to import from, first one first; those that are not here are left out.
     """
 
-    def __init__(self, name: str, journal: Any, threads: int, paths: tuple[str, ...]) -> None:
+    def __init__(
+        self, name: str, journal: Any, threads: int, has_gpu: bool, paths: tuple[str, ...]
+    ) -> None:
         self._name = name
         self._journal = journal
         self._threads = threads
@@ -56,14 +60,17 @@ class Host:
         self._worker: Worker | None = None
         # read when torch loads OpenMP, which is later
         os.environ["OMP_NUM_THREADS"] = str(threads)
+        if not has_gpu:
+            # a GPU of the machine that Ray has not given us is somebody else's
+            os.environ["CUDA_VISIBLE_DEVICES"] = ""
         # packages that Ray has shipped lie in folders of this name
         shipped = [entry for entry in sys.path if "_ray_pkg_" in entry]
         here = [path for path in paths if os.path.isdir(path)]
         rest = [entry for entry in sys.path if entry not in shipped and entry not in here]
         sys.path[:] = shipped + here + rest
 
-    def open(self, task: bytes, _previous: None = None) -> None:
-        """Open a pickled task, closing the one before.
+    def open(self, task: bytes, _previous: str | None = None) -> str:
+        """Open a pickled task, closing the one before; return which node this is.
 
         Parameters
         ----------
@@ -72,6 +79,7 @@ class Host:
         _previous
             Result of an earlier call that may still be going on; Ray waits for it.
         """
+        import ray
         import torch
 
         torch.set_num_threads(self._threads)
@@ -80,6 +88,7 @@ class Host:
         self._worker = pickle.loads(task).open(self._name)
         if before is not None:
             before.close()
+        return str(ray.get_runtime_context().get_node_id())
 
     def run(self, item: WorkItem) -> Outcome:
         """Do one item; two of these run at once, but only one of them computes."""

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from pipeline.engine import MAX_ATTEMPTS
-from pipeline.task import WORKER_LOST, Outcome, ShardError, WorkItem
+from pipeline.engine import MAX_ATTEMPTS, MAX_EXCUSED
+from pipeline.task import NODE_LOST, WORKER_LOST, Outcome, ShardError, WorkItem
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -31,6 +31,7 @@ class Queue:
         self._waiting = deque(items)
         self._suspects: deque[WorkItem] = deque()
         self._suspected: set[tuple[str, int]] = set()
+        self._n_excused: Counter[tuple[str, int]] = Counter()
         self._on_outcome = on_outcome
         self.outcomes: list[Outcome] = []
         """The last outcome of every item that is through."""
@@ -66,7 +67,13 @@ class Queue:
             self._wait_again(replace(outcome.item, attempt=outcome.item.attempt + 1))
 
     def lose(
-        self, worker: str, items: Iterable[WorkItem], charged: WorkItem | None, reason: str
+        self,
+        worker: str,
+        items: Iterable[WorkItem],
+        charged: WorkItem | None,
+        reason: str,
+        *,
+        is_excused: bool = False,
     ) -> None:
         """Take back what was on a worker that died; only `charged` loses an attempt.
 
@@ -80,14 +87,28 @@ class Queue:
             The item that the worker had started last, if that is unfinished.
         reason
             What is known about the death.
+        is_excused
+            Whether the machine went, and not only the worker: then no item is suspected, and
+            `charged` keeps its attempt, unless that has happened to it too often.
         """
         for item in items:
-            self._suspected.add((item.pass_name, item.shard))
+            key = (item.pass_name, item.shard)
+            self._n_excused[key] += is_excused and item == charged
+            if is_excused and (item != charged or self._n_excused[key] <= MAX_EXCUSED):
+                self._excuse(item, worker, reason if item == charged else "")
+                continue
+            self._suspected.add(key)
             if item == charged:
                 error = ShardError(WORKER_LOST, reason, "", item.shard)
                 self.settle(Outcome(item, "failed", worker=worker, error=error))
             else:
                 self._wait_again(item)
+
+    def _excuse(self, item: WorkItem, worker: str, reason: str) -> None:
+        if reason:
+            error = ShardError(NODE_LOST, reason, "", item.shard)
+            self._on_outcome(Outcome(item, "failed", worker=worker, error=error))
+        self._wait_again(item)
 
     def _wait_again(self, item: WorkItem) -> None:
         is_suspect = (item.pass_name, item.shard) in self._suspected
