@@ -71,6 +71,13 @@ def options(protocol: str) -> dict[str, Any]:
     return {name: value for name, value in chosen.items() if name not in said}
 
 
+def in_one_request(fs: Any) -> dict[str, Any]:
+    """Return the arguments of ``cat_file`` with which it does not ask for the size first."""
+    read = getattr(type(fs), "_cat_file", None)
+    is_known = read is not None and "max_concurrency" in inspect.signature(read).parameters
+    return {"max_concurrency": 1} if is_known else {}
+
+
 def create(fs: Any, path: str, content: bytes) -> None:
     """Put an object in place unless there is one.
 

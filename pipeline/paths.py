@@ -134,6 +134,7 @@ class Folder:
         self.fs, path = object_store.opened(self.url)
         self.path: str = path.rstrip("/")
         self.is_local = isinstance(self.fs, LocalFileSystem)
+        self._whole = object_store.in_one_request(self.fs)
 
     def __repr__(self) -> str:
         return f"Folder({self.url!r})"
@@ -226,7 +227,7 @@ class Folder:
             If there is none.
         """
         with object_store.named(self.at(name), "read"):
-            content: bytes = self.fs.cat_file(self.at(name))
+            content: bytes = self.fs.cat_file(self.at(name), **self._whole)
         return content
 
     def read_all(self, names: Iterable[str]) -> dict[str, bytes]:
@@ -244,7 +245,7 @@ class Folder:
         with object_store.named(self.path, "read"):
             # of one path, fsspec returns the content itself
             if inside:
-                found = self.fs.cat(list(inside), recursive=False, on_error="return")
+                found = self.fs.cat(list(inside), on_error="return", **self._whole)
         return dict(self._contents(inside, found))
 
     def _read_each(self, names: Iterable[str]) -> Iterator[tuple[str, bytes]]:
