@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import threading
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -25,6 +26,7 @@ Mode = Literal["rgb", "gray"]
 _MODES: dict[Mode, str] = {"rgb": "RGB", "gray": "L"}
 _NATIVE_MODES: dict[Mode, int] = {"rgb": 3, "gray": 1}
 """Of torchvision, by the values of its ImageReadMode."""
+_IMPORTING = threading.Lock()
 Interpolation = Literal["bilinear", "bicubic", "nearest"]
 
 
@@ -80,8 +82,7 @@ def _native(content: bytes, mode: Mode) -> Tensor | None:
     are built on one version of libjpeg-turbo (within a grey value elsewhere). It is called below
     the function that torchvision 0.29 announces the end of; once the operator is gone, PIL does it.
     """
-    import torchvision  # noqa: F401 (it brings the operator)
-
+    _load_torchvision()
     operator = getattr(torch.ops.image, "decode_jpeg", None)
     if operator is None:
         return None
@@ -114,6 +115,7 @@ def fit(
     interpolation
         How pixels in between are found.
     """
+    _load_torchvision()
     from torchvision.transforms import InterpolationMode
     from torchvision.transforms.v2 import functional
 
@@ -128,3 +130,13 @@ def fit(
         size = [crop, crop] if isinstance(crop, int) else list(crop)
         image = functional.center_crop(image, size)
     return image
+
+
+def _load_torchvision() -> None:
+    """Import torchvision, with its operators, in one thread at a time.
+
+    Its modules import each other, and two threads that begin at different ends of the circle would
+    see half of it. Every command imports this module, so that it must not be done there.
+    """
+    with _IMPORTING:
+        import torchvision.transforms.v2.functional  # noqa: F401

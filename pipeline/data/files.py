@@ -118,10 +118,10 @@ def listing(folder: str, *, is_deep: bool = False) -> list[File]:
     """
     system, inside = _system(folder)
     inside = inside.rstrip("/")
-    with _reaching(folder):
-        found: dict[str, dict[str, Any]] = system.find(
-            inside, maxdepth=None if is_deep else 1, withdirs=False, detail=True
-        )
+    found: dict[str, dict[str, Any]] = {}
+    # of a bucket that is not there, or of a disk's folder
+    with _reaching(folder), contextlib.suppress(FileNotFoundError):
+        found = system.find(inside, maxdepth=None if is_deep else 1, withdirs=False, detail=True)
     files = [
         File(path[len(inside) + 1 :], int(about.get("size") or 0), _tag(about))
         for path, about in found.items()

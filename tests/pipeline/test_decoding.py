@@ -1,0 +1,113 @@
+from __future__ import annotations
+
+import io
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from pipeline.data import decoding
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def picture(height: int = 37, width: int = 51) -> np.ndarray:
+    """Waves of colour, sides that are no multiples of a block of JPEG."""
+    rows, columns = np.mgrid[0:height, 0:width] / 9
+    waves = [np.sin(rows + 2 * columns), np.cos(3 * rows), np.sin(5 * columns - rows)]
+    return np.uint8(127 + 100 * np.stack(waves, axis=-1))
+
+
+def encoded(pixels: np.ndarray, kind: str = "JPEG", mode: str = "", **options: Any) -> bytes:
+    image, file = Image.fromarray(pixels), io.BytesIO()
+    (image.convert(mode) if mode else image).save(file, kind, **options)
+    return file.getvalue()
+
+
+def by_pil(content: bytes, mode: str = "RGB") -> torch.Tensor:
+    with Image.open(io.BytesIO(content)) as image:
+        pixels = torch.from_numpy(np.array(image.convert(mode)))
+    return pixels.movedim(-1, 0) if pixels.ndim == 3 else pixels[None]
+
+
+OPTIONS = [
+    {},
+    {"quality": 30},
+    {"quality": 95, "subsampling": "4:4:4"},
+    {"subsampling": "4:2:2"},
+    {"progressive": True},
+    {"optimize": True, "restart_marker_rows": 1},
+]
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+@pytest.mark.parametrize("mode", ["", "L"])
+def test_jpeg_has_the_pixels_of_pil(options: dict[str, Any], mode: str) -> None:
+    content = encoded(picture(), mode=mode, **options)
+    assert decoding._native(content, "rgb") is not None
+    found = decoding.decode(content)
+    assert (found.shape, found.dtype) == ((3, 37, 51), torch.uint8)
+    # one grey value where the two are built on different versions of a library
+    difference = (found.int() - by_pil(content).int()).abs()
+    assert int(difference.max()) <= 1
+    grey = (decoding.decode(content, "gray").int() - by_pil(content, "L").int()).abs()
+    assert int(grey.max()) <= 1
+
+
+@pytest.mark.parametrize(
+    ("kind", "mode"),
+    [("JPEG", "CMYK"), ("PNG", "P"), ("PNG", "RGBA"), ("PNG", "1"), ("GIF", "P"), ("WEBP", "")],
+)
+def test_what_the_operator_does_not_take_is_decoded_by_pil(kind: str, mode: str) -> None:
+    content = encoded(picture(), kind, mode)
+    assert torch.equal(decoding.decode(content), by_pil(content))
+    assert torch.equal(decoding.decode(content, "gray"), by_pil(content, "L"))
+
+
+def test_a_transparent_palette_is_decoded_by_pil() -> None:
+    content = encoded(picture(), "PNG", "P", transparency=3)
+    assert torch.equal(decoding.decode(content), by_pil(content))
+
+
+def test_orientation_tags_are_not_followed() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    content = encoded(picture(), exif=exif)
+    assert decoding.decode(content).shape == (3, 37, 51)
+    assert int((decoding.decode(content).int() - by_pil(content).int()).abs().max()) <= 1
+
+
+def test_without_the_operator_pil_decodes(monkeypatch: pytest.MonkeyPatch) -> None:
+    content = encoded(picture())
+    expected = decoding.decode(content)
+    monkeypatch.setattr(torch.ops.image, "decode_jpeg", None)
+    assert decoding._native(content, "rgb") is None
+    assert int((decoding.decode(content).int() - expected.int()).abs().max()) <= 1
+
+
+@pytest.mark.parametrize("cut", [1, 2, 10, 300])
+def test_a_file_without_its_end_is_refused(cut: int) -> None:
+    content = encoded(picture())
+    assert decoding._native(content[:-cut], "rgb") is None
+    with pytest.raises(OSError, match=r"truncated|broken"):
+        decoding.decode(content[:-cut])
+
+
+def test_what_is_no_image_is_refused() -> None:
+    with pytest.raises(ValueError, match="the file is empty"):
+        decoding.decode(b"")
+    with pytest.raises(OSError, match="cannot identify"):
+        decoding.decode(b"not an image")
+
+
+def test_a_path_and_its_content_are_one(tmp_path: Path) -> None:
+    path = tmp_path / "a.jpg"
+    path.write_bytes(encoded(picture()))
+    expected = decoding.decode(path.read_bytes())
+    assert torch.equal(decoding.decode(path), expected)
+    assert torch.equal(decoding.decode(str(path)), expected)
+    assert torch.equal(decoding.decode(f"file://{path}"), expected)
+    assert decoding.decode_mask(path).all()
