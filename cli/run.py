@@ -67,7 +67,7 @@ def plan(
     limit: Limit = None,
     only: Only = None,
     measure: Annotated[
-        bool, typer.Option("--measure", help="Time a batch, to say how long the run takes.")
+        bool, typer.Option("--measure", help="Run few samples, to say how long all take.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -199,6 +199,8 @@ def _end(
 
 
 def _show_plan(plan: "Plan") -> None:
+    from pipeline.estimate import in_words
+
     shapes = [" x ".join(map(str, part.shape)) for part in plan.form.values()]
     output.fields(
         {
@@ -210,6 +212,7 @@ def _show_plan(plan: "Plan") -> None:
             "stored": ", ".join(f"{name} {size(n)}" for name, n in plan.bytes.items()),
         }
         | ({} if plan.seconds is None else {"one worker": duration(plan.seconds)})
+        | ({"expected": in_words(plan.estimate)} if plan.estimate else {})
         | {"digest": plan.digest[:16]}
     )
     output.line("")

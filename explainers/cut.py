@@ -49,6 +49,7 @@ class Cut(Network):
         self.is_program, self.reason = parent.is_program, parent.reason
         self.n_outputs, self.device, self.dtype = parent.n_outputs, parent.device, parent.dtype
         self.carried, self.has_softmax = parent.carried, parent.has_softmax
+        self.passing = parent.passing
 
     @property
     def is_begun(self) -> bool:

@@ -44,6 +44,7 @@ class Kept(Mapping[str, Tensor]):
     def __init__(self, network: Network, kept: dict[str, Tensor]) -> None:
         self.kept = kept
         self._output_name = network.output_name
+        self._passing = network.passing
         self._operators = {op.name: op for op in network.operators}
         pools = (op for op in network.operators if isinstance(op, MaxPool))
         self._pools = {op.switches_name: op for op in pools if op.switches_name in kept}
@@ -51,7 +52,7 @@ class Kept(Mapping[str, Tensor]):
     def __getitem__(self, name: str) -> Tensor:
         """Return a value, which is computed if need be."""
         if name not in self.kept:
-            with torch.no_grad():
+            with torch.no_grad(), self._passing.context():
                 self.kept[name] = self._computed(name)
         return self.kept[name]
 

@@ -12,6 +12,7 @@ import torch
 from explainers import operators as operator_classes
 from explainers import running
 from explainers.inference import outside_inference_mode
+from explainers.passing import Passing
 from explainers.reading.export import UnreadableError
 from explainers.reading.layers import silent_modules
 from explainers.reading.program import Layer, Layout, Program, read_program
@@ -66,6 +67,9 @@ class Network:
     """Of the inputs: of the first that is floating-point, if any is."""
     carried: tuple[str, ...] = ()
     """What a part of a network takes over from the whole: see `explainers.cut`."""
+    passing = Passing()
+    """How passes go through it: see `explainers.passing.passed`."""
+    _compiled: Callable[..., Tensor] | None = None
 
     @outside_inference_mode
     def __init__(self, model: nn.Module | Callable[..., Any], example_inputs: Inputs) -> None:
@@ -156,10 +160,12 @@ class Network:
     def __call__(self, inputs: Inputs, carried: Mapping[str, Tensor] | None = None) -> Tensor:
         """Return logits, ``(batch, classes)``, without keeping values and without gradients."""
         parts, others = self.parts(inputs), self._taken_over(carried)
-        with torch.no_grad():
+        with torch.no_grad(), self.passing.context():
             if self._program is None:
                 return self._outputs(parts, others)
             values = self._entered(parts, others)
+            if self._compiled is not None:
+                return self._compiled(*values.values())
             return self._run(values, None)[self._program.output_name]
 
     def run(
@@ -181,7 +187,7 @@ class Network:
             If the network is not a program.
         """
         values = self._entered(self.parts(inputs), self._taken_over(carried))
-        with torch.no_grad():
+        with torch.no_grad(), self.passing.context():
             return self._run(values, unread)
 
     def show(
@@ -189,7 +195,7 @@ class Network:
     ) -> None:
         """Show values of operators as they come, and run no further; see `running.show`."""
         values = self._entered(self.parts(inputs), self._taken_over(None))
-        with torch.no_grad():
+        with torch.no_grad(), self.passing.context():
             running.show(self._readable(), values, names, seen)
 
     def value(self, layer: str, values: Mapping[str, Tensor]) -> Tensor:
@@ -225,7 +231,7 @@ class Network:
         """Return a leaf and the output computed from it under autograd; for opaque networks."""
         (part,) = self.parts(inputs)
         leaf = part.detach().clone().requires_grad_(part.is_floating_point())
-        with torch.enable_grad():
+        with torch.enable_grad(), self.passing.context():
             return leaf, self._outputs((leaf,), self._taken_over(carried))
 
     def operator(self, layer: str) -> Operator:
@@ -304,13 +310,16 @@ class Network:
 
     def _entered(self, parts: Sequence[Tensor], carried: Mapping[str, Tensor]) -> dict[str, Tensor]:
         named = zip(self.operators, parts, strict=False)
-        return {op.name: _laid_out(part.detach()) for op, part in named} | dict(carried)
+        is_last = self.passing.is_channels_last
+        return {op.name: running.laid_out(part.detach(), is_last) for op, part in named} | {
+            **carried
+        }
 
     def _run(self, values: dict[str, Tensor], unread: Container[str] | None) -> dict[str, Tensor]:
         return running.run(self._readable(), values, unread)
 
     def _outputs(self, parts: Sequence[Tensor], carried: Mapping[str, Tensor]) -> Tensor:
-        return self._model(*parts)
+        return (self._compiled or self._model)(*parts)
 
     def _name_silent_modules(self) -> None:
         program = self._readable()
@@ -384,15 +393,3 @@ def _check(name: str, part: Tensor, example: Tensor) -> None:
             f"got {inputs} of {part.dtype} on {part.device}, expected {example.dtype} on "
             f"{example.device}; convert the inputs, or move the network with .to()"
         )
-
-
-def _laid_out(inputs: Tensor) -> Tensor:
-    """Return images channels last on the CPU, as the convolutions' weights are."""
-    if inputs.ndim == 4 and inputs.device.type == "cpu":
-        batch, channels, height, width = inputs.shape
-        inputs = inputs.contiguous(memory_format=torch.channels_last)
-        # With one channel both layouts are the same memory, and torch takes it for contiguous;
-        # only strides as channels last has them keep the layout (twice as fast on digits).
-        strides = (height * width * channels, 1, width * channels, channels)
-        return inputs.as_strided((batch, channels, height, width), strides)
-    return inputs

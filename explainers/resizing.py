@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from explainers.network import Network
+from explainers.passing import passed
 
 if TYPE_CHECKING:
     from explainers.inputs.structure import Inputs
@@ -52,7 +54,8 @@ def resized(network: Network, inputs: Inputs) -> Network:
         made = Network(network._model, network.structure.filled(parts))
         if made.is_program != network.is_program:
             raise ValueError(_told(network, made))
-        kept[shapes] = made
+        # compiling takes longer than what it would save of one size among many
+        kept[shapes] = passed(made, replace(network.passing, compiler=""))
         if len(kept) > MOST_KEPT:
             kept.popitem(last=False)
     kept.move_to_end(shapes)

@@ -100,3 +100,15 @@ def _compute(op: Operator, values: dict[str, Tensor], *, has_switches: bool, is_
         values[op.name] = torch.relu_(inputs[0])
     else:
         values[op.name] = op.run(*inputs)
+
+
+def laid_out(inputs: Tensor, is_channels_last: bool) -> Tensor:
+    """Return images channels last if asked for, and on the CPU, as convolutions' weights are."""
+    if inputs.ndim == 4 and (is_channels_last or inputs.device.type == "cpu"):
+        batch, channels, height, width = inputs.shape
+        inputs = inputs.contiguous(memory_format=torch.channels_last)
+        # With one channel both layouts are the same memory, and torch takes it for contiguous;
+        # only strides as channels last has them keep the layout (twice as fast on digits).
+        strides = (height * width * channels, 1, width * channels, channels)
+        return inputs.as_strided((batch, channels, height, width), strides)
+    return inputs

@@ -11,7 +11,8 @@ import torch
 
 from explainers import Samples, Trace, explaining
 from explainers.resizing import resized
-from pipeline import precision
+from pipeline import parity, precision
+from pipeline.accelerator import PLAIN, Accelerator
 from pipeline.folds import Fold
 from pipeline.inputs import mapped, to_model
 from pipeline.lengths import whole_shape
@@ -19,6 +20,7 @@ from pipeline.plan import map_name, suffix
 from pipeline.products import Products
 from pipeline.reexplaining import as_stored
 from pipeline.sinks.maps import relevance_of
+from pipeline.transfer import moved
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -50,6 +52,8 @@ class Explanation:
         Scan to the round that is folded.
     is_first
         Whether this is the first pass, which also tells what the network says.
+    accelerator
+        How passes of attributions are made; scans are folded in float32.
     """
 
     def __init__(
@@ -62,8 +66,11 @@ class Explanation:
         targets: tuple[Target, ...],
         *,
         is_first: bool,
+        accelerator: Accelerator = PLAIN,
     ) -> None:
         self.network = network
+        self._accelerator = accelerator
+        self._fast = accelerator.applied(network)
         self._plan = plan
         self._seed = seed
         self._attributions = attributions
@@ -107,11 +114,13 @@ class Explanation:
         names = list(self._attributions)
         products = Products.empty(shard, self._plan, names, is_first=self._is_first)
         with self._folds() as folds:
-            for batch in batches:
+            for batch in moved(batches, self.network.device):
                 self.sample_ids = batch.sample_ids
                 products.failures |= batch.failures
                 if batch.rows:
                     self._explain_batch(products, batch, folds)
+                products.settle(keep_last=True)
+            products.settle()
             for name, fold in folds.items():
                 products.states[name, self._rounds[name].name] = fold.finish()
         self.sample_ids = ()
@@ -131,19 +140,30 @@ class Explanation:
     def _explain_batch(
         self, products: Products, batch: Batch, folds: Mapping[str, TracedFold]
     ) -> None:
-        trace, samples = self._trace(batch)
-        if len(self._attributions) + len(folds) > 1:
-            trace.output  # noqa: B018 - computed now, so that everybody shares it
-        if self._is_first:
-            self._describe(products, batch.rows, trace)
-        for name, attribution in self._attributions.items():
-            found = [
-                explaining.explained(attribution, trace.named(name), target)
-                for target in self._targets
-            ]
-            self._enter(products, name, batch.rows, found, trace.network)
-        for name, fold in folds.items():
-            self._fold(products, name, fold, batch, (trace.named(name), samples))
+        with self._accelerator.numbers(self.network.device):
+            trace, samples = self._trace(batch, self._fast)
+            if len(self._attributions) + len(folds) > 1:
+                trace.output  # noqa: B018 - computed now, so that everybody shares it
+            if self._is_first:
+                self._describe(products, batch.rows, trace)
+            for name, attribution in self._attributions.items():
+                found = [
+                    explaining.explained(attribution, trace.named(name), target)
+                    for target in self._targets
+                ]
+                self._enter(products, name, batch.rows, found, trace.network)
+        if not folds:
+            return
+        with PLAIN.numbers(self.network.device):
+            if self._accelerator.changes(self.network.device):
+                trace, samples = self._trace(batch, self.network)
+            for name, fold in folds.items():
+                self._fold(products, name, fold, batch, (trace.named(name), samples))
+
+    def differences(self, batch: Batch) -> list[parity.Difference]:
+        """Return how far maps of a batch are from those of plain float32, by explainer."""
+        traces = (self._trace(batch, each)[0] for each in (self._fast, self.network))
+        return parity.differences(self._attributions, *traces, self._targets, self._accelerator)
 
     def _fold(
         self,
@@ -159,21 +179,20 @@ class Explanation:
             chosen = torch.isin(batch.index, each.samples).nonzero()[:, 0]
             if len(chosen) < len(rows):
                 rows = [rows[position] for position in chosen.tolist()]
-                given = self._trace(_part(batch, chosen))
+                given = self._trace(_part(batch, chosen), self.network)
                 given = (given[0].named(name), given[1])
         if rows:
             fold.push(given)
             for array, values in each.scan.records(*given).items():
                 products.put_record(name, array, rows, values)
 
-    def _trace(self, batch: Batch) -> tuple[Trace, Samples]:
-        device = self.network.device
+    def _trace(self, batch: Batch, network: Network) -> tuple[Trace, Samples]:
+        device = network.device
         samples = Samples(
             batch.index.to(device, non_blocking=True), batch.label.to(device, non_blocking=True)
         )
-        inputs = to_model(batch.inputs, device, self.network.dtype)
-        network = resized(self.network, inputs)
-        return Trace(network, inputs, samples=samples, seed=self._seed), samples
+        inputs = to_model(batch.inputs, device, network.dtype)
+        return Trace(resized(network, inputs), inputs, samples=samples, seed=self._seed), samples
 
     def _describe(self, products: Products, rows: list[int], trace: Trace) -> None:
         """Enter what the network says, and what of it is explained."""

@@ -8,7 +8,7 @@ from weakref import WeakValueDictionary
 import torch
 
 from explainers.inputs.sources import sources
-from pipeline import fit
+from pipeline import fit, gpus
 from pipeline.errors import PlanError
 from pipeline.examples import find_example
 from pipeline.models import load_model, weights_digest
@@ -57,6 +57,7 @@ def network_of(config: RunConfig, plan: Plan, source: Source, manifest: Manifest
         example, _ = find_example(source, manifest, model)
         network = fit.read_network(model, example, config.where("model"))
         if is_on_gpu:
+            gpus.keep_to_share(config.engine)
             network = network.to(device="cuda")
         _in_use[key] = network
     return network

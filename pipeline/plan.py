@@ -90,7 +90,10 @@ class Plan:
     lengths: Lengths | None = None
     """Of samples that differ in length; shapes are then those of the longest."""
     seconds: float | None = None
-    """Of one worker for all, if measured."""
+    """Of one worker for explaining all, if measured."""
+    estimate: dict[str, float] = field(default_factory=dict)
+    """Seconds of the parts of a run and their ``total``, ``workers`` and ``worker_hours``, if
+    measured."""
     notes: tuple[str, ...] = ()
     """What a reader should know: later rounds, opaque networks."""
 

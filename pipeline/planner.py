@@ -6,6 +6,7 @@ import functools
 import hashlib
 import json
 import operator
+import time
 from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -13,10 +14,22 @@ import torch
 
 from explainers import Attribution, Samples, Scan, Trace
 from explainers.inputs.sources import is_one_tensor
-from pipeline import array_files, fit, models, scorable, sizing, timing, trial
+from pipeline import (
+    array_files,
+    estimate,
+    faster,
+    fit,
+    gpus,
+    models,
+    scorable,
+    sizing,
+    timing,
+    trial,
+)
+from pipeline.accelerator import PLAIN, Accelerator
 from pipeline.data import open_source, select_records, selection_notes
 from pipeline.entries import build_explainers, build_metrics, needs_of
-from pipeline.errors import PlanError, written_at
+from pipeline.errors import PlanError, XpipeError, written_at
 from pipeline.examples import find_example
 from pipeline.gates.places import check_places
 from pipeline.inputs import ALONE, form_of, is_one_picture, mapped, to_model
@@ -79,7 +92,8 @@ def make_plan(config: RunConfig, *, measure: bool = False) -> Planned:
     config
         What was asked for.
     measure
-        Explain one batch to estimate the time.
+        Estimate the time: one batch is explained, and few samples are run as a whole in a
+        temporary folder.
 
     Raises
     ------
@@ -88,10 +102,13 @@ def make_plan(config: RunConfig, *, measure: bool = False) -> Planned:
     PlanError
         If model, weights, data, targets and explainers do not fit each other.
     """
+    started = time.monotonic()
     build_analyses(config)
     parts = _fit(config)
-    plan = _decide(parts, measure=measure)
+    plan = _decide(parts)
     check_places(config, plan)
+    if measure:
+        plan = _measured(parts, plan, time.monotonic() - started)
     return Planned(plan, parts.manifest, parts.network, parts.explainers)
 
 
@@ -121,6 +138,7 @@ def _fit(config: RunConfig) -> _Parts:
     network, seconds = timed(fit.read_network, model, example, config.where("model"))
     targets = fit.check_targets(config, manifest, network)
     fit.check_explainers(config, found, network, manifest, targets)
+    Accelerator.of(config.engine).check(config, found)
     _check_metrics(config, metrics, network, example, targets)
     shortest = Shortest.of(config, source, manifest, network, (example, indices, seconds))
     if shortest is not None:
@@ -156,14 +174,25 @@ def _check_metrics(
         fit.check_metric(metric, config.metrics[name], where, network, form, targets)
 
 
-def _decide(parts: _Parts, *, measure: bool) -> Plan:
+def _measured(parts: _Parts, plan: Plan, planning: float) -> Plan:
+    """Return the plan with what was found of its time; `planning` are the seconds that it took."""
+    found = replace(plan, seconds=_seconds(parts, plan.batch_size))
+    try:
+        return replace(found, estimate=estimate.estimate(parts.config, found, planning))
+    except XpipeError as error:
+        note = f"the run as a whole could not be estimated: {error.what}"
+        return replace(found, notes=(*plan.notes, note))
+
+
+def _decide(parts: _Parts) -> Plan:
     config, n_samples, n_targets = parts.config, len(parts.manifest), len(parts.targets)
     needs, manifest_digest = needs_of(config), parts.manifest.digest()
     parts, trials, beside = _tried(parts, needs)
     form = form_of(mapped(operator.itemgetter(0), parts.example))
     shortest = None if parts.shortest is None else parts.shortest.network
     maps = sizing.map_specs(parts.explainers, parts.network, config.output.channels, shortest)
-    batch, shard = _sizes(parts, maps, beside)
+    batch, shard, size_note = _sizes(parts, maps, beside)
+    switches = _switches(parts)
     return Plan(
         digest=digest_of(config, manifest_digest, parts.weights_digest, parts.code_digest),
         n_samples=n_samples,
@@ -193,8 +222,7 @@ def _decide(parts: _Parts, *, measure: bool) -> Plan:
         dtype=config.output.dtype,
         channels=config.output.channels,
         needs=needs,
-        seconds=_seconds(parts, batch) if measure else None,
-        notes=(*_notes(parts, trials), *_unscored(config, maps, form)),
+        notes=(*_notes(parts, trials), *_unscored(config, maps, form), *switches, *size_note),
     )
 
 
@@ -225,16 +253,38 @@ def _tried(
     return replace(parts, explainers=awaited), trials, beside
 
 
-def _sizes(parts: _Parts, maps: Mapping[str, Any], beside: int) -> tuple[int, int]:
+def _sizes(parts: _Parts, maps: Mapping[str, Any], beside: int) -> tuple[int, int, tuple[str, ...]]:
+    """Return the sizes of batches and shards, and what is to be said of the former."""
     engine, n_samples = parts.config.engine, len(parts.manifest)
-    batch, shard = engine.batch_size, parts.config.output.shard_size
+    batch, shard, notes = engine.batch_size, parts.config.output.shard_size, ()
     if batch == "auto":
         at_most = n_samples if shard == "auto" else min(shard * sizing.MIN_BATCHES, n_samples)
-        network = _where_it_will_run(parts)
-        batch = sizing.batch_size(network, parts.example, at_most, engine.threads)
+        if gpus.are_elsewhere(engine):
+            batch = sizing.guessed_batch(parts.network, parts.example, at_most, gpus.share(engine))
+            notes = (gpus.guess_note(batch),)
+        else:
+            network = _where_it_will_run(parts)
+            share = gpus.share(engine)
+            batch = sizing.batch_size(network, parts.example, at_most, engine.threads, share)
     if shard == "auto":
         shard = sizing.shard_size(maps, n_samples, len(parts.targets), batch, beside)
-    return batch, shard
+    return batch, shard, notes
+
+
+def _switches(parts: _Parts) -> tuple[str, ...]:
+    """Return what is to be said of precision, layout and compilation; nothing by default."""
+    if Accelerator.of(parts.config.engine) == PLAIN:
+        return ()
+    network = _where_it_will_run(parts)
+    return faster.notes(
+        parts.config,
+        parts.explainers,
+        network,
+        parts.example,
+        parts.samples,
+        parts.targets,
+        waiting=needs_of(parts.config),
+    )
 
 
 def _where_it_will_run(parts: _Parts) -> Network:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from concurrent.futures import wait
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -12,6 +13,7 @@ from pipeline import lengths
 from pipeline.plan import split_name, suffix
 from pipeline.sinks import samples, states, tables
 from pipeline.sinks.maps import COORDINATES, LENGTH, Layout, is_relevance, relevance_of
+from pipeline.transfer import Arrivals
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -53,6 +55,8 @@ class Products:
     of samples that differ in length. What lies beyond is NaN, or -1 for integers."""
     not_finite: dict[str, int] = field(default_factory=dict)
     """Explainer to its number of maps that are not finite; known once everything is written."""
+    arrivals: Arrivals = field(default_factory=Arrivals)
+    """Values that are still on their way from a GPU."""
 
     @classmethod
     def empty(
@@ -125,13 +129,26 @@ class Products:
         values: Tensor,
         shape: tuple[int, ...] | None = None,
     ) -> None:
-        found = values.detach().cpu().numpy()
+        self.arrivals.receive(values, partial(self._place, place, key, list(rows), shape))
+
+    def _place(
+        self,
+        place: dict[Any, Any],
+        key: Any,
+        rows: list[int],
+        shape: tuple[int, ...] | None,
+        found: NDArray[Any],
+    ) -> None:
         if key not in place:
             fill = np.nan if found.dtype.kind == "f" else -1
             whole = found.shape[1:] if shape is None else shape
             place[key] = np.full((len(self.shard), *whole), fill, found.dtype)
         extent = () if shape is None else tuple(slice(size) for size in found.shape[1:])
-        place[key][(list(rows), *extent)] = found
+        place[key][(rows, *extent)] = found
+
+    def settle(self, *, keep_last: bool = False) -> None:
+        """End a batch; enter what has arrived of all, or of all but the last."""
+        self.arrivals.settle(keep_last=keep_last)
 
     def write(
         self,
@@ -146,6 +163,7 @@ class Products:
 
         Each object waits for the disk, or the network; `executor` lets them wait together.
         """
+        self.settle()
         self._add_arrays(sink, plan)
         if ("", LENGTH) in self.arrays:
             known = [record.length for record in records]

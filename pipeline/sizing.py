@@ -12,7 +12,7 @@ import psutil
 import torch
 
 from explainers import Attribution, Target, Trace, explaining
-from pipeline import lengths
+from pipeline import gpus, lengths
 from pipeline.inputs import mapped, n_rows, to_model
 from pipeline.plan import MapSpec, map_name
 from pipeline.threads import computing_threads
@@ -115,12 +115,16 @@ def _bytes(trial: Trial) -> int:
     return sum(value.nbytes for state in trial.states.values() for value in state.values())
 
 
-def batch_size(network: Network, example: Inputs, n_samples: int, threads: int) -> int:
+def batch_size(
+    network: Network, example: Inputs, n_samples: int, threads: int, share: float = 1.0
+) -> int:
     """Return the smallest batch that is about as fast per sample as any, by trying a few.
 
-    What is tried is one forward and backward pass, which stands for all methods.
+    What is tried is one forward and backward pass, which stands for all methods. `share` is that
+    of a worker in its GPU.
     """
-    limit = max(1, min(-(-n_samples // MIN_BATCHES), _rows_in_memory(network, example)))
+    memory = gpus.memory(network.device, share) or worker_memory()
+    limit = max(1, min(-(-n_samples // MIN_BATCHES), _rows_in(memory, network, example)))
     sizes = [size for size in BATCH_SIZES if size <= limit]
     if len(sizes) < 2:
         return sizes[0] if sizes else limit
@@ -217,14 +221,22 @@ def _map_spec(form: tuple[tuple[str, ...], tuple[int, ...]], channels: str, laye
     return MapSpec(tuple(sizes), tuple(sizes.values()), layer)
 
 
-def _rows_in_memory(network: Network, example: Inputs) -> int:
+def guessed_batch(network: Network, example: Inputs, n_samples: int, share: float) -> int:
+    """Return the batch for a GPU that is not here: the largest that is tried and will fit.
+
+    Large batches are what a GPU is fast with; one that does not fit after all is halved by the
+    worker. Memory is taken to be that of the smallest GPUs of data centres.
+    """
+    rows = _rows_in(int(share * gpus.LEAST_MEMORY), network, example)
+    limit = max(1, min(-(-n_samples // MIN_BATCHES), rows))
+    return max((size for size in BATCH_SIZES if size <= limit), default=limit)
+
+
+def _rows_in(memory: int, network: Network, example: Inputs) -> int:
     """Return the rows whose values, and as much again for gradients, fit a quarter of memory."""
     if not network.is_program:
         return BATCH_SIZES[-1]
     inputs = to_model(example, network.device, network.dtype)
     values = Trace(network, inputs).values.values()
     row = sum(value.nbytes for value in values) // n_rows(example)
-    memory = worker_memory()
-    if network.device.type == "cuda":
-        memory = int(torch.cuda.get_device_properties(network.device).total_memory)
     return max(1, memory // 4 // max(2 * row, 1))

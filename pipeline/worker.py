@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from explainers import Attribution, Target
+from pipeline import parity
+from pipeline.accelerator import Accelerator
 from pipeline.data import open_source
 from pipeline.explanation import Explanation
 from pipeline.ledger import Entry, Ledger
@@ -102,6 +104,7 @@ class ExplainWorker:
             decoders=self._decoders,
             depth=task.config.engine.prefetch,
         )
+        self._compare()
         self._writer = Writer()
         self._objects = ThreadPoolExecutor(OBJECTS_AT_ONCE, thread_name_prefix="objects")
 
@@ -138,7 +141,31 @@ class ExplainWorker:
             task.rounds,
             tuple(Target.parse(spec) for spec in task.plan.targets),
             is_first=task.pass_name == EXPLAIN,
+            accelerator=Accelerator.of(task.config.engine),
         )
+
+    def _compare(self) -> None:
+        """Refuse passes that are faster than float32 if their maps of a first batch are others.
+
+        When the task is opened: nothing is committed by a worker that has not passed.
+
+        Raises
+        ------
+        PlanError
+            If any explainer's are.
+        """
+        task, accelerator = self._task, Accelerator.of(self._task.config.engine)
+        if not task.attributions or not accelerator.changes(self._explanation.network.device):
+            return
+        size = min(self._batch_size, parity.MOST_ROWS)
+        batches = (
+            batch for shard in self._shards for batch in self._reader.batches(shard, size, None)
+        )
+        with contextlib.closing(batches):
+            batch = next((each for each in batches if each.rows), None)
+        found = [] if batch is None else self._explanation.differences(batch)
+        parity.write(task.path, task.pass_name, self._name, found)
+        parity.refuse(found, task.config.where("engine"), accelerator.in_words())
 
     def _explain(self, shard: Shard) -> Products:
         """Explain a shard; when memory runs out, again in smaller batches, also from then on."""

@@ -134,6 +134,7 @@ class Course:
             it up at once needs no memory for it. It must leave it as it is.
         """
         network = self._network
+        context = network.passing.context()
         relevances = dict(starts)
         accounts = _accounts(network, values) if is_accounted(values) else None
         for op in reversed(network.operators):
@@ -149,7 +150,8 @@ class Course:
                 relevance = self._masks[op.name](relevance)
             # another input, a value that is given, or nothing further back is asked for
             if op.sources & self._wanted:
-                self._pass(op, relevance, values, relevances, accounts)
+                with context:
+                    self._pass(op, relevance, values, relevances, accounts)
             if self._release is not None and op.inputs:
                 self._release(op.name)
         return {} if accounts is None else accounts.total

@@ -1,0 +1,79 @@
+"""Faster passes tried before a run: what cannot be compiled, or gives other maps, is refused."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from explainers import Attribution, Trace
+from pipeline import parity
+from pipeline.accelerator import Accelerator
+from pipeline.brief import brief
+from pipeline.errors import PlanError
+from pipeline.inputs import to_model
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping, Sequence
+
+    from explainers import Explainer, Network, Samples, Target
+    from pipeline.config import RunConfig
+    from pipeline.inputs import Inputs
+
+
+def notes(
+    config: RunConfig,
+    found: Mapping[str, Explainer],
+    network: Network,
+    example: Inputs,
+    samples: Samples,
+    targets: Sequence[Target],
+    *,
+    waiting: Collection[str],
+) -> tuple[str, ...]:
+    """Return what a plan says of the run's switches, after trying them on the example.
+
+    Methods that take many passes are tried in a brief form; those that have none, or are in
+    `waiting` for a scan, are left to the workers, which compare all of them.
+
+    Parameters
+    ----------
+    network
+        On the device where the work will be done, as far as it is here.
+
+    Raises
+    ------
+    PlanError
+        If the network cannot be compiled, or maps differ by more than `parity.BOUND`.
+    """
+    accelerator, device = Accelerator.of(config.engine), network.device
+    said = accelerator.notes(device)
+    if not accelerator.changes(device):
+        return said
+    inputs = to_model(example, device, network.dtype)
+    fast = accelerator.applied(network)
+    if accelerator.is_compiled:
+        _try_compiled(config, fast, inputs)
+    tried = {
+        name: short
+        for name, each in found.items()
+        if isinstance(each, Attribution) and name not in waiting
+        if (short := brief(each, network)) is not None
+    }
+    traces = [Trace(each, inputs, samples=samples, seed=config.seed) for each in (fast, network)]
+    measured = parity.differences(tried, traces[0], traces[1], targets, accelerator)
+    parity.refuse(measured, config.where("engine"), accelerator.in_words())
+    if measured:
+        said += (parity.in_words(measured, accelerator.in_words()) + ", on two samples",)
+    return said
+
+
+def _try_compiled(config: RunConfig, fast: Network, inputs: Inputs) -> None:
+    try:
+        fast(inputs)
+    except Exception as error:  # compilers raise anything
+        lines = str(error).strip().splitlines()
+        raise PlanError(
+            f"{config.where('engine', 'compile')}: the network cannot be compiled: "
+            f"{type(error).__name__}: {lines[0] if lines else ''}",
+            fix="leave `compile` out; `xpipe doctor` says whether there is a compiler",
+            page="cannot-compile",
+        ) from error
