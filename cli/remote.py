@@ -1,5 +1,6 @@
 """Runs that go to a cluster as a job: sent, shown as if they ran here, asked to stop."""
 
+import re
 import time
 from dataclasses import asdict
 from types import FrameType
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
 
 SETTLING = 10.0
 """Seconds that Ray gets to take note that a process is gone whose log has ended."""
+
+_CHATTER = re.compile(r"Running entrypoint for job|[-\d]+ [:,\d]+\s+INFO \w+\.py:\d+ -- ")
+"""What Ray says in a job's log when all is well."""
 
 Address = Annotated[
     str | None,
@@ -115,7 +119,7 @@ def attach(cluster: "Cluster", job: "Job") -> "tuple[RunSummary | None, int]":
 
 def _pass_on(say: Any, line: str | None) -> None:
     """Show what the job, or Ray, has printed beside its events."""
-    if line and line.strip() and not line.startswith("Running entrypoint for job"):
+    if line and line.strip() and not _CHATTER.match(line):
         say(line.rstrip())
 
 

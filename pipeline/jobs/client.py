@@ -146,8 +146,10 @@ def connect(address: str) -> Cluster:
     _refuse_open_head(address)
     from ray.job_submission import JobSubmissionClient
 
-    # it tells of every package that it uploads, in the middle of our own lines
-    logging.getLogger("ray").setLevel(logging.WARNING)
+    # Ray tells of every package that it uploads, in the middle of our own lines; some of its
+    # modules set their own level, so that its handlers are what has to be told
+    for handler in logging.getLogger("ray").handlers:
+        handler.setLevel(max(handler.level, logging.WARNING))
     with _told(address):
         # given by hand: Ray would take it from the environment as that was when it was imported
         headers = {"Authorization": f"Bearer {secret}"}

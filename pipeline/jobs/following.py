@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import time
+import warnings
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import JobError
@@ -72,7 +73,8 @@ def _chunks(cluster: Cluster, submission: str, n_skipped: int) -> Iterator[str |
         while True:
             if task is None:
                 task = loop.create_task(_next(chunks))
-            loop.run_until_complete(asyncio.wait({task}, timeout=TICK))
+            with _aiohttp_quiet():
+                loop.run_until_complete(asyncio.wait({task}, timeout=TICK))
             if not task.done():
                 yield None
                 continue
@@ -88,6 +90,14 @@ def _chunks(cluster: Cluster, submission: str, n_skipped: int) -> Iterator[str |
                 yield taken
     finally:
         _close(loop, task, chunks)
+
+
+@contextlib.contextmanager
+def _aiohttp_quiet() -> Iterator[None]:
+    """Let Ray call aiohttp in the way that it deprecates: it does so with every address."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "ssl=None is deprecated", DeprecationWarning)
+        yield
 
 
 async def _next(chunks: Any) -> str:

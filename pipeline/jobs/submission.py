@@ -17,8 +17,8 @@ from pipeline.engine.platform import EXCLUDED, PACKAGES, package_root
 from pipeline.errors import JobError, PlanError, RunConflictError
 from pipeline.jobs import parcel
 from pipeline.jobs.client import Cluster, connect
-from pipeline.run_file import parse
 from pipeline.paths import PLAN
+from pipeline.run_file import parse
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
