@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 import itertools
+import json
 from collections import Counter
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from pipeline.engine import MAX_ATTEMPTS, MAX_EXCUSED, Outcome, Settings, WorkItem
+from pipeline.engine import MAX_ATTEMPTS, MAX_EXCUSED, Outcome, Settings, WorkItem, cluster
 from pipeline.engine.capacity import Demand, Node, is_match, shapes
 from pipeline.engine.queue import Queue
 from pipeline.errors import EngineError
@@ -124,16 +125,13 @@ def test_what_a_lost_machine_had_not_started_is_neither_told_nor_suspected() -> 
     told: list[Outcome] = []
     items = [WorkItem("explain", shard) for shard in range(3)]
     queue = Queue(items, told.append)
-    first, second = queue.take(), queue.take()
-    assert first is not None
-    assert second is not None
-    for _ in range(MAX_EXCUSED + 1):
-        queue.lose("worker-0", [second], charged=None, reason="gone", is_excused=True)
-        third = queue.take([first])  # beside another one: it is not suspected
-        assert third is not None
-        second = queue.take([first]) if len(queue) == 1 else third
-        assert second is not None
-    assert not told
+    started, waited = queue.take(), queue.take()
+    assert started is not None
+    assert waited is not None
+    queue.lose("worker-0", [started, waited], charged=started, reason="gone", is_excused=True)
+    assert [outcome.item for outcome in told] == [started]
+    # both are given out beside others: a suspect would run alone
+    assert [queue.take([items[2]]) for _ in range(3)] == [items[2], started, waited]
 
 
 def test_a_lost_machine_is_told_as_a_lost_worker_and_not_as_a_failed_shard() -> None:
@@ -184,3 +182,104 @@ def test_every_actor_gets_one_item_before_any_gets_two() -> None:
     slots.feed(queue)
     assert [len(slot.in_flight) for slot in members] == [2, 2, 2, 0]
     assert not slots.knows(members[1], reference)
+
+
+@pytest.mark.parametrize(
+    ("status", "expected"),
+    [
+        (None, False),
+        ({"autoscaler_report": {"node_type_mapping": {"f0": "ray.head.default"}}}, True),
+        ({"autoscaler_report": {"node_type_mapping": {"f0": "node_f0"}}}, False),
+        ({"autoscaler_report": {"node_type_mapping": None}}, False),
+    ],
+)
+def test_an_autoscaler_is_known_by_the_types_of_nodes_that_it_reports(
+    monkeypatch: pytest.MonkeyPatch, status: dict[str, Any] | None, expected: bool
+) -> None:
+    from ray.autoscaler.v2 import utils
+    from ray.experimental import internal_kv
+
+    from pipeline.engine.cluster import _has_autoscaler
+
+    stored = None if status is None else json.dumps(status).encode()
+    monkeypatch.setattr(utils, "is_autoscaler_v2", lambda fetch_from_server: False)
+    monkeypatch.setattr(internal_kv, "_internal_kv_get", {b"__autoscaling_status": stored}.get)
+    assert _has_autoscaler() is expected
+
+
+@pytest.fixture
+def growing(monkeypatch: pytest.MonkeyPatch) -> list[Node]:
+    """Return the nodes of a cluster that grows; a test may add some."""
+    nodes = [Node("head", {"CPU": 2})]
+    monkeypatch.setattr(cluster, "_has_autoscaler", lambda: True)
+    monkeypatch.setattr(cluster.Cluster, "nodes", lambda _: nodes)
+    return nodes
+
+
+def test_a_cluster_that_grows_and_has_no_gpu_yet_is_not_taken_for_one_without(
+    growing: list[Node],
+) -> None:
+    with pytest.raises(EngineError, match="no GPU now") as caught:
+        cluster.Cluster(Settings(address="auto"))
+    assert caught.value.page == "gpus-not-known"
+    typed = cluster.Cluster(Settings(address="auto", accelerator_type="A100"))
+    assert typed.demand.gpus == 1.0
+    assert cluster.Cluster(Settings(address="auto", gpus_per_worker=0)).demand.gpus == 0.0
+    growing.append(Node("a", {"CPU": 8, "GPU": 8}))
+    assert cluster.Cluster(Settings(address="auto")).demand.gpus == 1.0
+
+
+def test_an_autoscaler_is_asked_for_as_much_again_as_there_is(growing: list[Node]) -> None:
+    found = cluster.Cluster(Settings(address="auto", gpus_per_worker=1))
+    asked = [found.worth_asking_for()]
+    for index in range(3):
+        growing.append(Node(f"gpu-{index}", {"CPU": 4, "GPU": 2}))
+        asked.append(found.worth_asking_for())
+    assert asked == [1, 4, 8, 12]
+
+
+def test_how_long_a_node_is_waited_for_depends_on_whether_one_may_come(
+    growing: list[Node], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = [0.0]
+    monkeypatch.setattr(cluster.time, "monotonic", lambda: clock[0])
+    found = cluster.Cluster(Settings(address="auto", gpus_per_worker=1))
+    for clock[0] in (0.0, 100.0, cluster.GROWING_PATIENCE - 1):
+        found.wait_for_room()
+    clock[0] = cluster.GROWING_PATIENCE
+    with pytest.raises(
+        EngineError, match=r"it takes CPU 1, GPU 1, and the cluster has 1 x \(CPU 2"
+    ):
+        found.wait_for_room()
+    growing.append(Node("a", {"CPU": 1, "GPU": 1}))
+    clock[0] += 10 * cluster.GROWING_PATIENCE
+    found.wait_for_room()  # others have the room: that is waited for
+    here = cluster.Cluster(Settings(gpus_per_worker=3))
+    with pytest.raises(EngineError, match="the machine has"):
+        here.wait_for_room()
+
+
+def test_deaths_are_told_apart() -> None:
+    from ray import exceptions
+
+    from pipeline.engine.losses import is_loss, loss_of
+
+    alive = ["a", "b"]
+    died = exceptions.ActorDiedError()
+    preempted = exceptions.ActorDiedError()
+    preempted._preempted = True
+    cases = [
+        (died, "a", False, "died unexpectedly"),
+        (died, "gone", True, "node was lost"),
+        (died, "", False, "died unexpectedly"),
+        (preempted, "a", True, "preempted"),
+        (exceptions.ActorUnavailableError("socket closed", None), "a", True, "node was lost"),
+        (exceptions.OutOfMemoryError("1 worker(s) were killed"), "a", False, "out of memory"),
+        (exceptions.NodeDiedError("x"), "a", True, "node was lost"),
+    ]
+    for error, node, is_excused, text in cases:
+        assert is_loss(error)
+        loss = loss_of(error, node, alive)
+        assert loss.is_excused is is_excused
+        assert text in loss.reason
+    assert not is_loss(exceptions.RuntimeEnvSetupError("no such package"))
