@@ -61,7 +61,7 @@ def _between(text: str, name: str, content: str) -> str:
 
 def _commands() -> Iterator[str]:
     group: Any = typer.main.get_command(app)
-    for name, command in group.commands.items():
+    for name, command in _named(group, ""):
         arguments = [entry for entry in command.params if entry.param_type_name == "argument"]
         options = [entry for entry in command.params if entry.param_type_name == "option"]
         usage = " ".join(
@@ -71,6 +71,15 @@ def _commands() -> Iterator[str]:
         yield from _help(command.help)
         rows = [{"": _option(entry), "what": entry.help or ""} for entry in (*arguments, *options)]
         yield catalogue.markdown(rows, ("", "what")) + "\n"
+
+
+def _named(group: Any, prefix: str) -> Iterator[tuple[str, Any]]:
+    """Yield the commands of a group, and those of groups in it, with all words of their names."""
+    for name, command in group.commands.items():
+        if hasattr(command, "commands"):
+            yield from _named(command, f"{prefix}{name} ")
+        else:
+            yield f"{prefix}{name}", command
 
 
 def _help(text: str) -> Iterator[str]:

@@ -51,6 +51,14 @@ def commands_of(path: Path) -> list[list[str]]:
     return [shlex.split(line.partition(" >")[0], comments=True) for line in lines]
 
 
+def command_of(words: list[str]) -> tuple[typer.core.TyperCommand, list[str]]:
+    """The command that words name, which may be in a group, and what is left of them."""
+    found, rest = COMMANDS[words[0]], words[1:]
+    while hasattr(found, "commands") and rest:
+        found, rest = found.commands[rest[0]], rest[1:]
+    return found, rest
+
+
 def mentions_of(path: Path) -> list[list[str]]:
     """Commands that the text of a page mentions, often without their arguments."""
     return [
@@ -72,7 +80,8 @@ def test_command_lines_that_are_shown_are_right(path: Path) -> None:
     for words in commands_of(path):
         if words[0] == "xpipe":
             # parses them, or exits with a usage error
-            COMMANDS[words[1]].make_context(words[1], words[2:])
+            command, rest = command_of(words[1:])
+            command.make_context(words[1], rest)
         elif words[0] == "make":
             assert set(words[1:]) <= targets_of(MAKEFILE), words
 
@@ -85,7 +94,7 @@ def test_commands_that_are_mentioned_exist(path: Path) -> None:
         elif words[0].isupper() or words[0].startswith("-"):
             continue
         else:
-            options = {name for entry in COMMANDS[words[0]].params for name in entry.opts}
+            options = {name for entry in command_of(words)[0].params for name in entry.opts}
             used = {word for word in words if word.startswith("-")}
             assert used <= options, words
 

@@ -86,10 +86,10 @@ def cron_job(entry: Entry, *, image: str, claim: str) -> dict[str, Any]:
     return {
         "apiVersion": "batch/v1",
         "kind": "CronJob",
-        "metadata": {"name": entry.name, "labels": labels},
+        "metadata": {"name": entry.name, "labels": dict(labels)},
         "spec": {
             "schedule": expression(entry.schedule.times),
-            "timeZone": _zone(entry),
+            "timeZone": entry.schedule.timezone,
             "concurrencyPolicy": "Forbid",
             # without it, a hundred missed starts stop a CronJob for ever
             "startingDeadlineSeconds": 3600,
@@ -129,11 +129,6 @@ def _pod(entry: Entry, image: str, claim: str) -> dict[str, Any]:
 
 def _inside(entry: Entry) -> str:
     return str(entry.book.relative_to(entry.folder))
-
-
-def _zone(entry: Entry) -> str:
-    # the name that every data base of zones has; UTC alone is in most
-    return "Etc/UTC" if entry.schedule.timezone == "UTC" else entry.schedule.timezone
 
 
 def expression(times: Times) -> str:

@@ -31,8 +31,6 @@ def _service(entry: Entry) -> str:
     return f"""\
 [Unit]
 Description=xpipe schedule {entry.name}
-Wants=network-online.target
-After=network-online.target
 
 [Service]
 Type=oneshot
