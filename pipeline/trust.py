@@ -12,7 +12,7 @@ from pipeline.errors import IntegrityError
 from pipeline.ledger import Ledger
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from pipeline.ledger import Entry
 
@@ -42,9 +42,11 @@ def settle(path: str, pass_name: str, digest: str, basis: str = "") -> dict[int,
             ledger.withdraw(pass_name, shard)
         # after the records are gone: a crash in between only does it again
         folder.write(_basis_path(pass_name), json.dumps({"basis": basis}).encode())
+    # in a store, one listing is quicker than a request for each object
+    there = folder.exists if folder.is_local else frozenset(folder.files()).__contains__
     trusted: dict[int, Entry] = {}
     for shard in ledger.shards(pass_name):
-        entry = _trusted(folder, ledger, pass_name, shard, digest)
+        entry = _trusted(there, ledger, pass_name, shard, digest)
         if entry is None:
             logger.warning("shard %s of pass %s is done again", shard, pass_name)
             ledger.withdraw(pass_name, shard)
@@ -74,7 +76,7 @@ def note_result_of(path: str, scan: str, basis: str) -> None:
 
 
 def _trusted(
-    folder: paths.Folder, ledger: Ledger, pass_name: str, shard: int, digest: str
+    there: Callable[[str], bool], ledger: Ledger, pass_name: str, shard: int, digest: str
 ) -> Entry | None:
     try:
         entry = ledger.entry(pass_name, shard)
@@ -82,7 +84,7 @@ def _trusted(
         return None
     if entry is None or entry.digest != digest:
         return None
-    return entry if all(folder.exists(name) for name in entry.objects) else None
+    return entry if all(there(name) for name in entry.objects) else None
 
 
 def _is_same_basis(folder: paths.Folder, pass_name: str, basis: str) -> bool:

@@ -150,10 +150,11 @@ def _contents(run: Run, previous: tuple[Run, ...]) -> list[tuple[str, str, str]]
 
 def _from(home: str, content: str) -> str:
     """Return a section for a page elsewhere: files of the run are found from there."""
+    place = located(home)
+    # in a path, what stands before a colon would be taken for a protocol
+    href = quote(place.as_posix(), safe="/" if isinstance(place, Path) else "/:")
     # within text and attributes, quotation marks are escaped
-    return _FILE.sub(
-        lambda found: f"{found[0]}{quote(located(home).as_posix(), safe='/:')}/", content
-    )
+    return _FILE.sub(lambda found: f"{found[0]}{href}/", content)
 
 
 def _rendered(
