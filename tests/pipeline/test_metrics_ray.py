@@ -1,0 +1,77 @@
+"""Figures of a run among those that Ray exports for Prometheus, and what workers log, for real."""
+
+from __future__ import annotations
+
+import re
+import time
+import urllib.request
+from typing import TYPE_CHECKING
+
+import pytest
+
+from pipeline.engine import Settings
+from pipeline.engine.platform import platform
+from tests.pipeline.tiny_run import events, run_tiny
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.long]
+
+PATIENCE = 60.0
+"""Seconds until Ray has exported; it does so every second here."""
+
+
+@pytest.fixture
+def exported(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """Start Ray, which the run then joins, and give the address that Prometheus would ask."""
+    import ray
+
+    monkeypatch.setenv("RAY_metrics_report_interval_ms", "1000")
+    with platform(Settings(workers=2)):
+        (node,) = ray.nodes()
+        yield f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
+
+
+def figures(text: str) -> dict[tuple[str, str], float]:
+    """Return name and pass to value of our figures, of buckets none."""
+    found = {}
+    for line in text.splitlines():
+        parts = re.fullmatch(r"ray_(xpipe_\w+)\{(.*)\} (\S+)", line)
+        if parts is None or 'run="tiny"' not in parts[2] or parts[1].endswith("_bucket"):
+            continue
+        in_pass = re.search(r'pass="([^"]*)"', parts[2])
+        found[parts[1], in_pass[1] if in_pass else ""] = float(parts[3])
+    return found
+
+
+def test_the_cluster_sees_what_a_run_does(exported: str, tmp_path: Path) -> None:
+    bad = {"source": "python", "function": "tiny.py:images", "params": {"bad": {"3": "nan"}}}
+    summary = run_tiny(tmp_path, data=bad, engine={"kind": "ray"})
+    assert summary.exit_code == 5
+    deadline = time.monotonic() + PATIENCE
+    found: dict[tuple[str, str], float] = {}
+    while ("xpipe_shard_seconds_count", "explain") not in found and time.monotonic() < deadline:
+        time.sleep(0.5)
+        with urllib.request.urlopen(exported, timeout=10) as answer:
+            found = figures(answer.read().decode())
+    own = {name: value for (name, in_pass), value in found.items() if in_pass == "explain"}
+    seconds = own.pop("xpipe_shard_seconds_sum")
+    peaks = own.pop("xpipe_worker_peak_bytes_sum")
+    assert own == {
+        "xpipe_shards_committed_total": 5,
+        "xpipe_samples_total": 40,
+        "xpipe_samples_failed_total": 1,
+        "xpipe_shards_waiting": 0,
+        "xpipe_shard_seconds_count": 5,
+        "xpipe_worker_peak_bytes_count": 5,
+    }
+    told = [each for each in events(tmp_path / "out", "shard_committed")]
+    told = [each for each in told if each["pass_name"] == "explain"]
+    assert seconds == pytest.approx(sum(each["seconds"] for each in told))
+    assert peaks == sum(each["peak_memory"] for each in told)
+    (said,) = events(tmp_path / "out", "worker_logged")
+    assert (said["pass_name"], said["shard"], said["attempt"]) == ("explain", 0, 1)
+    assert said["worker"].startswith("worker-")
+    assert "image_3" in said["message"]
