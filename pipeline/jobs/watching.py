@@ -11,7 +11,7 @@ from pipeline.jobs.following import event_in, follow
 from pipeline.jobs.submission import Job, find, noted
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
 OUTPUT = "output"
 """Kind of a line that is no event: what the run's process, or Ray, has printed."""
@@ -76,12 +76,10 @@ def events(cluster: Cluster, job: Job, *, follow_on: bool = False) -> Iterator[d
     """
     if cluster.state(job.submission) is None:
         raise _forgotten(cluster, job)
-    if follow_on:
-        lines = (line for line in follow(cluster, job.submission) if line is not None)
-    else:
-        lines = iter(cluster.log(job.submission).splitlines())
+    lines: Iterable[str | None]
+    lines = follow(cluster, job.submission) if follow_on else cluster.log(job.submission).split("\n")
     for line in lines:
-        if line.strip():
+        if line and line.strip():
             yield event_in(line) or {"event": OUTPUT, "text": line}
 
 
