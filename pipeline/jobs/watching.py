@@ -77,7 +77,9 @@ def events(cluster: Cluster, job: Job, *, follow_on: bool = False) -> Iterator[d
     if cluster.state(job.submission) is None:
         raise _forgotten(cluster, job)
     lines: Iterable[str | None]
-    lines = follow(cluster, job.submission) if follow_on else cluster.log(job.submission).split("\n")
+    lines = (
+        follow(cluster, job.submission) if follow_on else cluster.log(job.submission).split("\n")
+    )
     for line in lines:
         if line and line.strip():
             yield event_in(line) or {"event": OUTPUT, "text": line}
