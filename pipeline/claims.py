@@ -15,7 +15,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from pipeline import paths
-from pipeline.errors import RunConflictError
+from pipeline.errors import RunConflictError, StoreError
 from pipeline.owner import Owner
 
 if TYPE_CHECKING:
@@ -56,9 +56,16 @@ def acquire(folder: Folder, present: Owner | None) -> Owner:
 
 
 def release(folder: Folder, mine: Owner) -> None:
-    """Give the folder back; the claims of others stand."""
-    folder.write(_path(mine.epoch), replace(mine, is_released=True).encode())
-    folder.remove(_beat(mine.epoch))
+    """Give the folder back; the claims of others stand.
+
+    A store that does not take that is no error: it would hide the one that ended the run, and the
+    heart stands still.
+    """
+    try:
+        folder.write(_path(mine.epoch), replace(mine, is_released=True).encode())
+        folder.remove(_beat(mine.epoch))
+    except StoreError as error:
+        logger.warning("%s could not be given back: %s", folder.url, error.what)
 
 
 def beat(folder: Folder, mine: Owner, count: int) -> None:

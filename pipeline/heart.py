@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import threading
@@ -71,7 +72,9 @@ class Heart:
     ) -> None:
         self._ended.set()
         self._thread.join(PATIENCE)
-        self._folder.remove(_request(self._mine.epoch))
+        # what it fails by has ended the run already; no other start takes the request for its own
+        with contextlib.suppress(StoreError):
+            self._folder.remove(_request(self._mine.epoch))
 
     def _beat(self) -> None:
         pause = LISTEN if self._folder.is_local else claims.BEAT

@@ -88,7 +88,7 @@ class EventObjects:
             if isinstance(event, RunFinished):
                 if self._timer is not None:
                     self._timer.cancel()
-                self._write()
+                self._try()
             elif self._timer is None:
                 self._timer = threading.Timer(INTERVAL, self._flush)
                 self._timer.daemon = True
@@ -97,11 +97,15 @@ class EventObjects:
     def _flush(self) -> None:
         with self._turn:
             self._timer = None
-            try:
-                self._write()
-            except StoreError as error:
-                # they are kept, and are written with the next ones; shards have their own words
-                logger.warning("events are not written yet: %s", error.what)
+            self._try()
+
+    def _try(self) -> None:
+        try:
+            self._write()
+        except StoreError as error:
+            # they are kept, and are written with the next ones; a store that is full, or gone, is
+            # told by the shard that it fails
+            logger.warning("events are not written yet: %s", error.what)
 
     def _write(self) -> None:
         content = "".join(self._lines).encode()

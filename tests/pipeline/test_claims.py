@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pipeline import claims, heart, lock, runs
+from pipeline import claims, heart, lock, runs, told
+from pipeline.callbacks import event_log
 from pipeline.errors import PlanError, RunConflictError, StoreError
+from pipeline.events import NotFinite, RunFinished
 from pipeline.heart import Heart
 from pipeline.interrupts import Interrupts
 from pipeline.object_store import refuse_unsafe
@@ -196,3 +198,45 @@ def test_a_record_whose_answer_was_lost_is_its_writers_own(folder: Folder) -> No
     assert folder.claim("record", b"mine")  # as a request that is repeated finds it
     assert not folder.claim("record", b"of another")
     assert not folder.create("record", b"mine")
+
+
+def test_a_store_that_is_gone_does_not_hide_what_ended_the_run(
+    folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine = lock.acquire(folder.url)
+
+    def fail() -> None:
+        with Heart(folder.url, mine, Interrupts()):
+            monkeypatch.setattr(folder.fs, "pipe_file", refused)
+            monkeypatch.setattr(folder.fs, "rm", refused)
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    lock.release(folder.url, mine)
+    monkeypatch.undo()
+    assert lock.owner(folder.url) == mine
+
+
+def test_events_that_cannot_be_written_are_written_with_later_ones(
+    folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(event_log, "INTERVAL", 0.01)
+    monkeypatch.setattr(event_log, "FULL", 200)
+    log = event_log.event_log(folder, 3)
+    with monkeypatch.context() as patched:
+        patched.setattr(folder.fs, "pipe_file", refused)
+        log(NotFinite("explain", "a", 1))
+        time.sleep(0.1)
+        assert list(told.events(folder)) == []
+    for name in "bcd":
+        log(NotFinite("explain", name, 1))
+        time.sleep(0.03)
+    log(RunFinished(0, 1, 0, (), 1.0, ""))
+    found = list(told.events(folder))
+    assert [each.get("explainer") for each in found] == ["a", "b", "c", "d", None]
+    assert len(folder.entries("events")) > 1
+
+
+def refused(*_: Any, **__: Any) -> None:
+    raise OSError("no route to host")
