@@ -10,6 +10,7 @@ from pipeline.compare.comparison import Comparison, Side
 from pipeline.compare.pairing import pair
 from pipeline.compare.score_drift import Scores, n_scored
 from pipeline.conflict import changes
+from pipeline.data.digests import differ
 from pipeline.scorable import explained
 from pipeline.store import open_run
 
@@ -94,6 +95,7 @@ def _changes(before: Run, after: Run) -> Iterator[str]:
 
 def _notes(before: Run, after: Run, pairing: Pairing) -> Iterator[str]:
     yield from _same_names(before, after)
+    yield from _other_content(before, after)
     for run, where in ((before, "there"), (after, "here")):
         yield from _unfinished(run, where, [pair[where == "here"] for pair in pairing.metrics])
     yield from _only("evaluated with", pairing.only_before, pairing.only_after)
@@ -111,6 +113,20 @@ def _notes(before: Run, after: Run, pairing: Pairing) -> Iterator[str]:
     if after.plan.has_target_dimension:
         yield "of several targets, maps of the first are compared"
     yield from _clusters(before, after)
+
+
+def _other_content(before: Run, after: Run) -> Iterator[str]:
+    """Tell samples that have one id and another content, as far as both runs know."""
+    there = {record.sample_id: record.digest for record in before.manifest}
+    other = [
+        record.sample_id
+        for record in after.manifest
+        if differ(there.get(record.sample_id), record.digest)
+    ]
+    if other:
+        yield (
+            f"{len(other)} samples have the same id and another content, the first is {other[0]!r}"
+        )
 
 
 def _clusters(before: Run, after: Run) -> Iterator[str]:

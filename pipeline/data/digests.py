@@ -54,6 +54,13 @@ def is_of_content(digest: str | None) -> bool:
     return digest is not None and not digest.startswith(f"{SIZE}:")
 
 
+def differ(one: str | None, other: str | None) -> bool:
+    """Whether two digests tell that contents differ: those of different kinds do not."""
+    if one is None or other is None or one.partition(":")[0] != other.partition(":")[0]:
+        return False
+    return one != other
+
+
 def check_content(record: Record, content: bytes, path: str) -> None:
     """Refuse content that is not what was planned.
 

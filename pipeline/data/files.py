@@ -6,11 +6,13 @@ Paths in a run file are relative to it; URLs stand for themselves.
 from __future__ import annotations
 
 import contextlib
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 import fsspec
+from fsspec.implementations.local import LocalFileSystem
 
 from pipeline.errors import PlanError
 
@@ -118,23 +120,40 @@ def listing(folder: str, *, is_deep: bool = False) -> list[File]:
     """
     system, inside = _system(folder)
     inside = inside.rstrip("/")
-    found: dict[str, dict[str, Any]] = {}
     # of a bucket that is not there, or of a disk's folder
-    with _reaching(folder), contextlib.suppress(FileNotFoundError):
-        found = system.find(inside, maxdepth=None if is_deep else 1, withdirs=False, detail=True)
-    files = [
-        File(path[len(inside) + 1 :], int(about.get("size") or 0), _tag(about))
-        for path, about in found.items()
-        # on a disk, there are links to nothing, and pipes
-        if about["type"] == "file"
-    ]
-    return sorted(files, key=_name)
+    with _reaching(folder), contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        if isinstance(system, LocalFileSystem):
+            top = os.stat(inside or "/")
+            above = frozenset({(top.st_dev, top.st_ino)})
+            found = _on_disk(inside or "/", "", is_deep=is_deep, above=above)
+        else:
+            found = _in_store(system, inside, is_deep=is_deep)
+        return sorted(found, key=_name)
+    return []
 
 
-def forget(path: str) -> None:
-    """Forget what was listed at and below a path, if its file system remembers."""
-    system, inside = _system(path)
-    system.invalidate_cache(inside)
+def _on_disk(
+    folder: str, prefix: str, *, is_deep: bool, above: frozenset[tuple[int, int]]
+) -> Iterator[File]:
+    """Yield files; links are followed, which fsspec does not, but not to a folder around them."""
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.is_file():
+                yield File(prefix + entry.name, entry.stat().st_size)
+            elif is_deep and entry.is_dir():
+                about = entry.stat()
+                place = (about.st_dev, about.st_ino)
+                if place not in above:
+                    name = f"{prefix}{entry.name}/"
+                    yield from _on_disk(entry.path, name, is_deep=True, above=above | {place})
+
+
+def _in_store(system: Any, folder: str, *, is_deep: bool) -> Iterator[File]:
+    found: dict[str, dict[str, Any]] = system.find(
+        folder, maxdepth=None if is_deep else 1, withdirs=False, detail=True
+    )
+    for path, about in found.items():
+        yield File(path[len(folder) + 1 :], int(about.get("size") or 0), _tag(about))
 
 
 @contextlib.contextmanager

@@ -18,7 +18,7 @@ def picture(height: int = 37, width: int = 51) -> np.ndarray:
     """Waves of colour, sides that are no multiples of a block of JPEG."""
     rows, columns = np.mgrid[0:height, 0:width] / 9
     waves = [np.sin(rows + 2 * columns), np.cos(3 * rows), np.sin(5 * columns - rows)]
-    return np.uint8(127 + 100 * np.stack(waves, axis=-1))
+    return (127 + 100 * np.stack(waves, axis=-1)).astype(np.uint8)
 
 
 def encoded(pixels: np.ndarray, kind: str = "JPEG", mode: str = "", **options: Any) -> bytes:
