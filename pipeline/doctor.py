@@ -59,7 +59,7 @@ def check(config: Path | None = None, *, folder: Path | None = None) -> list[Fin
     folder
         Where runs are to be written; the working directory unless given.
     """
-    findings = [_python(), *_libraries(), *_extras(), _cuda(), *_memory()]
+    findings = [_python(), *_libraries(), *_extras(), _cuda(), *_gpus(), _compiler(), *_memory()]
     findings += [_temporary(), _writable(folder or Path.cwd())]
     if config is not None:
         findings += list(_plan(config))
@@ -109,6 +109,31 @@ def _cuda() -> Finding:
         return Finding("cuda", "ok", "no device; runs use the CPU")
     names = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
     return Finding("cuda", "ok", f"{len(names)} devices: {', '.join(names)}")
+
+
+def _gpus() -> Iterator[Finding]:
+    """Say of each GPU what `engine.precision` can ask of it."""
+    import torch
+
+    for index in range(torch.cuda.device_count()):
+        of = torch.cuda.get_device_properties(index)
+        # tensor cores for both came with the architecture 8.0 (Ampere)
+        is_able = of.major >= 8
+        found = f"{of.name}, {of.total_memory / _GIB:.0f} GiB, architecture {of.major}.{of.minor}"
+        if is_able:
+            yield Finding(f"gpu {index}", "ok", f"{found}: tf32 and bfloat16")
+        else:
+            fix = "leave engine.precision at float32; tf32 does nothing here, bfloat16 is slow"
+            yield Finding(f"gpu {index}", "warning", f"{found}: no tf32, no bfloat16", fix)
+
+
+def _compiler() -> Finding:
+    found = next((path for name in ("c++", "g++", "clang++") if (path := shutil.which(name))), "")
+    found = shutil.which(os.environ["CXX"]) or "" if "CXX" in os.environ else found
+    if found:
+        return Finding("compiler", "ok", f"{found}: engine.compile works on the CPU")
+    # not a warning: nothing but this one switch needs it
+    return Finding("compiler", "ok", "no C++ compiler, which only engine.compile asks for")
 
 
 def _memory() -> Iterator[Finding]:

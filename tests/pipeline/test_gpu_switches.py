@@ -1,0 +1,223 @@
+"""Precision, layout and compilation of a run; parts of a GPU; copies that nobody waits for."""
+
+from __future__ import annotations
+
+import json
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+
+from pipeline import estimate, gpus, parity, sizing, transfer
+from pipeline.accelerator import PLAIN, Accelerator
+from pipeline.config import EngineConfig
+from pipeline.errors import PlanError
+from pipeline.estimate import line
+from pipeline.parity import Difference, relative
+from pipeline.planner import make_plan
+from tests.pipeline.tiny_run import config_of, run_tiny, stored
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import numpy as np
+
+CPU = torch.device("cpu")
+CUDA = torch.device("cuda")
+
+
+@pytest.mark.parametrize(
+    ("engine", "on_cpu", "on_gpu"),
+    [
+        ({}, False, False),
+        ({"precision": "tf32"}, False, True),
+        ({"channels_last": True}, False, True),
+        ({"precision": "bfloat16"}, True, True),
+        ({"compile": True}, True, True),
+    ],
+)
+def test_a_switch_changes_maps_where_it_works(
+    engine: dict[str, Any], on_cpu: bool, on_gpu: bool
+) -> None:
+    accelerator = Accelerator.of(EngineConfig(**engine))
+    assert accelerator.changes(CPU) is on_cpu
+    assert accelerator.changes(CUDA) is on_gpu
+    is_idle = bool(engine) and not on_cpu
+    assert len(accelerator.notes(CPU)) == int(is_idle)
+    assert not accelerator.notes(CUDA)
+
+
+def test_a_difference_is_relative_to_the_map_and_counts_what_is_no_number() -> None:
+    nan, inf = float("nan"), float("inf")
+    expected = torch.tensor([[3.0, 4.0], [0.0, 0.0], [0.0, 0.0], [nan, 1.0], [1.0, 1.0], [inf, 2]])
+    found = torch.tensor([[3.0, 4.5], [0.0, 0.0], [0.1, 0.0], [nan, 1.0], [nan, 1.0], [inf, 2]])
+    # 0.5 / 5; nothing of nothing; something of nothing; the same; a number lost; the same
+    assert relative(found, expected).tolist() == pytest.approx([0.1, 0, inf, 0, inf, 0])
+
+
+@pytest.mark.parametrize("median", [0.11, float("nan"), float("inf")])
+def test_maps_that_differ_are_refused_and_named(median: float) -> None:
+    found = [Difference("near", 0.1, 5.0, 4), Difference("far", median, 9.0, 4)]
+    with pytest.raises(PlanError, match="far") as caught:
+        parity.refuse(found, "run.yaml:3 engine", "precision: bfloat16")
+    assert "near" not in caught.value.what
+    assert "precision: bfloat16" in caught.value.what
+    parity.refuse(found[:1], "run.yaml:3 engine", "precision: bfloat16")
+
+
+def test_what_needs_float32_is_refused_with_narrow_products(tmp_path: Path) -> None:
+    config = config_of(tmp_path, engine={"precision": "bfloat16"})
+    fragile: Any = SimpleNamespace(kind="attribution", requires={"float32"}, name="fragile")
+    with pytest.raises(PlanError, match="needs float32"):
+        Accelerator.of(config.engine).check(config, {"ig": fragile})
+    PLAIN.check(config, {"ig": fragile})
+
+
+@pytest.mark.parametrize(("asked", "part"), [("auto", 1.0), (0, 1.0), (0.25, 0.25), (2, 1.0)])
+def test_a_worker_counts_on_its_part_of_a_gpu(
+    monkeypatch: pytest.MonkeyPatch, asked: Any, part: float
+) -> None:
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (70, 80))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 4)
+    engine = EngineConfig(gpus_per_worker=asked)
+    assert gpus.share(engine) == part
+    # its part of 80, but no more than 70 that are free and 4 that are its own
+    assert gpus.memory(CUDA, gpus.share(engine)) == min(80 * part, 74)
+    assert gpus.memory(CPU, part) == 0
+
+
+def test_a_batch_is_guessed_where_gpus_are_elsewhere() -> None:
+    assert gpus.are_elsewhere(EngineConfig(gpus_per_worker=1)) is not torch.cuda.is_available()
+    assert not gpus.are_elsewhere(EngineConfig(gpus_per_worker=1, kind="serial"))
+    assert not gpus.are_elsewhere(EngineConfig())
+    opaque: Any = SimpleNamespace(is_program=False)
+    example = torch.zeros(2, 3)
+    assert sizing.guessed_batch(opaque, example, 10_000, 1.0) == max(sizing.BATCH_SIZES)
+    # eight batches at least, and a size that is tried elsewhere
+    assert sizing.guessed_batch(opaque, example, 300, 1.0) == 32
+
+
+def test_arrivals_are_entered_a_batch_later_and_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transfer, "is_away", lambda values: True)
+    seen: list[float] = []
+    arrivals = transfer.Arrivals()
+    for number in range(3):
+        for part in (0.0, 0.5):
+            values = torch.tensor([number + part])
+            arrivals.receive(values, lambda found: seen.append(float(found[0])))
+            # a method may use its memory again at once
+            values.zero_()
+        arrivals.settle(keep_last=True)
+        assert len(seen) == 2 * number
+    arrivals.settle()
+    assert seen == [0.0, 0.5, 1.0, 1.5, 2.0, 2.5]
+
+
+def test_what_is_here_is_entered_at_once() -> None:
+    seen: list[np.ndarray[Any, Any]] = []
+    transfer.Arrivals().receive(torch.ones(2), seen.append)
+    assert len(seen) == 1
+    batches: list[Any] = [object(), object()]
+    assert list(transfer.moved(batches, CPU)) == batches
+
+
+@pytest.mark.slow
+def test_a_run_in_bfloat16_is_compared_and_leaves_scans_as_they_are(tmp_path: Path) -> None:
+    plain = run_tiny(tmp_path / "plain")
+    half = run_tiny(tmp_path / "half", engine={"precision": "bfloat16"})
+    assert (plain.exit_code, half.exit_code) == (0, 0)
+    written = json.loads((half.path / "parity" / "explain.serial.json").read_text())
+    assert {each["explainer"] for each in written} == {"ig", "saliency"}
+    assert all(0 < each["median"] <= parity.BOUND for each in written)
+    assert not (plain.path / "parity").exists()
+    before, after = stored(plain.path), stored(half.path)
+    for name in before:
+        if name.startswith("states/statistics"):
+            assert after[name] == before[name]
+    assert any(after[name] != before[name] for name in before if "ig/relevance" in name)
+
+
+@pytest.mark.slow
+def test_nothing_is_committed_where_maps_differ(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = config_of(tmp_path, engine={"precision": "bfloat16"})
+    from pipeline import faster
+    from pipeline.run import run
+
+    # as where the plan had no GPU to try it on
+    monkeypatch.setattr(faster, "notes", lambda *args, **named: ())
+    monkeypatch.setattr(parity, "BOUND", 1e-9)
+    with pytest.raises(PlanError, match="maps differ"):
+        run(config)
+    assert not list((tmp_path / "out").rglob("explain/*.json"))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision", ["float32", "tf32"])
+def test_products_on_a_gpu_are_as_asked_and_then_as_before(precision: Any) -> None:
+    before = torch.backends.cuda.matmul.fp32_precision
+    left = torch.randn(256, 256, device=CUDA)
+    exact = left.double() @ left.double()
+    with Accelerator(precision).numbers(CUDA):
+        error = float(((left @ left).double() - exact).norm() / exact.norm())
+    # 2**-11 is half of the last bit of TF32
+    assert (error > 1e-5) == (precision == "tf32")
+    assert torch.backends.cuda.matmul.fp32_precision == before
+
+
+@pytest.mark.gpu
+def test_batches_reach_a_gpu_unchanged_and_in_order() -> None:
+    from pipeline.prefetch import Batch
+
+    index = torch.arange(4)
+    given = [
+        Batch(torch.full((4, 3), float(n)).pin_memory(), [0], index, index, (), {})
+        for n in range(5)
+    ]
+    found = [each.inputs.sum().item() for each in transfer.moved(given, CUDA)]  # type: ignore[union-attr]
+    assert found == [12.0 * n for n in range(5)]
+
+
+def test_a_line_through_two_rehearsals_has_nothing_negative() -> None:
+    assert line((10, 3.0), (40, 6.0)) == pytest.approx((2.0, 0.1))
+    # the clock was disturbed: longer for fewer, and faster than in proportion
+    assert line((10, 5.0), (40, 4.0)) == (4.0, 0.0)
+    assert line((10, 0.1), (40, 4.0)) == pytest.approx((0.0, 0.1))
+    assert line((5, 2.0), (5, 2.5)) == (2.5, 0.0)
+
+
+def test_workers_are_counted_as_they_compute_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(estimate.os, "cpu_count", lambda: 8)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    counts = {
+        n: estimate.n_workers(config_of(tmp_path, engine=engine), 100)
+        for n, engine in {
+            1: {"kind": "serial", "workers": 4},
+            3: {"kind": "ray", "workers": 3},
+            4: {"kind": "ray", "workers": "auto", "threads": 2},
+            8: {"kind": "ray", "workers": 64},
+            64: {"kind": "ray", "workers": 64, "address": "auto"},
+        }.items()
+    }
+    assert all(found == expected for expected, found in counts.items()), counts
+    few = config_of(tmp_path, engine={"kind": "ray", "workers": 8})
+    assert estimate.n_workers(few, 2) == 2
+
+
+@pytest.mark.slow
+def test_a_measured_plan_foresees_every_part_of_a_run(tmp_path: Path) -> None:
+    config = config_of(tmp_path, metrics={"sparseness": {}})
+    plan = make_plan(config, measure=True).plan
+    found = plan.estimate
+    passes = {"explain", "evaluate.sparseness", estimate.REST}
+    assert passes < found.keys()
+    parts = {name for name in found if name not in ("total", "workers", "worker_hours")}
+    assert found["total"] == pytest.approx(sum(found[name] for name in parts))
+    assert found["workers"] == 1
+    assert type(plan).from_json(plan.to_json()) == plan
+    assert "1 worker," in estimate.in_words(found)
+    assert not (tmp_path / "out").exists()
