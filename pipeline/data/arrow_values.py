@@ -17,7 +17,7 @@ _BYTES = "bytes"
 def is_encoded(kind: pa.DataType) -> bool:
     """Whether a column holds files: bytes, or Hugging Face's ``{bytes, path}``."""
     if pa.types.is_struct(kind):
-        return kind.get_field_index(_BYTES) >= 0
+        return bool(kind.get_field_index(_BYTES) >= 0)
     return bool(
         pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind)
     )

@@ -264,7 +264,7 @@ def _quiet(datasets: Any, *, may_download: bool) -> Iterator[None]:
     """Keep the library from drawing bars and, unless it may, from asking the network."""
     from huggingface_hub import constants
 
-    places = (datasets.config, constants)
+    places: tuple[Any, ...] = (datasets.config, constants)
     before = [place.HF_HUB_OFFLINE for place in places]
     had_bars = not datasets.utils.are_progress_bars_disabled()
     datasets.utils.disable_progress_bars()

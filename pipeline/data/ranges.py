@@ -26,6 +26,7 @@ class Ranges:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._blocks: OrderedDict[tuple[str, int], bytes] = OrderedDict()
+        self._sizes: dict[str, int] = {}
 
     def read(self, path: str, start: int, size: int) -> bytes:
         """Return some bytes of a file.
@@ -55,8 +56,13 @@ class Ranges:
         with self._lock:
             if (path, block) not in self._blocks:
                 system, inside = fsspec.core.url_to_fs(path)
+                if path not in self._sizes:
+                    self._sizes[path] = int(system.info(inside)["size"])
                 first = block * BLOCK_BYTES
-                self._blocks[path, block] = system.cat_file(inside, first, first + BLOCK_BYTES)
+                # not all stores take a range that goes on behind the end
+                stop = min(first + BLOCK_BYTES, self._sizes[path])
+                content = system.cat_file(inside, start=first, end=stop) if stop > first else b""
+                self._blocks[path, block] = content
                 while len(self._blocks) > _N_BLOCKS:
                     self._blocks.popitem(last=False)
             self._blocks.move_to_end((path, block))

@@ -22,7 +22,8 @@ _N_SLICES = 4
 """That are kept: of as many as threads and prefetched batches are likely to be in at once."""
 
 _BUFFER = 2**20
-"""Bytes that are read at once; without one, pyarrow reads the column of a row group as a whole."""
+"""Bytes that are read at once, or a page if it is larger: pages are what is compressed. Without a
+buffer, or with what pyarrow calls pre-buffering, the column of a row group is read as a whole."""
 
 
 @dataclass
@@ -120,7 +121,7 @@ class RowGroups:
 
         if path not in self._opened:
             place = files.open_file(path) if files.is_url(path) else path
-            self._opened[path] = pq.ParquetFile(place, buffer_size=_BUFFER)
+            self._opened[path] = pq.ParquetFile(place, buffer_size=_BUFFER, pre_buffer=False)
             if len(self._opened) > 2:
                 # cursors that are still in it keep it open
                 self._opened.popitem(last=False)
