@@ -95,7 +95,7 @@ class WandbRun:
 
     def finish(self, ending: Ending) -> None:
         """Keep scores and totals in the summary, and the exit code."""
-        told = {**ending.scores, **ending.totals, "exit_code": ending.exit_code}
+        told: dict[str, Any] = {**ending.scores, **ending.totals, "exit_code": ending.exit_code}
         if ending.message:
             told["error"] = ending.message
         self._run.summary.update(told)
