@@ -81,7 +81,7 @@ class Cluster:
             with _told(self.address):
                 self._client.submit_job(submission_id=submission, **job)
         except JobError as error:
-            if "already exists" not in error.what:
+            if "already exists" not in str(error.__cause__):
                 raise
             raise RunConflictError(
                 f"{self.address} has got a job {submission!r} at this moment",
@@ -95,7 +95,7 @@ class Cluster:
             with _told(self.address):
                 found = self._client.get_job_info(submission)
         except JobError as error:
-            if "does not exist" in error.what or "404" in error.what:
+            if "does not exist" in str(error.__cause__):
                 return None
             raise
         return State(
@@ -215,6 +215,6 @@ def _told(address: str) -> Iterator[None]:
 
 
 def _first_line(text: str) -> str:
-    lines = [line for line in text.splitlines() if line.strip()]
+    lines = [line for line in text.splitlines() if re.search(r"\w", line)]
     # of a traceback the last line is what happened
     return (lines[-1] if lines and "Traceback" in text else lines[0] if lines else "").strip()
