@@ -53,46 +53,72 @@ class Baseline(StrEnum):
     passed = "passed"
 
 
+Config = Annotated[Path, typer.Argument(metavar="CONFIG", help="A run file.", show_default=False)]
+Cron = Annotated[
+    str,
+    typer.Option(
+        "--cron",
+        metavar="EXPRESSION",
+        help="Minute, hour, day of month, month, day of week; or @daily and the like.",
+    ),
+]
+Timezone = Annotated[
+    str, typer.Option("--timezone", metavar="ZONE", help="Zone in which it is meant.")
+]
+Keep = Annotated[
+    int | None,
+    typer.Option("--keep", min=1, metavar="N", help="Keep the last N finished runs only."),
+]
+Compare = Annotated[
+    bool,
+    typer.Option("--compare", help="Compare each run with the one before; judge its gates."),
+]
+AgainstWhich = Annotated[
+    Baseline,
+    typer.Option(
+        "--baseline",
+        metavar="WHICH",
+        help="Compare with the `previous` finished run, or with the last that `passed`.",
+    ),
+]
+Address = Annotated[
+    str | None,
+    typer.Option(
+        "--address", metavar="URL", help="Submit runs to this cluster, as `xpipe run` does."
+    ),
+]
+As = Annotated[
+    Scheduler, typer.Option("--as", metavar="SCHEDULER", help="cron, systemd or kubernetes.")
+]
+Out = Annotated[
+    Path | None,
+    typer.Option(
+        "--out", "-o", metavar="FOLDER", help="Write files there, in place of printing them."
+    ),
+]
+Image = Annotated[
+    str | None,
+    typer.Option("--image", metavar="IMAGE", help="Container with xpipe (kubernetes)."),
+]
+Claim = Annotated[
+    str | None,
+    typer.Option(
+        "--claim", metavar="NAME", help="Volume claim that holds the project (kubernetes)."
+    ),
+]
+
+
 @app.command("add")
 def add(
     name: Name,
-    config: Annotated[
-        Path, typer.Argument(metavar="CONFIG", help="A run file.", show_default=False)
-    ],
-    cron: Annotated[
-        str,
-        typer.Option(
-            "--cron",
-            metavar="EXPRESSION",
-            help="Minute, hour, day of month, month, day of week; or @daily and the like.",
-        ),
-    ],
-    timezone: Annotated[
-        str, typer.Option("--timezone", metavar="ZONE", help="Zone in which it is meant.")
-    ] = "UTC",
+    config: Config,
+    cron: Cron,
+    timezone: Timezone = "UTC",
     overrides: Overrides = None,
-    keep: Annotated[
-        int | None,
-        typer.Option("--keep", min=1, metavar="N", help="Keep the last N finished runs only."),
-    ] = None,
-    is_compared: Annotated[
-        bool,
-        typer.Option("--compare", help="Compare each run with the one before; judge its gates."),
-    ] = False,
-    baseline: Annotated[
-        Baseline,
-        typer.Option(
-            "--baseline",
-            metavar="WHICH",
-            help="Compare with the `previous` finished run, or with the last that `passed`.",
-        ),
-    ] = Baseline.previous,
-    address: Annotated[
-        str | None,
-        typer.Option(
-            "--address", metavar="URL", help="Submit runs to this cluster, as `xpipe run` does."
-        ),
-    ] = None,
+    keep: Keep = None,
+    is_compared: Compare = False,
+    baseline: AgainstWhich = Baseline.previous,
+    address: Address = None,
     folder: In = HERE,
     as_json: AsJson = False,
 ) -> None:
@@ -211,25 +237,10 @@ def next_times(
 @app.command("export")
 def export(
     name: Name,
-    scheduler: Annotated[
-        Scheduler, typer.Option("--as", metavar="SCHEDULER", help="cron, systemd or kubernetes.")
-    ],
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            "--out", "-o", metavar="FOLDER", help="Write files there, in place of printing them."
-        ),
-    ] = None,
-    image: Annotated[
-        str | None,
-        typer.Option("--image", metavar="IMAGE", help="Container with xpipe (kubernetes)."),
-    ] = None,
-    claim: Annotated[
-        str | None,
-        typer.Option(
-            "--claim", metavar="NAME", help="Volume claim that holds the project (kubernetes)."
-        ),
-    ] = None,
+    scheduler: As,
+    out: Out = None,
+    image: Image = None,
+    claim: Claim = None,
     folder: In = HERE,
 ) -> None:
     """Write what starts a schedule: lines of a crontab, systemd units, or a Kubernetes CronJob.
