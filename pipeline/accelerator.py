@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
@@ -63,7 +63,8 @@ class Accelerator:
             yield
             return
         wanted = "tf32" if self.precision == "tf32" else "ieee"
-        backends = torch.backends
+        # torch does not annotate them all
+        backends: Any = torch.backends
         switches = (backends.cuda.matmul, backends.cudnn.conv, backends.cudnn.rnn)
         before = [each.fp32_precision for each in switches]
         for each in switches:

@@ -52,7 +52,7 @@ def describe(config: RunConfig, plan: Plan) -> dict[str, Any]:
         "processors": os.cpu_count(),
         "gpus": [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())],
         "cuda": torch.version.cuda or "",
-        "cudnn": torch.backends.cudnn.version() or 0,
+        "cudnn": torch.backends.cudnn.version() or 0,  # type: ignore[no-untyped-call]
         "packages": versions(),
         "seed": config.seed,
         "threads": plan.threads,

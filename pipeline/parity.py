@@ -93,7 +93,7 @@ def relative(found: Tensor, expected: Tensor) -> Tensor:
     is_same = (found == expected) | (found.isnan() & expected.isnan())
     difference = (found - expected).where(~is_same, 0.0).norm(dim=1)
     size = expected.nan_to_num(0.0, 0.0, 0.0).norm(dim=1)
-    ratio = difference / size
+    ratio: Tensor = difference / size
     ratio = ratio.where(difference > 0, 0.0)
     return ratio.where(~difference.isnan(), torch.inf)
 

@@ -31,7 +31,7 @@ def moved(batches: Iterable[Batch], device: torch.device) -> Iterator[Batch]:
     if device.type != "cuda":
         yield from batches
         return
-    stream = torch.cuda.Stream(device)
+    stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
     waiting: deque[tuple[Batch, Any]] = deque()
     for batch in batches:
         with torch.cuda.stream(stream):
