@@ -71,7 +71,7 @@ class Slots:
     def feed(self, queue: Queue) -> None:
         """Hand out items: one each before a second one each."""
         for slots in self._free:
-            starving = {}
+            starving: dict[Slot, None] = {}
             while slots and len(queue):
                 slot = next(iter(slots))
                 item = queue.take(slot.in_flight.values())

@@ -7,6 +7,7 @@ import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pipeline.engine import Outcome, WorkItem
 
@@ -58,7 +59,7 @@ class WhereaboutsWorker:
         """Nothing is held."""
 
 
-def told(folder: Path, what: str) -> list[dict[str, object]]:
+def told(folder: Path, what: str) -> list[dict[str, Any]]:
     """Return what was said, in the order of shards."""
     found = [json.loads(path.read_text()) for path in folder.glob(f"{what}-*.json")]
     return sorted(found, key=lambda values: (values["shard"], values["attempt"]))

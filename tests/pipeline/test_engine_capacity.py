@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import time
 from collections import Counter
 from types import SimpleNamespace
 from typing import Any
@@ -242,7 +243,7 @@ def test_how_long_a_node_is_waited_for_depends_on_whether_one_may_come(
     growing: list[Node], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = [0.0]
-    monkeypatch.setattr(cluster.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
     found = cluster.Cluster(Settings(address="auto", gpus_per_worker=1))
     for clock[0] in (0.0, 100.0, cluster.GROWING_PATIENCE - 1):
         found.wait_for_room()
