@@ -132,6 +132,12 @@ def listing(folder: str, *, is_deep: bool = False) -> list[File]:
     return []
 
 
+def forget(path: str) -> None:
+    """Forget what was listed at and below a path, if its file system remembers."""
+    system, inside = _system(path)
+    system.invalidate_cache(inside)
+
+
 def _on_disk(
     folder: str, prefix: str, *, is_deep: bool, above: frozenset[tuple[int, int]]
 ) -> Iterator[File]:
