@@ -8,7 +8,9 @@ from collections import OrderedDict
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Self
 
+import fsspec
 import numpy as np
+from fsspec.implementations.asyn_wrapper import AsyncFileSystemWrapper
 
 from pipeline.data import files, labelling
 from pipeline.data.pictures import Pictures
@@ -182,7 +184,7 @@ class Zarr(Pictures):
         import zarr
 
         try:
-            return zarr.open(self.path, mode="r")
+            return zarr.open(_store(self.path), mode="r")
         except (OSError, KeyError, ValueError, TypeError) as error:
             raise PlanError(
                 f"there is no Zarr store {self.path!r}: {error}",
@@ -212,6 +214,18 @@ class _Blocks:
                     kept.popitem(last=False)
             kept.move_to_end(block)
             return np.asarray(kept[block][row % size])
+
+
+def _store(path: str) -> Any:
+    """Return what zarr opens; remote stores by the client that everything else is read by."""
+    if not files.is_url(path):
+        return path
+    from zarr.storage import FsspecStore
+
+    system, inside = fsspec.core.url_to_fs(path)
+    # one of zarr's own would never be closed
+    wrapped = AsyncFileSystemWrapper(system, asynchronous=True)
+    return FsspecStore(wrapped, path=inside, read_only=True)
 
 
 def _said(value: Any) -> str:
