@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
 import socket
 import uuid
 from dataclasses import asdict, dataclass, fields
+from pathlib import Path
 from typing import Any
 
 import psutil
+
+_BOOT = Path("/proc/sys/kernel/random/boot_id")
+_TICK = 0.1
+"""Seconds within which two readings of a start agree; clock ticks are a hundredth of one each."""
 
 
 @dataclass(frozen=True)
@@ -19,7 +23,7 @@ class Owner:
     pid: int
     """Its process."""
     process_started: float
-    """When that process started, by the operating system; tells a reused number from the owner."""
+    """When that process started, by the operating system's clock; for people."""
     host: str
     """Where it runs."""
     epoch: int
@@ -28,16 +32,24 @@ class Owner:
     """Whether it ended by itself."""
     token: str = ""
     """Drawn for this start: two starts of one process differ in nothing else."""
+    since_boot: float | None = None
+    """Seconds from the machine's start to the process's; tells a reused number from the owner, and
+    unlike `process_started` does not move when the clock is set."""
+    boot: str = ""
+    """That start of the machine, where the operating system names it."""
 
     @classmethod
     def of_this_process(cls, epoch: int) -> Owner:
         """Return this process as the owner of a start."""
+        process = psutil.Process()
         return cls(
-            pid=os.getpid(),
-            process_started=psutil.Process().create_time(),
+            pid=process.pid,
+            process_started=process.create_time(),
             host=socket.gethostname(),
             epoch=epoch,
             token=uuid.uuid4().hex,
+            since_boot=_since_boot(process),
+            boot=_boot(),
         )
 
     @classmethod
@@ -64,8 +76,23 @@ class Owner:
             return None
         try:
             process = psutil.Process(self.pid)
-            # psutil derives the time from clock ticks, a hundredth of a second each
-            is_same = abs(process.create_time() - self.process_started) < 0.1
-            return is_same and bool(process.status() != psutil.STATUS_ZOMBIE)
+            return self._is(process) and bool(process.status() != psutil.STATUS_ZOMBIE)
         except psutil.NoSuchProcess:
             return False
+
+    def _is(self, process: psutil.Process) -> bool:
+        if self.since_boot is None:  # signed by an earlier version
+            return abs(process.create_time() - self.process_started) < _TICK
+        return self.boot == _boot() and abs(_since_boot(process) - self.since_boot) < _TICK
+
+
+def _since_boot(process: psutil.Process) -> float:
+    # both move with the clock, by the same: the operating system counts ticks from its start
+    return float(process.create_time() - psutil.boot_time())
+
+
+def _boot() -> str:
+    try:
+        return _BOOT.read_text(encoding="ascii").strip()
+    except OSError:
+        return ""

@@ -15,6 +15,8 @@ from pipeline.lock import Owner, acquire, owner, refuse_if_owned, release
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from tests.pipeline.drills import Seen
+
 
 def rewrite(path: Path, **changes: Any) -> None:
     values = json.loads((path / "owner.json").read_text())
@@ -52,8 +54,34 @@ def test_a_dead_owner_on_this_host_is_replaced(tmp_path: Path) -> None:
 
 
 def test_a_reused_process_number_is_not_taken_for_the_owner(tmp_path: Path) -> None:
+    mine = acquire(tmp_path)
+    assert mine.since_boot is not None
+    rewrite(tmp_path, since_boot=mine.since_boot - 60)
+    assert acquire(tmp_path).epoch == 2
+    rewrite(tmp_path, boot="another start of this machine")
+    assert acquire(tmp_path).epoch == 3
+
+
+@pytest.mark.drill(17)
+@pytest.mark.parametrize("step", [-86400.0, 3600.0])
+def test_a_live_owner_is_known_after_the_clock_was_set(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: float, drill: Seen
+) -> None:
     acquire(tmp_path)
-    rewrite(tmp_path, process_started=psutil.Process().create_time() - 60)
+    booted, created = psutil.boot_time(), psutil.Process().create_time()
+    monkeypatch.setattr(psutil, "boot_time", lambda: booted + step)
+    monkeypatch.setattr(psutil.Process, "create_time", lambda self: created + step)
+    with pytest.raises(RunConflictError, match=f"process {os.getpid()}") as caught:
+        acquire(tmp_path)
+    drill(f"clock set by {step:+.0f} s", caught.value.what.replace(str(tmp_path), "the folder"))
+
+
+def test_owners_that_earlier_versions_signed_are_known(tmp_path: Path) -> None:
+    mine = acquire(tmp_path)
+    rewrite(tmp_path, since_boot=None, boot="")
+    with pytest.raises(RunConflictError):
+        acquire(tmp_path)
+    rewrite(tmp_path, since_boot=None, process_started=mine.process_started - 60)
     assert acquire(tmp_path).epoch == 2
 
 
