@@ -135,7 +135,10 @@ def report(
 
     page = build(path, out, against=against or ())
     if as_json:
-        output.as_json({"report": page, "bytes": page.stat().st_size})
+        from pipeline.paths import Folder
+
+        written = Folder(str(page.parent)).read(page.name)
+        output.as_json({"report": page, "bytes": len(written)})
     else:
         output.line(str(page))
 

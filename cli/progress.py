@@ -217,6 +217,8 @@ def describe(event: events.Event) -> str:
         case events.WorkerLost():
             where = f"{event.pass_name}: worker {event.worker}"
             return f"{where} was lost at shard {event.shard}: {event.reason}"
+        case events.WorkerLogged():
+            return f"{event.worker}: {event.level.lower()}: {event.message}"
         case events.NotFinite():
             return (
                 f"warning: {event.explainer}: {event.n_samples} samples have maps that are not "

@@ -78,13 +78,14 @@ def plan(
     Example:  xpipe plan quickstart/run.yaml --limit 200
     """
     from pipeline.config import load
+    from pipeline.estimate import measured_plan
     from pipeline.gates.left_out import left_out
     from pipeline.planner import make_plan
     from pipeline.run import narrowed
 
     loaded = load(config, overrides or ())
     asked = narrowed(loaded, only, limit)
-    made = make_plan(asked, measure=measure).plan
+    made = measured_plan(asked) if measure else make_plan(asked).plan
     if as_json:
         import json
 

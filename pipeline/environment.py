@@ -24,6 +24,7 @@ PACKAGES = (
     "xpipe-xai",
     "torch",
     "torchvision",
+    "pillow",
     "numpy",
     "scipy",
     "scikit-learn",

@@ -8,13 +8,16 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import torch
 
+from pipeline.errors import XpipeError
 from pipeline.events import PassFinished
+from pipeline.planner import make_plan
 from pipeline.quantities import duration
+from pipeline.run import run
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -44,6 +47,27 @@ class Rehearsal:
         """Note how long a pass took."""
         if isinstance(event, PassFinished):
             self.passes[event.pass_name] = event.seconds
+
+
+def measured_plan(config: RunConfig) -> Plan:
+    """Return the plan of a run with an estimate of all that it takes.
+
+    A batch is explained, and few samples are run as a whole in a temporary folder; what comes of
+    these cannot be told, if they cannot be run, and a note of the plan says why.
+
+    Raises
+    ------
+    ConfigError, PlanError
+        As `pipeline.planner.make_plan`.
+    """
+    started = time.monotonic()
+    plan = make_plan(config, measure=True).plan
+    try:
+        found = estimate(config, plan, time.monotonic() - started)
+    except XpipeError as error:
+        note = f"the run as a whole could not be estimated: {error.what}"
+        return replace(plan, notes=(*plan.notes, note))
+    return replace(plan, estimate=found)
 
 
 def estimate(config: RunConfig, plan: Plan, planning: float) -> dict[str, float]:
@@ -114,8 +138,6 @@ def n_workers(config: RunConfig, n_shards: int) -> int:
 
 def _rehearsed(config: RunConfig, plan: Plan, n_samples: int) -> dict[str, float]:
     """Return the seconds of each pass, and of the rest, of a run of few samples."""
-    from pipeline.run import run
-
     with tempfile.TemporaryDirectory(prefix="xpipe-") as folder:
         few = _small(config, plan, n_samples, folder)
         rehearsal, before = Rehearsal(), time.monotonic()

@@ -162,8 +162,8 @@ class Explanation:
 
     def differences(self, batch: Batch) -> list[parity.Difference]:
         """Return how far maps of a batch are from those of plain float32, by explainer."""
-        traces = (self._trace(batch, each)[0] for each in (self._fast, self.network))
-        return parity.differences(self._attributions, *traces, self._targets, self._accelerator)
+        fast, exact = (self._trace(batch, each)[0] for each in (self._fast, self.network))
+        return parity.differences(self._attributions, fast, exact, self._targets, self._accelerator)
 
     def _fold(
         self,

@@ -45,9 +45,12 @@ class Entry:
     """Samples that could not be used."""
     not_finite: dict[str, int] = field(default_factory=dict)
     """Explainer to the samples whose map is NaN or infinite somewhere, where there are any."""
+    phases: dict[str, float] = field(default_factory=dict)
+    """Seconds of ``read`` (waiting for samples), ``compute`` and ``write``; between the latter two
+    a shard may have waited for the one before it to be written."""
 
 
-_LATER = frozenset({"not_finite"})
+_LATER = frozenset({"not_finite", "phases"})
 """Fields that records of earlier versions do not have."""
 
 

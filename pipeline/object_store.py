@@ -45,7 +45,7 @@ def opened(url: str) -> tuple[Any, str]:
     """
     protocol = url.split("://", 1)[0] if "://" in url else "file"
     try:
-        return fsspec.core.url_to_fs(url, **options(protocol))
+        found: tuple[Any, str] = fsspec.core.url_to_fs(url, **options(protocol))
     except (ImportError, ValueError) as error:
         raise PlanError(
             f"cannot open {url!r}: {error}",
@@ -53,6 +53,7 @@ def opened(url: str) -> tuple[Any, str]:
             "package for it",
             page=PAGE,
         ) from error
+    return found
 
 
 def options(protocol: str) -> dict[str, Any]:

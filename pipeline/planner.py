@@ -6,7 +6,6 @@ import functools
 import hashlib
 import json
 import operator
-import time
 from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +15,6 @@ from explainers import Attribution, Samples, Scan, Trace
 from explainers.inputs.sources import is_one_tensor
 from pipeline import (
     array_files,
-    estimate,
     faster,
     fit,
     gpus,
@@ -28,8 +26,8 @@ from pipeline import (
 )
 from pipeline.accelerator import PLAIN, Accelerator
 from pipeline.data import open_source, select_records, selection_notes
-from pipeline.entries import build_explainers, build_metrics, needs_of
-from pipeline.errors import PlanError, XpipeError, written_at
+from pipeline.entries import build_callbacks, build_explainers, build_metrics, needs_of
+from pipeline.errors import PlanError, written_at
 from pipeline.examples import find_example
 from pipeline.gates.places import check_places
 from pipeline.inputs import ALONE, form_of, is_one_picture, mapped, to_model
@@ -92,8 +90,7 @@ def make_plan(config: RunConfig, *, measure: bool = False) -> Planned:
     config
         What was asked for.
     measure
-        Estimate the time: one batch is explained, and few samples are run as a whole in a
-        temporary folder.
+        Explain one batch to estimate the time of explaining; `pipeline.estimate` does more.
 
     Raises
     ------
@@ -102,13 +99,13 @@ def make_plan(config: RunConfig, *, measure: bool = False) -> Planned:
     PlanError
         If model, weights, data, targets and explainers do not fit each other.
     """
-    started = time.monotonic()
     build_analyses(config)
+    build_callbacks(config)
     parts = _fit(config)
     plan = _decide(parts)
     check_places(config, plan)
     if measure:
-        plan = _measured(parts, plan, time.monotonic() - started)
+        plan = replace(plan, seconds=_seconds(parts, plan.batch_size))
     return Planned(plan, parts.manifest, parts.network, parts.explainers)
 
 
@@ -172,16 +169,6 @@ def _check_metrics(
     for name, metric in metrics.items():
         where = functools.partial(config.where, "metrics", name)
         fit.check_metric(metric, config.metrics[name], where, network, form, targets)
-
-
-def _measured(parts: _Parts, plan: Plan, planning: float) -> Plan:
-    """Return the plan with what was found of its time; `planning` are the seconds that it took."""
-    found = replace(plan, seconds=_seconds(parts, plan.batch_size))
-    try:
-        return replace(found, estimate=estimate.estimate(parts.config, found, planning))
-    except XpipeError as error:
-        note = f"the run as a whole could not be estimated: {error.what}"
-        return replace(found, notes=(*plan.notes, note))
 
 
 def _decide(parts: _Parts) -> Plan:
@@ -256,7 +243,8 @@ def _tried(
 def _sizes(parts: _Parts, maps: Mapping[str, Any], beside: int) -> tuple[int, int, tuple[str, ...]]:
     """Return the sizes of batches and shards, and what is to be said of the former."""
     engine, n_samples = parts.config.engine, len(parts.manifest)
-    batch, shard, notes = engine.batch_size, parts.config.output.shard_size, ()
+    batch, shard = engine.batch_size, parts.config.output.shard_size
+    notes: tuple[str, ...] = ()
     if batch == "auto":
         at_most = n_samples if shard == "auto" else min(shard * sizing.MIN_BATCHES, n_samples)
         if gpus.are_elsewhere(engine):
@@ -350,8 +338,10 @@ def _notes(parts: _Parts, trials: Mapping[str, Trial]) -> tuple[str, ...]:
     if not parts.network.is_program:
         notes.append(f"the model is opaque, values and gradients only: {parts.network.reason}")
     model = parts.config.model
-    if model.source != "python" and model.weights is None and not model.params.get("pretrained"):
+    source = models.find(model)
+    if model.weights is None and source.is_random(model):
         notes.append(f"the weights of {model.name} are random: model.weights names no file")
+    notes += [f"model: {note}" for note in source.notes(model, parts.config.base)]
     for name, each in parts.explainers.items():
         layer = each.source_layer if isinstance(each, Attribution) else None
         if layer is None and is_one_tensor(parts.network):

@@ -248,6 +248,12 @@ class Run:
         ordered = sorted(found.items(), key=_by_index)
         return [(sample_id, status) for sample_id, (_, status) in ordered]
 
+    def timings(self) -> pa.Table:
+        """Return what records say of time and memory, a row per shard that is done."""
+        from pipeline import timings
+
+        return timings.table(self)
+
     def not_finite(self, *pass_names: str) -> dict[str, int]:
         """Return explainer to its number of maps that are NaN or infinite somewhere, if any.
 

@@ -28,6 +28,9 @@ SCHEMA = pa.schema(
         ("worker", pa.string()),
         ("started", pa.timestamp("us", tz="UTC")),
         ("seconds", pa.float64()),
+        ("read_seconds", pa.float64()),
+        ("compute_seconds", pa.float64()),
+        ("write_seconds", pa.float64()),
         ("batch_size", pa.int64()),
         ("peak_memory", pa.int64()),
         ("n_samples", pa.int64()),
@@ -91,6 +94,8 @@ class TimingsTable:
 
 
 def _row(entry: Entry) -> dict[str, object]:
-    values = {name: getattr(entry, name) for name in SCHEMA.names if name != "pass"}
+    values = {name: getattr(entry, name) for name in SCHEMA.names if hasattr(entry, name)}
+    # scores and spectra are made in one go, and have no phases
+    phases = {f"{name}_seconds": seconds for name, seconds in entry.phases.items()}
     started = datetime.fromtimestamp(entry.started, UTC)
-    return {**values, "pass": entry.pass_name, "started": started}
+    return {**values, **phases, "pass": entry.pass_name, "started": started}

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import resource
-import sys
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -15,7 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from explainers import Attribution, Target
-from pipeline import parity
+from pipeline import memory, parity
 from pipeline.accelerator import Accelerator
 from pipeline.data import open_source
 from pipeline.explanation import Explanation
@@ -30,11 +28,12 @@ from pipeline.task import Outcome, ShardError, WorkItem
 from pipeline.writer import Writer
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from explainers import Explainer, Network, Round
     from pipeline.config import RunConfig
     from pipeline.plan import Plan
+    from pipeline.prefetch import Batch
     from pipeline.products import Products
     from pipeline.shards import Shard
 
@@ -114,12 +113,14 @@ class ExplainWorker:
         present = self._ledger.entry(item.pass_name, item.shard)
         if present is not None and present.digest == self._task.plan.digest:
             return self._outcome(item, "skipped", present)
+        waiting = Stopwatch()
         try:
-            products = self._explain(self._shards[item.shard])
+            products = self._explain(self._shards[item.shard], waiting)
         except Exception as error:  # anybody's model and explainers: it becomes the shard's error
             ids = self._explanation.sample_ids
             return self._failed(item, error, time.monotonic() - clock, ids)
-        return self._writer.submit(partial(self._finish, item, products, started, clock))
+        phases = {"read": waiting.seconds, "compute": time.monotonic() - clock - waiting.seconds}
+        return self._writer.submit(partial(self._finish, item, products, started, clock, phases))
 
     def close(self) -> None:
         """Wait for what is being written."""
@@ -167,14 +168,17 @@ class ExplainWorker:
         parity.write(task.path, task.pass_name, self._name, found)
         parity.refuse(found, task.config.where("engine"), accelerator.in_words())
 
-    def _explain(self, shard: Shard) -> Products:
-        """Explain a shard; when memory runs out, again in smaller batches, also from then on."""
+    def _explain(self, shard: Shard, waiting: Stopwatch) -> Products:
+        """Explain a shard; when memory runs out, again in smaller batches, also from then on.
+
+        `waiting` measures how long nothing was computed for want of samples.
+        """
         wanted = self._explanation.wanted(shard)
         while True:
             try:
                 batches = self._reader.batches(shard, self._batch_size, wanted)
                 with contextlib.closing(batches):
-                    return self._explanation.explain(shard, batches)
+                    return self._explanation.explain(shard, waiting.over(batches))
             except (RuntimeError, MemoryError) as error:
                 if not _is_out_of_memory(error) or self._batch_size == 1:
                     raise
@@ -188,16 +192,31 @@ class ExplainWorker:
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
 
-    def _finish(self, item: WorkItem, products: Products, started: float, clock: float) -> Outcome:
+    def _finish(
+        self,
+        item: WorkItem,
+        products: Products,
+        started: float,
+        clock: float,
+        phases: dict[str, float],
+    ) -> Outcome:
         """Write a shard, and commit it: in the writer's thread."""
         try:
-            return self._commit(item, products, started, clock)
+            return self._commit(item, products, started, clock, phases)
         except Exception as error:  # whatever a store raises; it is the shard's
             return self._failed(item, error, time.monotonic() - clock)
 
-    def _commit(self, item: WorkItem, products: Products, started: float, clock: float) -> Outcome:
+    def _commit(
+        self,
+        item: WorkItem,
+        products: Products,
+        started: float,
+        clock: float,
+        phases: dict[str, float],
+    ) -> Outcome:
         task, shard = self._task, products.shard
         records = self._manifest.slice(shard.start, shard.stop)
+        begun = time.monotonic()
         objects = products.write(
             task.path, item.pass_name, self._sink, task.plan, records, self._objects
         )
@@ -212,10 +231,11 @@ class ExplainWorker:
             seconds=time.monotonic() - clock,
             worker=self._name,
             batch_size=self._batch_size,
-            peak_memory=_peak_memory(self._explanation.network),
+            peak_memory=memory.peak(),
             n_samples=len(shard),
             n_failed=len(products.failures),
             not_finite=products.not_finite,
+            phases={**phases, "write": time.monotonic() - begun},
         )
         is_first = self._ledger.commit(entry)
         if is_first and item.pass_name == EXPLAIN:
@@ -241,16 +261,24 @@ class ExplainWorker:
         return Outcome(item, "failed", seconds=seconds, worker=self._name, error=record)
 
 
+class Stopwatch:
+    """How long somebody waited for what an iterator gives."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def over(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        """Yield what `batches` gives, and count the time until it is there."""
+        while True:
+            started = time.monotonic()
+            batch = next(batches, None)
+            self.seconds += time.monotonic() - started
+            if batch is None:
+                return
+            yield batch
+
+
 def _is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(
         phrase in str(error) for phrase in OUT_OF_MEMORY
     )
-
-
-def _peak_memory(network: Network) -> int:
-    """Return bytes: on the GPU if the network is there, else of the process."""
-    if network.device.type == "cuda":
-        return int(torch.cuda.max_memory_allocated(network.device))
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    # kilobytes, but for macOS
-    return peak if sys.platform == "darwin" else peak * 1024

@@ -14,10 +14,9 @@ from pipeline.errors import StoreError
 from pipeline.events import RunFinished, record
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
 
-    from pipeline.events import Event
+    from pipeline.events import Callback, Event
 
 logger = logging.getLogger(__name__)
 
@@ -27,7 +26,7 @@ FULL = 1 << 18
 """Bytes of an object after which the next one is begun: about a thousand events."""
 
 
-def event_log(folder: paths.Folder, epoch: int) -> Callable[[Event], None]:
+def event_log(folder: paths.Folder, epoch: int) -> Callback:
     """Return what writes the events of a start into a run's folder."""
     if folder.is_local:
         from pathlib import Path

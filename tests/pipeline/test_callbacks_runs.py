@@ -217,7 +217,13 @@ def test_timings_are_the_ledgers_records(told: tuple[Path, RunSummary]) -> None:
     found = {(row["pass"], row["shard"]): row for row in table.to_pylist()}
     for record in records:
         row = found[record["pass_name"], record["shard"]]
-        for name in set(timings.SCHEMA.names) - {"pass", "started"}:
+        phases = {name: row[f"{name}_seconds"] for name in ("read", "compute", "write")}
+        known = {name: seconds for name, seconds in phases.items() if seconds is not None}
+        assert known == record["phases"]
+        assert sum(known.values()) <= row["seconds"]
+        is_explained = not row["pass"].startswith("evaluate.")
+        assert set(known) == (set(phases) if is_explained else set())
+        for name in set(timings.SCHEMA.names) & set(record) - {"started"}:
             assert row[name] == record[name], name
         assert row["started"].timestamp() == pytest.approx(record["started"], abs=1e-6)
     assert [row["pass"] for row in table.to_pylist()[:5]] == ["explain"] * 5

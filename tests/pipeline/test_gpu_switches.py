@@ -15,7 +15,6 @@ from pipeline.config import EngineConfig
 from pipeline.errors import PlanError
 from pipeline.estimate import line
 from pipeline.parity import Difference, relative
-from pipeline.planner import make_plan
 from tests.pipeline.tiny_run import config_of, run_tiny, stored
 
 if TYPE_CHECKING:
@@ -211,7 +210,7 @@ def test_workers_are_counted_as_they_compute_at_once(
 @pytest.mark.slow
 def test_a_measured_plan_foresees_every_part_of_a_run(tmp_path: Path) -> None:
     config = config_of(tmp_path, metrics={"sparseness": {}})
-    plan = make_plan(config, measure=True).plan
+    plan = estimate.measured_plan(config)
     found = plan.estimate
     passes = {"explain", "evaluate.sparseness", estimate.REST}
     assert passes < found.keys()
