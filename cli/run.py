@@ -41,7 +41,7 @@ def init(
             help="quickstart, all_methods, imagenet_folder, relmax, relmax_imagenet, "
             "boolean_strings, movie_reviews, adversarial_digits, rde_mnist, rde_stl10, "
             "rde_an8flower, causal_digits, causal_cifar10, causal_imagenet_folder, clever_hans "
-            "or full_audit, which `audit` names, too.",
+            "or full_audit, which `audit` names, too; clusters for files that launch clusters.",
         ),
     ] = "quickstart",
     as_json: AsJson = False,
@@ -58,6 +58,9 @@ def init(
         return
     for path in written:
         output.line(str(path))
+    if template == templates.CLUSTERS:
+        output.note(f"next: read {written[0]}")
+        return
     output.note(f"next: xpipe plan {written[0]}, then xpipe run {written[0]}")
 
 
