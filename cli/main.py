@@ -19,7 +19,7 @@ INTERRUPTED = 130
 
 
 class _Commands(TyperGroup):
-    """Commands whose errors are told as what and fix; a traceback only when asked for."""
+    """Commands whose errors are told as what, fix and page; a traceback only when asked for."""
 
     def list_commands(self, ctx: Any) -> list[str]:
         """Return the commands as they were added, which is how one uses them."""
@@ -33,7 +33,7 @@ class _Commands(TyperGroup):
         except XpipeError as error:
             if is_debug:
                 output.traceback()
-            output.error(error.what, error.fix)
+            output.error(error.what, error.fix, error.page)
             raise typer.Exit(error.exit_code) from error
         except KeyboardInterrupt:
             output.note("interrupted")

@@ -1,10 +1,11 @@
 """What the command line prints: results go to stdout, everything else to stderr."""
 
 import json
+import os
 import sys
 import traceback as traceback_module
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import Any
 
 PIPE_WIDTH = 240
@@ -21,11 +22,28 @@ def note(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def error(what: str, fix: str = "") -> None:
-    """Print an error and what to do about it."""
+def error(what: str, fix: str = "", page: str = "") -> None:
+    """Print an error, what to do about it, and where the page about it lies."""
     note(f"error: {what}")
     if fix:
         note(f"  to fix: {fix}")
+    see(page)
+
+
+def see(page: str) -> None:
+    """Print where a page of ``docs/errors`` lies; nothing if it is not on this machine."""
+    from pipeline.error_pages import link
+
+    place = link(page) if page else None
+    if place is not None:
+        note(f"  see: {_clickable(place)}")
+
+
+def _clickable(place: Path) -> str:
+    """Return a path that terminals open on a click (OSC 8); the bare path where nobody can."""
+    if not sys.stderr.isatty() or os.environ.get("TERM", "dumb") == "dumb":
+        return str(place)
+    return f"\x1b]8;;{place.as_uri()}\x1b\\{place}\x1b]8;;\x1b\\"
 
 
 def traceback() -> None:

@@ -66,7 +66,7 @@ class RunConflictError(XpipeError, RuntimeError):
 class SampleError(XpipeError, ValueError):
     """One sample cannot be used; the run goes on without it."""
 
-    page_of_kind = "sample"
+    page_of_kind = "failed-samples"
 
 
 class StoreError(XpipeError, OSError):

@@ -42,8 +42,15 @@ def test_the_wheel_holds_what_modules_read(names: set[str]) -> None:
     assert beside <= names
 
 
+def test_the_wheel_holds_the_pages_about_errors_and_what_they_link_to(names: set[str]) -> None:
+    pages = {path.relative_to(ROOT / "docs") for path in (ROOT / "docs").rglob("*.md")}
+    assert Path("errors", "README.md") in pages
+    below = {name.partition(".data/data/")[2] for name in names if ".data/data/" in name}
+    assert {f"share/doc/xpipe/{page}" for page in pages} <= below
+
+
 def test_the_wheel_holds_nothing_else(names: set[str]) -> None:
     tops = {name.partition("/")[0] for name in names}
     packages = {"explainers", "pipeline", "cli", "clusters", "configs"}
-    assert {top for top in tops if not top.endswith(".dist-info")} == packages
+    assert {top for top in tops if not top.endswith((".dist-info", ".data"))} == packages
     assert any(name.endswith("licenses/LICENSE") for name in names)

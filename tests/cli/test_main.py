@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 from cli import output
 from cli.main import app
 from pipeline import errors, runs
+from pipeline.error_pages import link
 
 COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
 runner = CliRunner()
@@ -61,13 +62,16 @@ def test_a_missing_argument_is_wrong_usage() -> None:
         (errors.RunConflictError, 3),
     ],
 )
-def test_an_error_is_what_and_fix_and_an_exit_code(
+def test_an_error_is_what_and_fix_and_page_and_an_exit_code(
     error: type[errors.XpipeError], code: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(runs, "find", raising(error("the disk is gone", fix="bring it back")))
     answer = runner.invoke(app, ["list"])
     assert answer.exit_code == code
-    assert answer.stderr == "error: the disk is gone\n  to fix: bring it back\n"
+    page = link(error.page_of_kind)
+    assert page is not None
+    said = ["error: the disk is gone", "  to fix: bring it back", f"  see: {page}"]
+    assert answer.stderr.splitlines() == said
     assert answer.stdout == ""
 
 
