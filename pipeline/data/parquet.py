@@ -105,6 +105,7 @@ class Parquet(Pictures):
             raise PlanError(
                 f"the {len(self._footers)} files of {self.path!r} have no rows",
                 fix="correct data.path",
+                page="no-samples",
             )
         return found
 

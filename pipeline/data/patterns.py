@@ -84,6 +84,7 @@ def _of_path(path: str, suffixes: Sequence[str]) -> list[Found]:
         raise PlanError(
             f"there is no folder, and no file ending in {', '.join(suffixes)}, {path!r}",
             fix="correct data.path; it is relative to the run file",
+            page="no-such-data",
         )
     found = [
         Found(files.joined(path, file.name), file.name, file.size, file.tag)
@@ -94,6 +95,7 @@ def _of_path(path: str, suffixes: Sequence[str]) -> list[Found]:
         raise PlanError(
             f"the folder {path!r} holds no file ending in {', '.join(suffixes)}",
             fix="correct data.path, or name files with a pattern such as shards/*.tar",
+            page="no-samples",
         )
     return found
 
@@ -118,6 +120,7 @@ def _of_patterns(path: str, plain: Sequence[str]) -> list[Found]:
         raise PlanError(
             f"{path!r}: there is no file {shown} in {folder!r} ({len(missing)} missing)",
             fix="correct data.path; it is relative to the run file",
+            page="no-such-data",
         )
     return sorted(found.values(), key=_name)
 
@@ -128,7 +131,9 @@ def _one(path: str) -> Found:
         about: dict[str, Any] = system.info(inside)
     except FileNotFoundError as error:
         raise PlanError(
-            f"there is no file {path!r}", fix="correct data.path; it is relative to the run file"
+            f"there is no file {path!r}",
+            fix="correct data.path; it is relative to the run file",
+            page="no-such-data",
         ) from error
     tag = str(about.get("ETag") or about.get("etag") or "").strip('"')
     return Found(path, path.rpartition("/")[2], int(about.get("size") or 0), tag)

@@ -104,6 +104,7 @@ class PretrainedTokens:
             raise PlanError(
                 "data.tokenizer needs the package transformers, which is not installed",
                 fix="pip install 'xpipe-xai[huggingface]'",
+                page="missing-extra",
             ) from error
         try:
             return AutoTokenizer.from_pretrained(

@@ -59,6 +59,7 @@ class Python(Source):
             raise PlanError(
                 f"{self.function!r} gave {len(lengths)} lengths for {len(labels)} items",
                 fix="give one length for each item, or no attribute lengths",
+                page="your-code",
             )
         return [
             Record(
@@ -110,11 +111,13 @@ class Python(Source):
             raise PlanError(
                 f"{self.function!r} failed: {type(error).__name__}: {error}",
                 fix="see data.function and data.params in the run file",
+                page="your-code",
             ) from error
         if not hasattr(dataset, "__len__") or not hasattr(dataset, "__getitem__"):
             raise PlanError(
                 f"{self.function!r} gave {type(dataset).__name__}, expected a data set with a "
                 "length and items",
                 fix="return a list, or a map-style torch data set",
+                page="your-code",
             )
         return dataset

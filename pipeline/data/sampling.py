@@ -128,6 +128,7 @@ def check(config: DataConfig, records: Sequence[Record]) -> None:
             f"data.stratify needs the class of every sample, but {len(unknown)} of {len(records)} "
             f"have no label, the first is {unknown[0].sample_id!r}",
             fix="label them, or remove data.stratify",
+            page="labels-or-masks-needed",
         )
 
 

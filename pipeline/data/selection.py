@@ -40,7 +40,9 @@ def open_source(config: DataConfig, base: Path, where: Callable[..., str] | None
     try:
         kind = sources.get(config.source)
     except LookupError as error:
-        raise ConfigError(f"{place('source')}: {error}", fix="name one of these sources") from error
+        raise ConfigError(
+            f"{place('source')}: {error}", fix="name one of these sources", page="unknown-name"
+        ) from error
     return parameters.build(kind, config.parameters, place).rooted(base)
 
 

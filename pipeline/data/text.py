@@ -111,6 +111,7 @@ class Text(Source):
                 f"all {n_tokens} tokens of the texts are unknown to the vocabulary"
                 + "".join(f"; {each}" for each in said),
                 fix="take the vocabulary that the model was trained with",
+                page="tokenizer",
             )
         share = 100 * n_unknown / n_tokens
         return (f"{share:.2g} % of the {n_tokens} tokens are unknown to the vocabulary", *said)
@@ -161,6 +162,7 @@ class Text(Source):
             raise PlanError(
                 f"none of {self._n_rows} rows of {self.path!r} is taken",
                 fix=f"correct data.where, {dict(self.where)!r}" if self.where else "fill the table",
+                page="no-samples",
             )
         return {row: self._size(row) for row in rows}
 
@@ -175,6 +177,7 @@ class Text(Source):
             raise PlanError(
                 f"column {self.id_column!r} of {self.path!r} has {name!r} in {n} rows",
                 fix="name a column that has each value once with data.id_column, or leave it out",
+                page="duplicate-ids",
             )
         return names
 
@@ -212,6 +215,7 @@ class Text(Source):
                 f"number{names}",
                 fix="write class indices, name the classes in order with data.classes, or leave "
                 "out data.label_column",
+                page="labels",
             )
         return index
 

@@ -53,7 +53,9 @@ def read_columns(path: str, names: Sequence[str]) -> dict[str, list[Any]]:
             return _of_separated(path, file, names, _DELIMITERS[suffix])
     except FileNotFoundError as error:
         raise PlanError(
-            f"there is no file {path!r}", fix="correct data.path; it is relative to the run file"
+            f"there is no file {path!r}",
+            fix="correct data.path; it is relative to the run file",
+            page="no-such-data",
         ) from error
     except PlanError:
         # also a ValueError, which its reasons are
@@ -62,6 +64,7 @@ def read_columns(path: str, names: Sequence[str]) -> dict[str, list[Any]]:
         raise PlanError(
             f"cannot read the table {path!r}: {error}",
             fix="mend the file; an ending such as .tsv has to say what it is",
+            page="unreadable-data-file",
         ) from error
 
 
@@ -139,6 +142,7 @@ def _check(path: str, names: Sequence[str], present: Sequence[str]) -> None:
         raise PlanError(
             f"the table {path!r} has the columns {list(present)!r}, and no {missing[0]!r}",
             fix="name its columns with data.text_column, label_column, id_column and where",
+            page="missing-column",
         )
     twice = [name for name in names if list(present).count(name) > 1]
     if twice:

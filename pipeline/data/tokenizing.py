@@ -128,6 +128,7 @@ class Words(Tokenizer):
             raise PlanError(
                 f"cannot read the vocabulary {self.vocabulary!r}: {error}",
                 fix="correct data.tokenizer.vocabulary; it is relative to the run file",
+                page="tokenizer",
             ) from error
         lines = [line.removesuffix("\r") for line in lines]
         ids = {word: number for number, word in enumerate(lines)}
@@ -136,6 +137,7 @@ class Words(Tokenizer):
             raise PlanError(
                 f"the vocabulary {self.vocabulary!r} holds {twice!r} twice",
                 fix="write every token on one line only: its number is that of the line",
+                page="tokenizer",
             )
         return ids
 
@@ -146,6 +148,7 @@ class Words(Tokenizer):
                 f"the vocabulary {self.vocabulary!r} has no line {self.unknown!r} for words that "
                 "it lacks",
                 fix="name the line that stands for them with data.tokenizer.unknown",
+                page="tokenizer",
             )
         return self._ids[self.unknown]
 
@@ -211,6 +214,7 @@ class Pretrained(Tokenizer):
                 f"got max_length {max_length}, expected more than the {n_special} special tokens "
                 "that are put around a text",
                 fix="raise data.max_length, or say data.tokenizer.special_tokens: false",
+                page="tokenizer",
             )
 
     @functools.cached_property
@@ -225,6 +229,7 @@ class Pretrained(Tokenizer):
                 "a tokenizer with a file or a name needs the package tokenizers, which is not "
                 "installed",
                 fix="pip install 'xpipe-xai[text]', or name a vocabulary of words",
+                page="missing-extra",
             ) from error
         try:
             if self.name is not None:
@@ -237,6 +242,7 @@ class Pretrained(Tokenizer):
             raise PlanError(
                 f"cannot read the tokenizer {self.file or self.name!r}: {error}",
                 fix=f"correct data.tokenizer.{place}",
+                page="tokenizer",
             ) from error
 
 

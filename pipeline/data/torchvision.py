@@ -86,6 +86,7 @@ class Torchvision(Source):
             raise PlanError(
                 f"torchvision has no data set {self.dataset!r}",
                 fix=suggest(self.dataset, datasets.__all__),
+                page="unknown-name",
             )
         cls = getattr(datasets, self.dataset)
         # FakeData alone has no folder

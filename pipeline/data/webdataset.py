@@ -102,7 +102,11 @@ class WebDataset(Pictures):
         """
         found = [self._record(*each) for each in self._samples]
         if not found:
-            raise PlanError(f"the archives of {self.path!r} are empty", fix="correct data.path")
+            raise PlanError(
+                f"the archives of {self.path!r} are empty",
+                fix="correct data.path",
+                page="no-samples",
+            )
         if all(_FAULT in record.source.rpartition("#")[2][:1] for record in found):
             present = Counter(name for _, _, _, members in self._samples for name in members)
             raise PlanError(
