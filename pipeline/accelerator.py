@@ -106,6 +106,7 @@ class Accelerator:
                     f"{config.where('engine', 'precision')}: {name!r} needs float32: "
                     f"{each.name} takes differences of outputs that {self.precision} rounds away",
                     fix="take `precision: float32`, or leave the method out",
+                    page="faster-passes-differ",
                 )
 
 

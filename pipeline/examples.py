@@ -133,6 +133,7 @@ def _unreadable(reasons: list[str]) -> PlanError:
     return PlanError(
         f"none of the first {len(reasons)} samples can be read; the first says: {reasons[0]}",
         fix="see the section data of the run file",
+        page="no-samples",
     )
 
 

@@ -50,6 +50,7 @@ def count_classes(model: nn.Module, example: Inputs, where: str) -> int:
             f"{where}: the model does not take inputs of shape {in_words(form)}: "
             f"{type(error).__name__}: {error}",
             fix=_how_to_fit(form),
+            page="model-does-not-take-data",
         ) from error
     # models of Hugging Face return their logits in a mapping
     output = getattr(output, "logits", output)
@@ -60,6 +61,7 @@ def count_classes(model: nn.Module, example: Inputs, where: str) -> int:
             f"{where}: for {n_samples} inputs the model gave {got}, expected "
             f"({n_samples}, classes)",
             fix="wrap the model so that it returns one row of logits per sample",
+            page="model-does-not-take-data",
         )
     return int(output.shape[1])
 
@@ -93,6 +95,7 @@ def read_network(model: nn.Module, example: Inputs, where: str) -> Network:
         raise PlanError(
             f"{where}: the model cannot be explained: {error}",
             fix="the model must give the same output for a sample in any batch",
+            page="model-does-not-take-data",
         ) from error
 
 
@@ -113,6 +116,7 @@ def check_classes(config: RunConfig, source: Source, n_classes: int) -> str:
             f"{config.where('data')}: wrong class count: the network has {n_classes} outputs, but "
             f"the data has {len(names)} classes",
             fix="name the weights for this data set",
+            page="class-count",
         )
     return f"the network has {n_classes} outputs, the data names {len(names)} classes"
 
@@ -144,12 +148,14 @@ def check_labels(config: RunConfig, records: Sequence[Record], n_classes: int) -
             f"are beyond, the first is {records[first].sample_id!r} with label "
             f"{int(labels[first])})",
             fix="name the weights for this data set, or correct its labels",
+            page="class-count",
         )
     if (labels < -1).any():
         raise PlanError(
             f"{config.where('data')}: got the label {int(labels.min())}, expected class indices "
             "from 0, or -1 where not known",
             fix="correct the labels",
+            page="class-count",
         )
 
 
@@ -174,13 +180,19 @@ def check_targets(config: RunConfig, manifest: Manifest, network: Network) -> tu
         try:
             target.check(network)
         except NotImplementedError as error:
-            raise PlanError(f"{config.where(*keys)}: {error}", fix="explain an output") from error
+            raise PlanError(
+                f"{config.where(*keys)}: {error}",
+                fix="explain an output",
+                page="explainer-does-not-fit",
+            ) from error
         except (ValueError, LookupError) as error:
             message = str(error.args[0])
             told = ("unit",) if message.startswith("unit ") else told_of(message, each)
             where = config.where(*keys, *told)
             fix = _layers(network) if isinstance(error, LookupError) else "correct the target"
-            raise PlanError(f"{where}: {message}", fix=fix) from error
+            raise PlanError(
+                f"{where}: {message}", fix=fix, page="explainer-does-not-fit"
+            ) from error
         if target.kind == "label":
             _need_labels(config.where(*keys), "the target 'label'", manifest)
         targets.append(target)
@@ -251,7 +263,11 @@ def refusal(config: RunConfig, name: str, error: Exception, network: Network) ->
         keys, fix = (), _instead(message, network)
     elif isinstance(error, LookupError) and "layer" in message:
         fix = _layers(network)
-    return PlanError(f"{config.where('explainers', name, *keys)}: {message}", fix=fix)
+    return PlanError(
+        f"{config.where('explainers', name, *keys)}: {message}",
+        fix=fix,
+        page="explainer-does-not-fit",
+    )
 
 
 def _instead(message: str, network: Network) -> str:
@@ -292,15 +308,21 @@ def check_metrics(config: RunConfig, found: Mapping[str, Metric], manifest: Mani
             raise PlanError(
                 f"{where}: {name!r} scores causal graphs, and no entry of explainers finds any",
                 fix="add one: `explainers: {causal_graph: {}}`",
+                page="explainer-does-not-fit",
             )
         reason = misfit(metric, targets)
         if reason and GRAPH in metric.requires:
-            raise PlanError(f"{where}: {reason}", fix="explain a class: `target: predicted`")
+            raise PlanError(
+                f"{where}: {reason}",
+                fix="explain a class: `target: predicted`",
+                page="explainer-does-not-fit",
+            )
         if reason:
             raise PlanError(
                 f"{where}: {reason}",
                 fix="let it compare the explained values, as pixel_flipping does with "
                 "`output_space: logit`",
+                page="explainer-does-not-fit",
             )
     check_columns(config, found)
 
@@ -344,7 +366,7 @@ def check_metric(
         try:
             metric.check(of, form[ALONE].shape, meant)
         except XpipeError as error:
-            raise PlanError(f"{where()}: {error.what}", fix=error.fix) from error
+            raise PlanError(f"{where()}: {error.what}", fix=error.fix, page=error.page) from error
         except (NotImplementedError, LookupError, ValueError, TypeError, ImportError) as error:
             message = str(error.args[0] if error.args else error)
             said = f"{where(*told_of(message, settings))}: {message}"
@@ -358,6 +380,7 @@ def _need_labels(where: str, who: str, manifest: Manifest) -> None:
         raise PlanError(
             f"{where}: {who} needs labels, but {n_missing} of {len(manifest)} samples have none",
             fix="give the data labels, or explain 'predicted'",
+            page="labels-or-masks-needed",
         )
 
 
@@ -366,6 +389,7 @@ def _need_masks(where: str, who: str, manifest: Manifest) -> None:
         raise PlanError(
             f"{where}: {who} needs masks, but none of the {len(manifest)} samples has one",
             fix="name a folder of masks: `data: {masks: ...}`",
+            page="labels-or-masks-needed",
         )
 
 

@@ -68,6 +68,7 @@ class Lengths:
                     f"{in_words(wanted) if names else 'tokens of that length'}",
                     fix="let samples that differ in length differ in their tokens, int64 "
                     "(length,), and masks beside them, alone",
+                    page="model-does-not-take-data",
                 )
         return found
 

@@ -53,6 +53,7 @@ def network_of(config: RunConfig, plan: Plan, source: Source, manifest: Manifest
                 f"{config.where('model')}: the weights here have the digest {digest[:12]}, "
                 f"expected {plan.weights_digest[:12]} as in the plan",
                 fix="undo the change of the weights, or run again in another folder",
+                page="weights-changed",
             )
         example, _ = find_example(source, manifest, model)
         network = fit.read_network(model, example, config.where("model"))

@@ -124,8 +124,8 @@ def _fit(config: RunConfig) -> _Parts:
         records = source.records()
         source_notes = (*source.notes(), *selection_notes(config.data, records))
         manifest = Manifest(select_records(config.data, records, config.seed, source))
-    if not len(manifest):
-        raise PlanError(f"{config.where('data')}: there are no samples", fix="see data.source")
+        if not len(manifest):
+            raise PlanError("there are no samples", fix="see data.source", page="no-samples")
     fit.check_metrics(config, metrics, manifest)
     model = models.load_model(config.model, config.base, config.where)
     example, indices = find_example(source, manifest, model)

@@ -129,4 +129,5 @@ def _read(network: Network, example: Inputs, where: str) -> Network:
         raise PlanError(
             f"{where}: the model cannot be explained: {error}",
             fix="let the model take every length that the data has, or cut the data",
+            page="model-does-not-take-data",
         ) from error

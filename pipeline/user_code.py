@@ -44,6 +44,7 @@ def find(spec: str, base: Path) -> Callable[..., Any]:
         raise PlanError(
             f"got {spec!r}, expected 'file.py:function' or 'package.module:function'",
             fix="put a colon between the file and the function",
+            page="your-code",
         )
     module = _from_file(base / where) if where.endswith(".py") else _from_package(where)
     function = getattr(module, name, None)
@@ -54,6 +55,7 @@ def find(spec: str, base: Path) -> Callable[..., Any]:
         raise PlanError(
             f"{where!r} has no function {name!r}",
             fix=suggest(name, names) if names else f"define {name!r} in it",
+            page="your-code",
         )
     found: Callable[..., Any] = function
     return found
@@ -72,6 +74,7 @@ def _from_package(name: str) -> ModuleType:
         raise PlanError(
             f"cannot import {name!r}: {type(error).__name__}: {error}",
             fix="install the package that has it, or name a file: 'file.py:function'",
+            page="your-code",
         ) from error
 
 
@@ -83,6 +86,7 @@ def _from_file(path: Path) -> ModuleType:
         raise PlanError(
             f"cannot read the python file {str(path)!r}: {error.strerror}",
             fix="name an existing file, relative to the run file",
+            page="your-code",
         ) from error
     # the content is part of the name, so that an edited file is not taken for the imported one
     key = hashlib.sha256(str(path).encode() + b"\0" + content).hexdigest()[:12]
@@ -91,7 +95,11 @@ def _from_file(path: Path) -> ModuleType:
         return sys.modules[name]
     specification = importlib.util.spec_from_file_location(name, path)
     if specification is None:
-        raise PlanError(f"{str(path)!r} is not a python file", fix="name a file that ends in .py")
+        raise PlanError(
+            f"{str(path)!r} is not a python file",
+            fix="name a file that ends in .py",
+            page="your-code",
+        )
     module = importlib.util.module_from_spec(specification)
     sys.modules[name] = module
     try:
@@ -104,6 +112,7 @@ def _from_file(path: Path) -> ModuleType:
         raise PlanError(
             f"importing {str(path)!r} failed: {type(error).__name__}: {error}",
             fix="the file must be importable by itself; try `python` on it",
+            page="your-code",
         ) from error
     return module
 

@@ -71,6 +71,7 @@ def _build(source: ModelSource, config: ModelConfig, base: Path) -> nn.Module:
         raise PlanError(
             f"building the model {config.name!r} failed: {type(error).__name__}: {error}",
             fix="see model.name and model.params in the run file",
+            page="your-code",
         ) from error
     if isinstance(model, torch.jit.ScriptModule):
         raise PlanError(
@@ -84,6 +85,7 @@ def _build(source: ModelSource, config: ModelConfig, base: Path) -> nn.Module:
         raise PlanError(
             f"model {config.name!r} gave {type(model).__name__}, expected a torch.nn.Module",
             fix="let the function return the network itself",
+            page="your-code",
         )
     return model
 
@@ -107,6 +109,7 @@ def _fit(model: nn.Module, weights: Mapping[str, Tensor], name: str) -> None:
         raise PlanError(
             f"the weights {name!r} do not fit the model: {'; '.join(found)}",
             fix="name the weights of this architecture, or correct model.name and model.params",
+            page="weights-do-not-fit",
         )
     model.load_state_dict(dict(weights), strict=True)
 
@@ -126,6 +129,7 @@ def _check_finite(model: nn.Module) -> None:
             f"the weights contain NaN or infinity, {sum(bad.values())} values in "
             f"{_listed('of the tensors', list(bad))}",
             fix="name weights from before the training diverged, or write the file anew",
+            page="weights-not-finite",
         )
 
 

@@ -67,7 +67,9 @@ def find(config: ModelConfig, place: str = "model.source") -> ModelSource:
     try:
         return model_sources.get(config.source)()
     except LookupError as error:
-        raise ConfigError(f"{place}: {error}", fix="name one of these sources") from error
+        raise ConfigError(
+            f"{place}: {error}", fix="name one of these sources", page="unknown-name"
+        ) from error
 
 
 def unknown_architecture(library: str, name: str, known: Sequence[str]) -> PlanError:

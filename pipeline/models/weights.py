@@ -30,6 +30,7 @@ def read_weights(path: Path) -> Mapping[str, Tensor]:
         raise PlanError(
             f"there are no weights at {str(path)!r}",
             fix="name a .safetensors, .pt or .pth file, relative to the run file",
+            page="unreadable-weights",
         )
     if path.suffix == ".safetensors":
         return _read_safetensors(path)
@@ -39,6 +40,7 @@ def read_weights(path: Path) -> Mapping[str, Tensor]:
     raise PlanError(
         f"got weights {path.name!r}, expected .safetensors, .pt or .pth",
         fix="convert them: safetensors.torch.save_file(model.state_dict(), 'weights.safetensors')",
+        page="unreadable-weights",
     )
 
 
@@ -50,7 +52,9 @@ def _read_safetensors(path: Path) -> Mapping[str, Tensor]:
         return load_file(path)
     except (SafetensorError, OSError) as error:
         raise PlanError(
-            f"cannot read the weights {str(path)!r}: {error}", fix="write the file anew"
+            f"cannot read the weights {str(path)!r}: {error}",
+            fix="write the file anew",
+            page="unreadable-weights",
         ) from error
 
 
@@ -66,10 +70,13 @@ def _read_torch(path: Path) -> Mapping[str, Tensor]:
             "is broken; expected tensors only, and nothing of it was executed",
             fix="if you trust the file, load it yourself and write the state dict with "
             "safetensors.torch.save_file",
+            page="refused-pickle",
         ) from error
     except (OSError, EOFError, RuntimeError) as error:
         raise PlanError(
-            f"cannot read the weights {str(path)!r}: {error}", fix="write the file anew"
+            f"cannot read the weights {str(path)!r}: {error}",
+            fix="write the file anew",
+            page="unreadable-weights",
         ) from error
     # training scripts often wrap the state dict
     if isinstance(found, dict) and isinstance(found.get("state_dict"), dict):
@@ -79,6 +86,7 @@ def _read_torch(path: Path) -> Mapping[str, Tensor]:
             f"the weights {str(path)!r} hold {type(found).__name__}, expected a mapping of names "
             "to tensors",
             fix="save model.state_dict(), not the model",
+            page="unreadable-weights",
         )
     return found
 
