@@ -128,6 +128,7 @@ def _record(manifest: Manifest, sample: str) -> Record:
         raise StoreError(
             f"the run has no sample {sample!r}{hint}",
             fix=f"give its id, such as {ids[0]!r}, or its position from 0 to {len(ids) - 1}",
+            page="not-in-run",
         )
     return manifest.slice(position, position + 1)[0]
 

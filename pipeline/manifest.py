@@ -153,6 +153,7 @@ class Manifest:
             raise StoreError(
                 f"cannot read the manifest {str(url)!r}: {error}",
                 fix="name a folder that a run wrote; `xpipe resume` writes a damaged manifest anew",
+                page="damaged-documents",
             ) from error
 
     def _check(self) -> None:
@@ -169,4 +170,5 @@ class Manifest:
             raise PlanError(
                 f"two samples have the id {twice!r}, expected one each",
                 fix="a source gives every sample an id of its own",
+                page="duplicate-ids",
             )

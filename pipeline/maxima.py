@@ -101,6 +101,7 @@ def kept_layers(run: Run, scan: str) -> tuple[str, ...]:
         raise StoreError(
             f"{run.path!r} holds no scores of {scan!r}",
             fix="run the scan with `keep: scores`; its lists alone cannot be made longer",
+            page="not-in-run",
         )
     return layers
 
@@ -125,6 +126,7 @@ def _matrices(run: Run, scan: str, layer: str) -> dict[str, _Matrix]:
         raise StoreError(
             f"{run.path!r} holds no scores of {scan!r} in {layer!r}",
             fix=f"name one of {', '.join(known)}",
+            page="not-in-run",
         )
     return {name: _Matrix(run.array(scan, f"{layer}/{name}")) for name in FIELDS}
 

@@ -51,7 +51,7 @@ def opened(url: str) -> tuple[Any, str]:
             f"cannot open {url!r}: {error}",
             fix="pip install 'xpipe-xai[s3]' for s3://, 'xpipe-xai[gcs]' for gs://, else fsspec's "
             "package for it",
-            page=PAGE,
+            page="missing-extra",
         ) from error
     return found
 

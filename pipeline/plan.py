@@ -138,6 +138,7 @@ class Plan:
             raise StoreError(
                 f"this is not a plan that can be read: {error}",
                 fix="plan.json was edited, or written by another version; start a new run",
+                page="damaged-documents",
             ) from error
 
     def write(self, url: str) -> None:
@@ -159,7 +160,9 @@ class Plan:
                 text = file.read()
         except OSError as error:
             raise StoreError(
-                f"cannot read the plan {url!r}: {error}", fix="name a folder that a run wrote"
+                f"cannot read the plan {url!r}: {error}",
+                fix="name a folder that a run wrote",
+                page="no-run-here",
             ) from error
         return cls.from_json(text)
 

@@ -61,6 +61,7 @@ def open_run(path: str | os.PathLike[str]) -> Run:
         raise StoreError(
             f"{folder.url} holds no run: it has no {paths.PLAN}",
             fix="name a folder that `xpipe run` wrote; `xpipe list` shows them",
+            page="no-run-here",
         )
     return Run(folder)
 
@@ -111,7 +112,9 @@ class Run:
             return {}
         except ValueError as error:
             raise IntegrityError(
-                f"{paths.ENVIRONMENT} is damaged: {error}", fix="restore it from a copy"
+                f"{paths.ENVIRONMENT} is damaged: {error}",
+                fix="restore it from a copy",
+                page="damaged-documents",
             ) from error
         return environment
 

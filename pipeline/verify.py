@@ -107,6 +107,7 @@ def _refuse_if_owned(run: Run) -> None:
         raise RunConflictError(
             f"process {present.pid} on {present.host!r} works on {run.path!r}",
             fix="`xpipe stop` it, repair, then `xpipe resume`",
+            page="folder-in-use",
         )
 
 
@@ -269,6 +270,7 @@ def _refuse_if_nothing_says_what_is_right(documents: Iterable[Problem]) -> None:
                 f"{problem.object} is not as the run began, or it and {paths.ENVIRONMENT} "
                 f"disagree: {problem.detail}",
                 fix=FIXES[problem.object],
+                page="damaged-documents",
             )
 
 

@@ -59,6 +59,7 @@ def build(
             f"{run.path} has no lists of samples to show",
             fix="add a scan to its run file: `relevance_maximization` or "
             "`activation_maximization`, with `layers` and `references`",
+            page="not-in-run",
         )
     Atlas(run, found, place, max(1, n_references), known).write()
     return place.folder.at_url("index.html")

@@ -56,6 +56,7 @@ class Place:
             raise StoreError(
                 f"{self.folder.url} holds something that is no atlas",
                 fix="name another folder with --out",
+                page="exists-already",
             )
         self.folder.remove("")
 

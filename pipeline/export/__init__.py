@@ -60,11 +60,17 @@ def export(
     try:
         made = formats.get(name)
     except LookupError as error:
-        raise ConfigError(str(error.args[0]), fix=f"one of {', '.join(formats.names())}") from error
+        raise ConfigError(
+            str(error.args[0]), fix=f"one of {', '.join(formats.names())}", page="unknown-name"
+        ) from error
     refuse_unknown(opened, explainers)
     target = _default(opened, made.file_name) if out is None else Path(out)
     if out is not None and target.exists():
-        raise StoreError(f"{target} is there already", fix="remove it, or name another with --out")
+        raise StoreError(
+            f"{target} is there already",
+            fix="remove it, or name another with --out",
+            page="exists-already",
+        )
     target.parent.mkdir(parents=True, exist_ok=True)
     with _replacing(target) as temporary:
         made.write(Contents(opened, explainers), temporary)

@@ -154,6 +154,7 @@ def refuse_unknown(run: Run, explainers: Sequence[str] | None) -> None:
             raise ConfigError(
                 f"there are no maps of {name!r} in {run.path}; {suggest(name, known)}",
                 fix="name entries of the section explainers that are no scans",
+                page="unknown-name",
             )
     if not known:
         raise ConfigError(

@@ -55,4 +55,5 @@ def library(name: str) -> Any:
         raise ConfigError(
             f"this format needs {name}, which is not installed",
             fix="pip install 'xpipe-xai[export]'",
+            page="missing-extra",
         ) from error

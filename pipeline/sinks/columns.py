@@ -64,6 +64,7 @@ def from_file(folder: Folder, name: str) -> pa.Table:
         raise StoreError(
             f"cannot read {folder.at(name)!r}: {error}",
             fix="run `xpipe verify --repair` on the run, then `xpipe resume`",
+            page="integrity",
         ) from error
 
 

@@ -77,12 +77,13 @@ def stored(root: str | os.PathLike[str], scan: str) -> StoredGraphs:
         raise StoreError(
             f"there are no graphs of {scan!r}, but of {known}",
             fix="name an entry of the method causal_graph, and let the run finish: `xpipe resume`",
+            page="not-in-run",
         )
     try:
         files = objects(root, scan)
     except ValueError as error:
         raise StoreError(
-            f"cannot read {paths.graph_record_path(scan)!r}: {error}", fix=REPAIR
+            f"cannot read {paths.graph_record_path(scan)!r}: {error}", fix=REPAIR, page="integrity"
         ) from error
     found = [path.rpartition("/")[2] for path in files if path.endswith(".json")]
     return StoredGraphs(paths.Folder(root), scan, [name.removesuffix(".json") for name in found])
@@ -125,7 +126,9 @@ class StoredGraphs(Mapping[str, Document]):
         try:
             document: Document = json.loads(self._folder.read(path))
         except (OSError, ValueError) as error:
-            raise StoreError(f"cannot read {path!r}: {error}", fix=REPAIR) from error
+            raise StoreError(
+                f"cannot read {path!r}: {error}", fix=REPAIR, page="integrity"
+            ) from error
         return document
 
 

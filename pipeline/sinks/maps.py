@@ -192,6 +192,7 @@ class MapSink:
             raise StoreError(
                 f"{self._folder.at(path)!r} describes another array than the plan does",
                 fix="run `xpipe verify --repair` on the run, or write to another folder",
+                page="integrity",
             )
 
 
@@ -213,6 +214,7 @@ def read(root: str | os.PathLike[str], name: str, array: str = RELEVANCE) -> zar
         raise StoreError(
             f"there is no array {node!r} in {folder.at(paths.MAPS)!r}",
             fix="see `xpipe status` for what the run holds",
+            page="not-in-run",
         ) from error
 
 

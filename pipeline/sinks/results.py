@@ -103,7 +103,9 @@ def stored(root: str | os.PathLike[str], scan: str) -> StoredResult:
     folder = paths.Folder(root)
     if not exists(root, scan):
         raise StoreError(
-            f"there is no result of {scan!r}", fix="let the run finish: `xpipe resume`"
+            f"there is no result of {scan!r}",
+            fix="let the run finish: `xpipe resume`",
+            page="not-in-run",
         )
     store = nodes.readable(folder, paths.result_path(scan))
     try:
@@ -112,6 +114,7 @@ def stored(root: str | os.PathLike[str], scan: str) -> StoredResult:
         raise StoreError(
             f"cannot read the result of {scan!r}: {error}",
             fix="run `xpipe verify --repair` on the run, then `xpipe resume`",
+            page="integrity",
         ) from error
 
 

@@ -121,4 +121,5 @@ def _errors_told(path: str) -> Iterator[None]:
         raise StoreError(
             f"cannot read the state {path!r}: {error}",
             fix="run `xpipe verify --repair` on the run, then `xpipe resume`",
+            page="integrity",
         ) from error

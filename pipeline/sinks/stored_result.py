@@ -134,6 +134,7 @@ class StoredResult(Mapping[Any, Any]):
         return StoreError(
             f"cannot read the result of {self._scan!r}: {error}",
             fix="run `xpipe verify --repair` on the run, then `xpipe resume`",
+            page="integrity",
         )
 
 

@@ -134,6 +134,7 @@ def build(config: RunConfig, asked: Mapping[str, Any] | None = None) -> dict[str
                 f"{config.where('spray', name)}: the run has no explainer {name!r}; "
                 f"{suggest(name, list(config.explainers))}",
                 fix="name entries of the section explainers",
+                page="unknown-name",
             )
         where = functools.partial(config.where, "spray", name)
         found[name] = parameters.build(Spray, values, where)
@@ -145,4 +146,5 @@ def missing_library() -> ConfigError:
     return ConfigError(
         "the spectral analysis of maps needs scikit-learn, which is not installed",
         fix='pip install "xpipe-xai[spray]"',
+        page="missing-extra",
     )

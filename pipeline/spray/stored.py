@@ -66,6 +66,7 @@ def read(root: str | os.PathLike[str], explainer: str, file: str = RESULT) -> An
         raise StoreError(
             f"there is no finished spectral analysis of {explainer!r}",
             fix=f"xpipe evaluate --spray {explainer} makes it",
+            page="not-in-run",
         )
     document, arrays = arrays_of(root, paths.spray_path(explainer, file))
     views = {name: _view(name, told, arrays) for name, told in document.pop("views").items()}
@@ -182,6 +183,7 @@ def arrays_of(root: str | os.PathLike[str], path: str) -> tuple[Any, dict[str, N
         raise StoreError(
             f"cannot read {path!r}: {error}",
             fix="run `xpipe verify --repair` on the run, then `xpipe evaluate` again",
+            page="integrity",
         ) from error
 
 
