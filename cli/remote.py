@@ -134,6 +134,7 @@ def _exit_code(cluster: "Cluster", job: "Job", records: "list[dict[str, Any]]") 
             raise JobError(
                 f"{cluster.address} has forgotten the job {job.submission!r}",
                 fix=f"what is done lies in {job.output}; go on with xpipe resume {job.folder}",
+                page="job-is-gone",
             )
         if not state.is_live:
             return exit_code(state, records)

@@ -175,6 +175,7 @@ class RayEngine(Engine):
             raise EngineError(
                 f"{slot.name} cannot open its task: {error}",
                 fix="the traceback names the cause; `engine.kind: serial` runs it in this process",
+                page="workers-die",
             ) from error
         else:
             record = ShardError.of(error, item.shard)
@@ -201,6 +202,7 @@ class RayEngine(Engine):
                     f"{self._n_idle_losses} workers died in a row before they started a shard; "
                     f"the last one: {loss.reason}",
                     fix="give workers more memory or start fewer of them (engine.workers)",
+                    page="workers-die",
                 )
         self._fit(queue)
 

@@ -87,6 +87,7 @@ class Cluster:
                 f"{self.address} has got a job {submission!r} at this moment",
                 fix=f"watch that one: xpipe logs --address {self.address} "
                 f"{submission.removeprefix('xpipe-')}",
+                page="job-is-live",
             ) from error
 
     def state(self, submission: str) -> State | None:
@@ -141,7 +142,9 @@ def connect(address: str) -> Cluster:
     secret = authentication.token()
     if importlib.util.find_spec("aiohttp") is None or importlib.util.find_spec("requests") is None:
         raise JobError(
-            "jobs need more of Ray than is installed", fix="pip install 'xpipe-xai[cluster]'"
+            "jobs need more of Ray than is installed",
+            fix="pip install 'xpipe-xai[cluster]'",
+            page="missing-extra",
         )
     _refuse_open_head(address)
     from ray.job_submission import JobSubmissionClient

@@ -93,6 +93,7 @@ def exit_code(state: State, records: Iterable[Mapping[str, Any]]) -> int:
             f"the cluster could not start the run: {lines[-1].strip() if lines else 'no reason'}",
             fix="see that its nodes have xpipe's dependencies, Python of this minor version, and "
             "room; `ray job logs` may say more",
+            page="job-did-not-start",
         )
     ended = [each for each in records if each.get("event") == "run_finished"]
     return int(ended[-1]["exit_code"]) or STOPPED if ended else STOPPED

@@ -130,6 +130,7 @@ def find(address: str, name: str) -> tuple[Cluster, Job]:
         raise JobError(
             f"{address} has no job of a run {name!r}",
             fix="give the name of the run as its run file has it",
+            page="job-is-gone",
         )
     return cluster, last
 
@@ -212,6 +213,7 @@ def _refuse_local_run(job: Job) -> None:
         raise RunConflictError(
             f"{job.folder} holds a run of this machine; the job's note would stand in its way",
             fix="give one of them another name (--set name=...), or move the folder",
+            page="job-note",
         )
 
 
@@ -232,6 +234,7 @@ def _free(cluster: Cluster, name: str) -> str:
                 f"{cluster.address}",
                 fix=f"watch it: xpipe logs --follow --address {cluster.address} {name}; stop it: "
                 f"xpipe stop --address {cluster.address} {name}; or give the run another name",
+                page="job-is-live",
             )
     raise JobError(
         f"{cluster.address} has had {MAX_STARTS} jobs of the run {name!r}",

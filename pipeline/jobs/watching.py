@@ -104,6 +104,7 @@ def stop_job(cluster: Cluster, job: Job, *, now: bool = False) -> None:
         raise JobError(
             f"the job {job.submission!r} has ended already",
             fix=f"xpipe status {job.folder} shows what became of it",
+            page="not-running",
         )
 
 
@@ -112,4 +113,5 @@ def _forgotten(cluster: Cluster, job: Job) -> JobError:
         f"{cluster.address} has no job {job.submission!r}: the cluster has been started anew, or "
         "the job was deleted",
         fix=f"what is done lies in {job.output}; go on with xpipe resume {job.folder}",
+        page="job-is-gone",
     )

@@ -125,7 +125,7 @@ class Book:
         try:
             return checked(run_file.parse(path.read_text(encoding="utf-8"), str(path)))
         except ConfigError as error:
-            raise ScheduleError(error.what, fix=error.fix) from error
+            raise ScheduleError(error.what, fix=error.fix, page=error.page) from error
 
     def add(self, name: str, schedule: Schedule) -> Path:
         """Keep a schedule, and return its file.
@@ -168,6 +168,7 @@ class Book:
             raise RunConflictError(
                 f"schedule {name!r} is being run by process {present.pid}",
                 fix="wait for it, or stop its run with xpipe stop",
+                page="schedule-overlap",
             )
         self.file(name).unlink()
         shutil.rmtree(self.state(name), ignore_errors=True)
