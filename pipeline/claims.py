@@ -51,6 +51,7 @@ def acquire(folder: Folder, present: Owner | None) -> Owner:
         raise RunConflictError(
             f"{folder.url} was taken by {whose} at the same moment",
             fix=f"wait for it, stop it with `xpipe stop {folder.url}`, or give another output path",
+            page="folder-in-use",
         )
     return mine
 
@@ -97,6 +98,7 @@ def refuse_if_beating(folder: Folder, present: Owner) -> None:
                 "heartbeat advances",
                 fix=f"wait for it, stop it with `xpipe stop {folder.url}`, or give another output "
                 "path",
+                page="folder-in-use",
             )
     logger.warning("its heartbeat stands still; the folder is taken over")
 

@@ -49,6 +49,7 @@ def refuse_other_run(path: PurePath, config: RunConfig, plan: Plan) -> None:
     raise RunConflictError(
         f"{path} holds another run, which differs in:\n{listed}",
         fix="give another output.path, undo the change, or remove the folder",
+        page="another-run",
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import logging
 import os
 import socket
 from dataclasses import replace
@@ -17,6 +18,8 @@ from pipeline.paths import Folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+logger = logging.getLogger(__name__)
 
 __all__ = ["GUARD", "OWNER", "Owner", "acquire", "owner", "refuse_if_owned", "release"]
 
@@ -92,7 +95,21 @@ def release(path: str | os.PathLike[str], mine: Owner) -> None:
         return
     with _guard(folder):
         if owner(path) == mine:
-            _write(folder, replace(mine, is_released=True))
+            _give_back(folder, replace(mine, is_released=True))
+
+
+def _give_back(folder: Folder, value: Owner) -> None:
+    try:
+        try:
+            _write(folder, value)
+        except OSError:
+            # on a full disk there is room for what is there already, and this is shorter
+            with open(folder.at(OWNER), "r+b") as file:
+                file.write(value.encode())
+                file.truncate()
+    except OSError as error:
+        # it would hide what ended the run; who is dead needs not have given anything back
+        logger.warning("%s could not be given back: %s", folder.url, error)
 
 
 def _refuse_if_alive(present: Owner, folder: Folder, *, take_over: bool) -> None:
@@ -100,20 +117,26 @@ def _refuse_if_alive(present: Owner, folder: Folder, *, take_over: bool) -> None
         raise RunConflictError(
             f"{folder.url} is being run by process {present.pid} on this host ({present.host})",
             fix=f"wait for it, stop it with `xpipe stop {folder.url}`, or give another output path",
+            page="folder-in-use",
         )
     if present.is_alive is None and not take_over:
         raise RunConflictError(
             f"{folder.url} was last run by process {present.pid} on {present.host!r}, which did "
             f"not give it back and cannot be seen from {socket.gethostname()!r}",
             fix="make sure that it has ended there, then pass --take-over",
+            page="owner-elsewhere",
         )
 
 
 def _write(folder: Folder, value: Owner) -> None:
     # nothing is synced: that would take a moment, and a machine that crashed has no live owners
     temporary = Path(folder.at(f".{OWNER}.{os.getpid()}"))
-    temporary.write_bytes(value.encode())
-    temporary.replace(folder.at(OWNER))
+    try:
+        temporary.write_bytes(value.encode())
+        temporary.replace(folder.at(OWNER))
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 @contextlib.contextmanager

@@ -288,6 +288,7 @@ def narrowed(config: RunConfig, only: Sequence[str] | None, limit: int | None) -
                 f"{config.where('explainers')}: there is no {name!r} to restrict the run to; "
                 f"{suggest(name, list(config.explainers))}",
                 fix="name entries of the section explainers",
+                page="unknown-name",
             )
     kept = {name: values for name, values in config.explainers.items() if name in only}
     spray = {name: values for name, values in config.spray.items() if name in only}

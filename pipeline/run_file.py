@@ -74,6 +74,7 @@ def read_open(path: Path, overrides: Sequence[str] = ()) -> RunFile:
         raise ConfigError(
             f"cannot read the run file {str(path)!r}: {error}",
             fix="name an existing YAML file; `xpipe init` writes one",
+            page="unreadable-run-file",
         ) from error
     return override(parse(text, str(path)), overrides)
 
@@ -105,7 +106,9 @@ def parse(text: str, file: str) -> RunFile:
         values = {} if node is None else _values(loader, node, (), file, places)
     except yaml.YAMLError as error:
         raise ConfigError(
-            _syntax_error(error, file), fix="mend the YAML; values with ': ' or '#' need quotes"
+            _syntax_error(error, file),
+            fix="mend the YAML; values with ': ' or '#' need quotes",
+            page="unreadable-run-file",
         ) from error
     finally:
         loader.dispose()
@@ -113,6 +116,7 @@ def parse(text: str, file: str) -> RunFile:
         raise ConfigError(
             f"{file}:1: got {type(values).__name__}, expected a mapping of fields to values",
             fix="start with `name: ...`, `model: ...`, `data: ...`, `explainers: ...`",
+            page="unreadable-run-file",
         )
     return RunFile(values, places)
 
@@ -132,7 +136,9 @@ def override(run_file: RunFile, overrides: Sequence[str]) -> RunFile:
         keys = tuple(dotted.strip().split("."))
         if not equals or not all(keys):
             raise ConfigError(
-                f"--set {text}: expected path=value", fix="write for example --set seed=1"
+                f"--set {text}: expected path=value",
+                fix="write for example --set seed=1",
+                page="unreadable-run-file",
             )
         given = parse(f"value: {written}\n", f"--set {text}").values.get("value")
         values = _set(values, keys, given, f"--set {text}")
@@ -154,6 +160,7 @@ def _set(values: dict[str, Any], keys: Sequence[str], value: Any, text: str) -> 
         raise ConfigError(
             f"{text}: {first!r} is {inner!r}, which has no field {rest[0]!r}",
             fix=f"set {first!r} as a whole, or write it as a mapping in the run file",
+            page="unreadable-run-file",
         )
     return {**values, first: _set(inner, rest, value, text)}
 

@@ -83,7 +83,9 @@ def stop(path: str | PurePath, *, now: bool = False) -> Owner:
     """
     present = owner(path)
     if present is None or present.is_alive is False:
-        raise StoreError(f"nobody works on {path}", fix="xpipe status shows what is done")
+        raise StoreError(
+            f"nobody works on {path}", fix="xpipe status shows what is done", page="not-running"
+        )
     if not present.is_here:
         ask_to_stop(path, present, now=now)
         return present
@@ -118,6 +120,7 @@ def repair(
         raise RunConflictError(
             f"process {present.pid} works on {path}, whose records are not to change meanwhile",
             fix=f"wait for it, or stop it with xpipe stop {path}",
+            page="folder-in-use",
         )
     problems = verify(path, repair=True)
     if all(problem.is_note for problem in problems):
@@ -174,6 +177,7 @@ def _checked(path: str | PurePath) -> PurePath:
         raise StoreError(
             f"{place} holds no run: it has no {paths.PLAN}",
             fix="name a run's folder; xpipe list shows those below the working directory's runs/",
+            page="no-run-here",
         )
     return place
 

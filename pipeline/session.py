@@ -253,6 +253,7 @@ def _raise_if_fatal(outcomes: Sequence[Outcome]) -> None:
                 f"{error.type}: {error.message}",
                 fix="free space, or make the disk writable, then run `xpipe resume`; nothing "
                 "half-written has been committed",
+                page="disk-full",
             )
         if error is not None and outcome.status == "failed":
             raise EngineError(f"shard {error.shard} failed: {error.type}: {error.message}")
