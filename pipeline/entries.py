@@ -166,6 +166,7 @@ def check_chosen(names: Any, config: RunConfig, where: str) -> None:
                 f"{where}: there is no explainer {name!r}; "
                 f"{suggest(str(name), list(config.explainers))}",
                 fix="name entries of the section explainers",
+                page="unknown-name",
             )
 
 
@@ -329,7 +330,7 @@ def _explainer(
         kind = explainers.methods.get(inner)
     except LookupError as error:
         raise ConfigError(
-            f"{where(INNER[0])}: {error}", fix="`xpipe explainers` lists them"
+            f"{where(INNER[0])}: {error}", fix="`xpipe explainers` lists them", page="unknown-name"
         ) from error
     built = _explainer(kind, of_inner, place)
     names = {*_preset(kind, of_inner.get("preset"), place), *of_inner} - set(RESERVED)
@@ -353,6 +354,7 @@ def _preset(cls: type[Explainer], preset: Any, where: Callable[..., str]) -> dic
         raise ConfigError(
             f"{where('preset')}: {error.args[0]}",
             fix=f"`xpipe explainers {cls.name}` lists its presets",
+            page="unknown-name",
         ) from error
 
 
@@ -378,5 +380,7 @@ def _class(
         place = config.where(*keys, "method") if "method" in values else config.where(*keys)
         listed = "docs/observability.md" if keys[0] == "callbacks" else f"`xpipe {keys[0]}`"
         raise ConfigError(
-            f"{place}: {error}", fix=f"{listed} lists them; `method:` names one"
+            f"{place}: {error}",
+            fix=f"{listed} lists them; `method:` names one",
+            page="unknown-name",
         ) from error

@@ -203,7 +203,9 @@ def _chosen(
         try:
             metric = build(name, wanted)
         except LookupError as error:
-            raise ConfigError(str(error.args[0]), fix="xpipe metrics lists them") from error
+            raise ConfigError(
+                str(error.args[0]), fix="xpipe metrics lists them", page="unknown-name"
+            ) from error
         check_chosen(wanted.get("explainers"), run.config, f"metric {name!r}, explainers")
         _check_served(run, name, metric)
         chosen[name] = {"method": metric.name, **wanted}
@@ -240,21 +242,26 @@ def _check_served(run: Run, name: str, metric: Metric) -> None:
         raise ConfigError(
             f"metric {name!r} needs {', '.join(missing)}, which stored maps do not have",
             fix="use pipeline.metrics.score in Python",
+            page="explainer-does-not-fit",
         )
     reason = misfit(metric, [Target.parse(spec) for spec in run.plan.targets])
     if reason:
         raise ConfigError(
-            f"metric {name!r}: {reason}", fix="let it compare the explained values themselves"
+            f"metric {name!r}: {reason}",
+            fix="let it compare the explained values themselves",
+            page="explainer-does-not-fit",
         )
     if GRAPH in metric.requires and not graph_scans(run.config):
         raise ConfigError(
             f"metric {name!r} scores causal graphs, and no scan of the run finds any",
             fix="add an explainer `{method: causal_graph}` and start a new run",
+            page="explainer-does-not-fit",
         )
     if "masks" in metric.requires and not run.manifest.n_masks:
         raise ConfigError(
             f"metric {name!r} needs masks, but no sample of the run has one",
             fix="name a folder of masks in the section data and start a new run",
+            page="labels-or-masks-needed",
         )
 
 

@@ -72,7 +72,7 @@ class Listener(ABC):
             raise PlanError(
                 f"{where}: {self.name} needs the package {self.library!r}, which is not installed",
                 fix=f"pip install 'xpipe-xai[{self.extra}]', or remove the entry",
-                page="missing-library",
+                page="missing-extra",
             )
 
 

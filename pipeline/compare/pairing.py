@@ -28,6 +28,7 @@ class IncomparableError(XpipeError, ValueError):
     """What two runs have stored does not mean the same."""
 
     exit_code: ClassVar[int] = 3
+    page_of_kind: ClassVar[str] = "incomparable-runs"
 
 
 @dataclass(frozen=True, eq=False)

@@ -46,7 +46,9 @@ def chosen(run: Run, asked: Sequence[str] | None = None) -> tuple[Gate, ...]:
         said = complaint(gate, metrics, run.config.explainers, run.spray)
         if said:
             written = gate if isinstance(gate, str) else relative.text(gate)
-            raise ConfigError(f"--gate {written}: {said}", fix="name what both runs have")
+            raise ConfigError(
+                f"--gate {written}: {said}", fix="name what both runs have", page="gate"
+            )
     return found
 
 
@@ -81,7 +83,7 @@ def _read(text: str) -> list[Gate]:
         values = yaml.safe_load(path.read_text(encoding="utf-8") if is_file else text)
     except yaml.YAMLError as error:
         raise ConfigError(
-            f"--gate {text!r} is no YAML: {error}", fix="write it as in a run file"
+            f"--gate {text!r} is no YAML: {error}", fix="write it as in a run file", page="gate"
         ) from error
     if is_file and isinstance(values, dict) and "gates" in values:
         values = values["gates"]
@@ -95,7 +97,7 @@ def _validated(value: Any, text: str) -> Gate:
         return adapter.validate_python(value, strict=True)
     except ValidationError as error:
         found = complaints(error, value, lambda *keys: _place(text, keys), _fields)
-        raise ConfigError("\n".join(found), fix="write it as in a run file") from error
+        raise ConfigError("\n".join(found), fix="write it as in a run file", page="gate") from error
 
 
 def _place(text: str, keys: tuple[str | int, ...]) -> str:

@@ -51,7 +51,7 @@ def refuse(config: RunConfig, complaint_of: Callable[[Gate], str], fix: str) -> 
     said = (complaint_of(gate) for gate in config.gates)
     found = [f"{config.where('gates', n)}: {each}" for n, each in enumerate(said) if each]
     if found:
-        raise ConfigError("\n".join(found), fix=fix)
+        raise ConfigError("\n".join(found), fix=fix, page="gate")
 
 
 def complaint(

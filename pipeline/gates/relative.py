@@ -76,6 +76,7 @@ def _never_scored(metric: str, pairing: Pairing, before: Run, after: Run) -> Con
         f"{_suggested(metric, [new.name for _, new in pairing.metrics])}",
         fix="; ".join(f"xpipe evaluate {run.path} --metric {metric}" for run in lacking)
         + " with the same parameters, or judge another metric",
+        page="gate",
     )
 
 
@@ -122,11 +123,13 @@ def of_scores(
                 f"gate of {gate.metric!r}: there is no score {column!r} in both runs"
                 f"{_suggested(column, list(columns))}",
                 fix="name a column that has one number per sample; `xpipe metrics` names headlines",
+                page="gate",
             )
         if not side:
             raise ConfigError(
                 f"gate of {gate.metric!r}: nothing says which end of {column!r} is better",
                 fix="add `direction: higher` or `direction: lower` to the gate",
+                page="gate",
             )
         about = _About(gate, explainer, column, 1.0 if side == "lower" else -1.0)
         found += about.verdicts(scores, new)
@@ -142,6 +145,7 @@ def _explainers(gate: RelativeGate, old: Judged, config: RunConfig) -> tuple[str
                 f"gate of {gate.metric!r}: the previous run has no scores of {name!r}"
                 f"{_suggested(name, list(old.explainers))}",
                 fix="name an explainer that both runs have scored",
+                page="gate",
             )
     return wanted
 

@@ -46,6 +46,7 @@ def library() -> ModuleType:
             raise PlanError(
                 f"the metric 'quantus' needs the library of that name, which lacks {error.name!r}",
                 fix="pip install 'xpipe-xai[quantus]', or take a metric of our own",
+                page="missing-extra",
             ) from error
     module: ModuleType = quantus
     return module
