@@ -46,15 +46,21 @@ class EventLog:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._waiting: list[str] = []
 
     def __call__(self, event: Event) -> None:
-        """Write an event with the time, seconds since 1970, which is for people to read."""
-        line = _line(event)
-        # opened each time: an event is rare, and a file left open would outlive the run
-        with self._path.open("ab+") as file:
-            file.write(("\n" + line if _is_torn(file) else line).encode())
-            file.flush()
-            os.fsync(file.fileno())
+        """Write an event with the time, seconds since 1970, which is for people to read.
+
+        On a disk that is full the lines wait for the next event: what ends the run then is the
+        shard that fails, which says more.
+        """
+        self._waiting.append(_line(event))
+        try:
+            _append(self._path, "".join(self._waiting).encode())
+        except OSError as error:
+            logger.warning("events are not written yet: %s", error)
+        else:
+            self._waiting.clear()
 
 
 class EventObjects:
@@ -116,6 +122,21 @@ class EventObjects:
 
 def _line(event: Event) -> str:
     return json.dumps({"time": time.time(), **record(event)}, default=str) + "\n"
+
+
+def _append(path: Path, content: bytes) -> None:
+    """Add all of it or nothing, on a line of its own."""
+    # opened each time: an event is rare, and a file left open would outlive the run
+    with path.open("ab+", buffering=0) as file:
+        size = file.seek(0, os.SEEK_END)
+        left = memoryview(b"\n" + content if _is_torn(file) else content)
+        try:
+            while left:
+                left = left[file.write(left) :]
+            os.fsync(file.fileno())
+        except OSError:
+            file.truncate(size)
+            raise
 
 
 def _is_torn(file: BinaryIO) -> bool:

@@ -1,5 +1,6 @@
 """Runs seen from outside: templates, finding, state, stopping."""
 
+import errno
 import json
 import os
 import signal
@@ -14,7 +15,7 @@ import pytest
 from typer.testing import CliRunner
 
 from cli.main import app
-from pipeline import runs, templates
+from pipeline import paths, runs, templates
 from pipeline.callbacks.event_log import EventLog
 from pipeline.doctor import check
 from pipeline.errors import ConfigError, StoreError
@@ -24,7 +25,7 @@ from tests.pipeline import stored
 
 def a_run(folder: Path) -> Path:
     folder.mkdir(parents=True)
-    (folder / runs.PLAN).write_text("{}")
+    (folder / paths.PLAN).write_text("{}")
     return folder
 
 
@@ -121,7 +122,9 @@ def test_stop_never_signals_a_process_that_is_not_the_owner(tmp_path: Path) -> N
         signal.signal(signal.SIGINT, before)
 
 
-def test_stop_refuses_what_runs_elsewhere_or_not_at_all(tmp_path: Path) -> None:
+def test_stop_refuses_what_does_not_run_and_leaves_word_elsewhere(
+    tmp_path: Path,
+) -> None:
     folder = a_run(tmp_path / "run")
     with pytest.raises(StoreError, match="nobody works on"):
         runs.stop(folder)
@@ -129,20 +132,20 @@ def test_stop_refuses_what_runs_elsewhere_or_not_at_all(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="nobody works on"):
         runs.stop(folder)
     own(folder, os.getpid(), host="elsewhere")
-    with pytest.raises(StoreError, match="'elsewhere'"):
-        runs.stop(folder)
+    assert runs.stop(folder, now=True).host == "elsewhere"
+    assert json.loads((folder / paths.STOP / "1.json").read_text()) == {"now": True}
 
 
 def test_events_of_an_ended_run_are_read_to_the_end(tmp_path: Path) -> None:
     folder = a_run(tmp_path / "run")
-    (folder / runs.EVENTS).write_text('{"event": "run_started"}\n{"event": "run_fin')
+    (folder / paths.EVENTS).write_text('{"event": "run_started"}\n{"event": "run_fin')
     assert [event["event"] for event in runs.events(folder, follow=True)] == ["run_started"]
 
 
 def test_an_event_after_a_torn_line_has_a_line_of_its_own(tmp_path: Path) -> None:
     folder = a_run(tmp_path / "run")
-    (folder / runs.EVENTS).write_text('{"event": "run_started"}\n{"event": "run_fin')
-    log = EventLog(folder / runs.EVENTS)
+    (folder / paths.EVENTS).write_text('{"event": "run_started"}\n{"event": "run_fin')
+    log = EventLog(folder / paths.EVENTS)
     log(StageFinished("report", ""))
     log(StageFinished("aggregates", ""))
     found = list(runs.events(folder))
@@ -151,20 +154,41 @@ def test_an_event_after_a_torn_line_has_a_line_of_its_own(tmp_path: Path) -> Non
         "stage_finished",
         "stage_finished",
     ]
-    assert "\n\n" not in (folder / runs.EVENTS).read_text()
+    assert "\n\n" not in (folder / paths.EVENTS).read_text()
+
+
+def test_events_that_a_full_disk_does_not_take_wait_and_none_is_torn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = a_run(tmp_path / "run") / paths.EVENTS
+    log = EventLog(file)
+    log(StageFinished("report", "1"))
+    before = file.read_bytes()
+
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", full)
+        log(StageFinished("report", "2"))
+        log(StageFinished("report", "3"))
+    assert file.read_bytes() == before
+    assert "No space left on device" in caplog.text
+    log(StageFinished("report", "4"))
+    assert [event["detail"] for event in runs.events(file.parent)] == ["1", "2", "3", "4"]
 
 
 @pytest.mark.parametrize("torn", [b'{"event": "run_fin{"event": "x"}', b"\xff\x00", b"17", b""])
 def test_what_is_no_event_is_passed_over(tmp_path: Path, torn: bytes) -> None:
     folder = a_run(tmp_path / "run")
     lines = [b'{"event": "run_started"}', torn, b'{"event": "run_finished"}', b""]
-    (folder / runs.EVENTS).write_bytes(b"\n".join(lines))
+    (folder / paths.EVENTS).write_bytes(b"\n".join(lines))
     assert [event["event"] for event in runs.events(folder)] == ["run_started", "run_finished"]
 
 
 def test_a_broken_run_does_not_hide_the_others(tmp_path: Path) -> None:
     stored.make_run(str(tmp_path / "sound"))
-    (a_run(tmp_path / "broken") / runs.PLAN).write_text("[]")
+    (a_run(tmp_path / "broken") / paths.PLAN).write_text("[]")
     stored.make_run(str(tmp_path / "torn"))
     (tmp_path / "torn" / "owner.json").write_text('{"pid": ')
     (tmp_path / "torn" / "samples" / "explain" / "1.parquet").write_bytes(b"none")
@@ -180,10 +204,10 @@ def test_a_broken_run_does_not_hide_the_others(tmp_path: Path) -> None:
 def test_events_of_a_live_run_are_followed(tmp_path: Path, sleeper: subprocess.Popen[str]) -> None:
     folder = a_run(tmp_path / "run")
     own(folder, sleeper.pid)
-    (folder / runs.EVENTS).write_text('{"event": "run_started"}\n')
+    (folder / paths.EVENTS).write_text('{"event": "run_started"}\n')
     followed = runs.events(folder, follow=True)
     assert next(followed)["event"] == "run_started"
-    with (folder / runs.EVENTS).open("a") as file:
+    with (folder / paths.EVENTS).open("a") as file:
         file.write('{"event": "pass_started"}\n')
     assert next(followed)["event"] == "pass_started"
     own(folder, sleeper.pid, is_released=True)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import psutil
 import pytest
 
+from pipeline import lock
 from pipeline.errors import RunConflictError
 from pipeline.lock import Owner, acquire, owner, refuse_if_owned, release
 
@@ -109,3 +111,26 @@ def test_nobody_owns_a_new_folder(tmp_path: Path) -> None:
 def test_an_owner_survives_json(tmp_path: Path) -> None:
     mine = acquire(tmp_path / "new")
     assert Owner(**json.loads((tmp_path / "new" / "owner.json").read_text())) == mine
+
+
+def test_a_full_disk_does_not_hide_what_ended_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    mine = acquire(tmp_path)
+
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(type(tmp_path), "write_bytes", full)
+    release(tmp_path, mine)
+    released = owner(tmp_path)
+    assert released is not None
+    assert released.is_released
+    assert released.epoch == 1
+    monkeypatch.undo()
+    mine = acquire(tmp_path)
+    monkeypatch.setattr(lock, "_write", full)
+    monkeypatch.setattr(lock, "OWNER", "gone.json")
+    monkeypatch.setattr(lock, "owner", lambda path: mine)
+    release(tmp_path, mine)
+    assert "could not be given back" in caplog.text
