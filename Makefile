@@ -13,13 +13,14 @@ PARTS  := explainers pipeline cli tests benchmarks configs clusters docs
 # More threads than cores make torch slower by an order of magnitude when tests start workers.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help install format lint test test-unit test-slow test-all bench demo montage docs clean
+.PHONY: help install format lint test test-unit test-slow test-all drills bench demo montage docs clean
 
 help:
 	@echo "make demo       explain 5,000 digits with five methods and write a report"
 	@echo "make montage    draw every method's maps of six digits: runs/montage.png"
 	@echo "make test       all tests but the long ones (test-unit: the fast part, test-slow: the rest)"
 	@echo "make test-all   whole networks and benchmarks too"
+	@echo "make drills     twenty faults on purpose: what is expected, what was observed"
 	@echo "make lint       ruff, mypy, import-linter, codespell"
 	@echo "make format     ruff format, and what ruff can fix"
 	@echo "make bench      ratios against peers and against bare torch"
@@ -68,6 +69,10 @@ test-slow: install
 
 test-all: install
 	$(BIN)/python -m pytest
+
+# One after another: each has the machine for itself, as some kill what others might run on.
+drills: install
+	$(BIN)/python -m pytest -m drill
 
 bench: install
 	@set -e; for path in benchmarks/[a-z]*.py; do \

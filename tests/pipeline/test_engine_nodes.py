@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pipeline.engine import Engine
+    from tests.pipeline.drills import Seen
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -108,8 +109,9 @@ class Storm:
         return False
 
 
+@pytest.mark.drill(18)
 def test_a_node_dies_another_one_comes_and_every_shard_is_done_once(
-    nodes: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    nodes: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, drill: Seen
 ) -> None:
     from pipeline.engine import ray as ray_engine
 
@@ -128,6 +130,8 @@ def test_a_node_dies_another_one_comes_and_every_shard_is_done_once(
     assert lost.type == NODE_LOST
     assert "node was lost" in lost.message
     nodes.remove_node(storm.successor, allow_graceful=False)
+    drill(f"{len(outcomes)} of 14 shards committed, at attempt {outcomes[0].item.attempt}")
+    drill(f"lost: {lost.message}")
 
 
 @pytest.mark.long
@@ -141,9 +145,10 @@ def test_a_run_over_nodes_stores_the_bytes_of_one_in_this_process(
     assert stored(tmp_path / "nodes") == stored(tmp_path / "serial")
 
 
+@pytest.mark.drill(6)
 @pytest.mark.long
 def test_a_worker_killed_for_memory_is_charged_and_the_message_says_so(
-    nodes: Any, tmp_path: Path
+    nodes: Any, tmp_path: Path, drill: Seen
 ) -> None:
     node = add_node(
         nodes,
@@ -158,6 +163,8 @@ def test_a_worker_killed_for_memory_is_charged_and_the_message_says_so(
     assert [outcome.status for outcome in outcomes] == ["quarantined"]
     assert [outcome.item.attempt for outcome in heard] == [1, 2, 3]
     assert all("ran out of memory" in outcome.error.message for outcome in heard if outcome.error)
+    drill(f"{len(heard)} attempts, then {outcomes[0].status}")
+    drill(*{outcome.error.message for outcome in heard if outcome.error})
 
 
 @pytest.mark.long

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from pipeline.engine import Engine
+    from tests.pipeline.drills import Seen
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -78,7 +79,10 @@ def test_a_shard_that_kills_its_writer_is_found_though_another_was_computing(
     assert statuses(outcomes) == expected
 
 
-def test_a_user_exception_keeps_type_message_and_traceback(engine: Engine, tmp_path: Path) -> None:
+@pytest.mark.drill(4)
+def test_a_user_exception_keeps_type_message_and_traceback(
+    engine: Engine, tmp_path: Path, drill: Seen
+) -> None:
     outcomes, _ = run(engine, Toy(str(tmp_path), fail=frozenset({1})), 4)
     (error,) = [outcome.error for outcome in outcomes if outcome.status == "quarantined"]
     assert error is not None
@@ -88,6 +92,7 @@ def test_a_user_exception_keeps_type_message_and_traceback(engine: Engine, tmp_p
         1,
     )
     assert "toy_tasks.py" in error.traceback
+    drill(error.type, error.message, f"statuses {statuses(outcomes)}")
 
 
 def test_a_full_disk_ends_the_mapping(engine: Engine, tmp_path: Path) -> None:

@@ -29,6 +29,8 @@ from tests.pipeline.tiny_run import config_of, write_run
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
+    from tests.pipeline.drills import Seen
+
 ERROR = ShardError("ValueError", "odd", "Traceback", 3)
 TOLD: tuple[events.Event, ...] = (
     events.RunStarted("s3://b/run", "abc", 1, 40, 5, ("explain",)),
@@ -310,12 +312,14 @@ def no_token(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.mark.drill(20)
 def test_a_token_is_looked_for_where_its_owner_puts_it(
-    no_token: Path, monkeypatch: pytest.MonkeyPatch
+    no_token: Path, monkeypatch: pytest.MonkeyPatch, drill: Seen
 ) -> None:
     with pytest.raises(EngineError, match="there is no token") as caught:
         authentication.token()
     assert caught.value.page == "cluster-token"
+    drill(caught.value.what)
     assert list(no_token.iterdir()) == [], "none is made up"
     (no_token / ".ray").mkdir()
     (no_token / ".ray" / "auth_token").write_text("home\n")
@@ -357,14 +361,16 @@ def server() -> Iterator[HTTPServer]:
         thread.join()
 
 
+@pytest.mark.drill(20)
 def test_an_open_head_is_sent_nothing(
-    server: HTTPServer, no_token: Path, monkeypatch: pytest.MonkeyPatch
+    server: HTTPServer, no_token: Path, monkeypatch: pytest.MonkeyPatch, drill: Seen
 ) -> None:
     monkeypatch.setenv(authentication.TOKEN, "secret")
     address = f"http://127.0.0.1:{server.server_port}"
     with pytest.raises(JobError, match="asks for no token") as caught:
         connect(address)
     assert caught.value.page == "cluster-without-authentication"
+    drill(caught.value.what)
     monkeypatch.setattr(_Answer, "code", 404)
     with pytest.raises(JobError, match="answers 404"):
         connect(address)

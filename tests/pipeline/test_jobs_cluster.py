@@ -24,6 +24,7 @@ from tests.pipeline.tiny_run import stored, write_run
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from tests.pipeline.drills import Seen
     from tests.pipeline.ray_head import Head
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
@@ -81,8 +82,9 @@ def test_a_run_is_sent_followed_and_looked_at(head: Head, here: Path) -> None:
     assert head.environment["RAY_AUTH_TOKEN_PATH"] not in (here / "runs/seen/job.json").read_text()
 
 
+@pytest.mark.drill(20)
 def test_another_token_is_refused_in_one_line(
-    head: Head, here: Path, monkeypatch: pytest.MonkeyPatch
+    head: Head, here: Path, monkeypatch: pytest.MonkeyPatch, drill: Seen
 ) -> None:
     monkeypatch.setenv("RAY_AUTH_TOKEN", "somebody-elses")
     run_file = write_run(here / "cfg", here / "out", name="refused")
@@ -92,6 +94,7 @@ def test_another_token_is_refused_in_one_line(
     assert errors == [f"error: the cluster at {head.address} does not take the token"]
     assert not (here / "runs").exists()
     assert not (here / "out").exists()
+    drill(f"exit {result.exit_code}", *errors)
 
 
 def test_two_that_send_one_run_at_once_do_not_both_win(head: Head, here: Path) -> None:
@@ -121,8 +124,11 @@ def in_background(*arguments: object) -> subprocess.Popen[str]:
     )
 
 
+@pytest.mark.drill(16)
 @pytest.mark.long
-def test_a_run_is_stopped_from_here_and_goes_on_with_the_same_bytes(head: Head, here: Path) -> None:
+def test_a_run_is_stopped_from_here_and_goes_on_with_the_same_bytes(
+    head: Head, here: Path, drill: Seen
+) -> None:
     """On the cluster's workers: what is in flight is finished, and nothing is done twice."""
     engine = {"kind": "ray", "address": head.address, "workers": 1}
     run_file = write_run(here / "cfg", here / "out", name="cut", engine=engine)
@@ -145,6 +151,7 @@ def test_a_run_is_stopped_from_here_and_goes_on_with_the_same_bytes(head: Head, 
     (here / "cfg" / "slow").unlink()
     assert xpipe("run", local).exit_code == 0
     assert stored(here / "out") == stored(here / "local")
+    drill(f"on a cluster: exit {client.returncode}, {len(records)} of 5 shards kept, then 0")
 
 
 @pytest.mark.long
@@ -162,10 +169,11 @@ def test_a_job_that_is_left_alone_is_stopped_later(head: Head, here: Path) -> No
     assert [each["exit_code"] for each in ends if each["event"] == "run_finished"] == [130]
 
 
+@pytest.mark.drill(20)
 @pytest.mark.long
 @pytest.mark.parametrize("secret", ["somebody-elses", ""])
 def test_a_cluster_is_not_joined_without_its_token(
-    head: Head, here: Path, secret: str, monkeypatch: pytest.MonkeyPatch
+    head: Head, here: Path, secret: str, monkeypatch: pytest.MonkeyPatch, drill: Seen
 ) -> None:
     from pipeline.run import run
 
@@ -179,3 +187,4 @@ def test_a_cluster_is_not_joined_without_its_token(
         run(config)
     assert caught.value.page == "cluster-token"
     assert not (here / ".ray").exists(), "no token is made up"
+    drill(caught.value.what)

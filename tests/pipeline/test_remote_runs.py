@@ -35,6 +35,8 @@ from tests.pipeline.tiny_run import config_of, run_in_process, write_run
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from tests.pipeline.drills import Seen
+
 pytestmark = pytest.mark.slow
 
 SMALL: dict[str, Any] = {
@@ -114,8 +116,10 @@ def test_what_was_committed_is_kept_and_what_is_damaged_is_done_again(
         run(config_of(tmp_path, output={"path": url}, **{**SMALL, "explainers": {"ig": {}}}))
 
 
+@pytest.mark.drill(15)
 def test_of_all_that_create_an_object_or_start_a_run_at_once_one_wins(
     s3: str,  # noqa: F811
+    drill: Seen,
 ) -> None:
     folder = Folder(f"{s3}/race")
     with ThreadPoolExecutor(8) as pool:
@@ -131,6 +135,7 @@ def test_of_all_that_create_an_object_or_start_a_run_at_once_one_wins(
 
         starts = [mine for mine in pool.map(start, range(8)) if mine is not None]
     assert starts == [lock.owner(folder.url)]
+    drill(f"of 16 writers {sum(won)} won, of 8 starts {len(starts)}")
 
 
 def test_a_bucket_that_is_not_there_is_refused_before_anything_is_planned(
@@ -161,6 +166,7 @@ class _Faults:
         return next(self._kinds) if self._n % self._every == 0 else None
 
 
+@pytest.mark.drill(19)
 @pytest.mark.long
 def test_a_network_that_fails_often_changes_nothing(
     tmp_path: Path,
@@ -168,6 +174,7 @@ def test_a_network_that_fails_often_changes_nothing(
     s3_server: str,  # noqa: F811
     undisturbed: dict[str, bytes],
     monkeypatch: pytest.MonkeyPatch,
+    drill: Seen,
 ) -> None:
     with FaultyProxy(s3_server, _Faults(every=12)) as proxy:
         monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
@@ -181,8 +188,10 @@ def test_a_network_that_fails_often_changes_nothing(
     # every shard was computed once, and knew its own record
     kinds = [event["event"] for event in told if event["event"].startswith("shard_")]
     assert set(kinds) == {"shard_committed"}
+    drill(f"requests: {dict(proxy.counted)}", f"events of shards: {sorted(set(kinds))}")
 
 
+@pytest.mark.drill(19)
 @pytest.mark.long
 def test_a_store_that_is_full_ends_the_run_which_can_be_resumed(
     tmp_path: Path,
@@ -190,6 +199,7 @@ def test_a_store_that_is_full_ends_the_run_which_can_be_resumed(
     s3_server: str,  # noqa: F811
     undisturbed: dict[str, bytes],
     monkeypatch: pytest.MonkeyPatch,
+    drill: Seen,
 ) -> None:
     def full(method: str, path: str, headers: dict[str, str]) -> str | None:
         return REFUSED if method == "PUT" and "/samples/explain/1" in path else None
@@ -198,7 +208,7 @@ def test_a_store_that_is_full_ends_the_run_which_can_be_resumed(
     with FaultyProxy(s3_server, full) as proxy:
         monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
         forget_clients()
-        with pytest.raises(StoreError, match="samples/explain/1"):
+        with pytest.raises(StoreError, match="samples/explain/1") as caught:
             run(config_of(tmp_path, output={"path": url}, **SMALL))
         forget_clients()
     monkeypatch.setenv("AWS_ENDPOINT_URL", s3_server)
@@ -206,6 +216,7 @@ def test_a_store_that_is_full_ends_the_run_which_can_be_resumed(
     assert list(Ledger(url).entries("explain")) == [0]
     assert resume(url).exit_code == 0
     assert computed(Folder(url)) == undisturbed
+    drill(caught.value.what, f"shards after it is resumed: {list(Ledger(url).entries('explain'))}")
 
 
 def test_a_refusal_for_want_of_space_is_known_by_its_number(

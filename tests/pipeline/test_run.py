@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pipeline.events import Event
+    from tests.pipeline.drills import Seen
 
 pytestmark = pytest.mark.slow
 
@@ -114,8 +115,9 @@ def test_shards_in_any_order_give_the_same_bits(
     assert stored(tmp_path / "out") == stored(undisturbed)
 
 
+@pytest.mark.drill(2)
 def test_a_killed_driver_is_resumed_and_nothing_is_done_twice(
-    tmp_path: Path, undisturbed: Path
+    tmp_path: Path, undisturbed: Path, drill: Seen
 ) -> None:
     run_file = write_run(tmp_path)
     (tmp_path / "slow").write_text("0.02")
@@ -135,11 +137,17 @@ def test_a_killed_driver_is_resumed_and_nothing_is_done_twice(
         1 if shard in before else 2 for shard in range(5)
     ]
     assert stored(path) == stored(undisturbed)
+    drill(
+        f"exit {process.returncode}, then 0",
+        f"{len(before)} shards kept, {5 - len(before)} computed",
+    )
+    drill.run(path, 0)
 
 
+@pytest.mark.drill(16)
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_ends_the_run_after_the_shards_in_flight(
-    tmp_path: Path, undisturbed: Path, number: int, code: int
+    tmp_path: Path, undisturbed: Path, number: int, code: int, drill: Seen
 ) -> None:
     run_file = write_run(tmp_path)
     (tmp_path / "slow").write_text("0.03")
@@ -155,6 +163,8 @@ def test_a_signal_ends_the_run_after_the_shards_in_flight(
     assert resume(path).exit_code == 0
     assert sorted(committed(path)) == sorted((name, shard) for name in PASSES for shard in range(5))
     assert stored(path) == stored(undisturbed)
+    drill(signal.Signals(number).name)
+    drill.run(path, process.returncode)
 
 
 def test_a_second_signal_ends_the_run_at_once(tmp_path: Path) -> None:
@@ -175,7 +185,8 @@ def test_a_second_signal_ends_the_run_at_once(tmp_path: Path) -> None:
     assert committed(path) == done
 
 
-def test_a_second_run_on_the_folder_of_a_live_one_is_refused(tmp_path: Path) -> None:
+@pytest.mark.drill(15)
+def test_a_second_run_on_the_folder_of_a_live_one_is_refused(tmp_path: Path, drill: Seen) -> None:
     run_file = write_run(tmp_path)
     (tmp_path / "slow").write_text("0.03")
     process = run_in_process(run_file)
@@ -185,10 +196,12 @@ def test_a_second_run_on_the_folder_of_a_live_one_is_refused(tmp_path: Path) -> 
     assert caught.value.exit_code == 3
     process.kill()
     process.communicate()
+    drill(f"exit {caught.value.exit_code}", caught.value.what)
 
 
+@pytest.mark.drill(10)
 def test_another_run_in_the_folder_is_refused_with_every_difference(
-    tmp_path: Path, undisturbed: Path
+    tmp_path: Path, undisturbed: Path, drill: Seen
 ) -> None:
     path = tmp_path / "out"
     shutil.copytree(undisturbed, path)
@@ -199,6 +212,7 @@ def test_another_run_in_the_folder_is_refused_with_every_difference(
     assert "explainers.ig.method: 'integrated_gradients' there, 'gradient' here" in message
     assert "explainers.statistics" in message
     assert stored(path) == stored(undisturbed)
+    drill(f"exit {caught.value.exit_code}", message)
 
 
 def test_an_edited_run_file_in_the_folder_is_refused_with_every_difference(
@@ -235,7 +249,8 @@ def test_a_damaged_manifest_is_made_anew(tmp_path: Path, undisturbed: Path) -> N
     assert stored(path) == stored(undisturbed)
 
 
-def test_changed_weights_and_samples_are_refused_by_name(tmp_path: Path) -> None:
+@pytest.mark.drill(10)
+def test_changed_weights_and_samples_are_refused_by_name(tmp_path: Path, drill: Seen) -> None:
     run_tiny(tmp_path)
     run_file = tmp_path / "run.yaml"
     code = (tmp_path / "tiny.py").read_text()
@@ -243,8 +258,9 @@ def test_changed_weights_and_samples_are_refused_by_name(tmp_path: Path) -> None
     with pytest.raises(RunConflictError, match="the weights changed"):
         run(load(run_file))
     (tmp_path / "tiny.py").write_text(code.replace("index % 3", "index % 2"))
-    with pytest.raises(RunConflictError, match=r"the samples .* changed"):
+    with pytest.raises(RunConflictError, match=r"the samples .* changed") as caught:
         run(load(run_file))
+    drill(f"exit {caught.value.exit_code}", caught.value.what)
 
 
 def test_names_metrics_and_report_may_change(tmp_path: Path, undisturbed: Path) -> None:
@@ -257,8 +273,9 @@ def test_names_metrics_and_report_may_change(tmp_path: Path, undisturbed: Path) 
     assert stored(path) == stored(undisturbed)
 
 
+@pytest.mark.drill(7)
 def test_a_full_disk_stops_the_run_and_what_is_there_stays(
-    tmp_path: Path, undisturbed: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, undisturbed: Path, monkeypatch: pytest.MonkeyPatch, drill: Seen
 ) -> None:
     path = tmp_path / "out"
     write = MapSink.write
@@ -278,6 +295,7 @@ def test_a_full_disk_stops_the_run_and_what_is_there_stays(
     assert resume(path).exit_code == 0
     assert stored(path) == stored(undisturbed)
     assert len(committed(path)) == len(set(committed(path))) == 10
+    drill.run(path, events(path, "run_finished")[-1]["exit_code"])
 
 
 def test_a_lost_object_is_made_again_and_what_builds_on_it(

@@ -22,6 +22,8 @@ from tests.pipeline.tiny_run import EXPLAINERS, config_of, run_tiny, stored
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from tests.pipeline.drills import Seen
+
 pytestmark = pytest.mark.slow
 
 
@@ -205,7 +207,8 @@ def test_the_batch_size_changes_only_rounding(tmp_path: Path, batch_size: int) -
         )
 
 
-def test_out_of_memory_halves_the_batch_and_keeps_it(tmp_path: Path) -> None:
+@pytest.mark.drill(5)
+def test_out_of_memory_halves_the_batch_and_keeps_it(tmp_path: Path, drill: Seen) -> None:
     kinds = {"hungry": {"most": 2}}
     summary = run_tiny(tmp_path / "a", explainers=kinds, engine={"batch_size": 8})
     assert summary.exit_code == 0
@@ -214,6 +217,13 @@ def test_out_of_memory_halves_the_batch_and_keeps_it(tmp_path: Path) -> None:
     assert [entry.attempt for entry in entries.values()] == [1] * 5
     run_tiny(tmp_path / "b", explainers=kinds, engine={"batch_size": 2})
     assert stored(tmp_path / "a" / "out") == stored(tmp_path / "b" / "out")
+    drill(
+        f"exit {summary.exit_code}",
+        f"batches of {[one.batch_size for one in entries.values()]}, not 8",
+    )
+    found, expected = stored(tmp_path / "a" / "out"), stored(tmp_path / "b" / "out")
+    n_other = sum(found[name] != expected[name] for name in expected)
+    drill(f"{n_other} of {len(expected)} objects differ from those of batches of 2")
 
 
 def test_a_batch_of_one_that_does_not_fit_is_the_shards_error(tmp_path: Path) -> None:
@@ -226,7 +236,8 @@ def test_a_batch_of_one_that_does_not_fit_is_the_shards_error(tmp_path: Path) ->
     assert not outcome.error.is_fatal
 
 
-def test_an_error_names_the_samples_of_its_batch(tmp_path: Path) -> None:
+@pytest.mark.drill(4)
+def test_an_error_names_the_samples_of_its_batch(tmp_path: Path, drill: Seen) -> None:
     summary = run_tiny(tmp_path, explainers={"broken": {}, "saliency": {}})
     assert summary.exit_code == 5
     assert summary.quarantined == (("explain", 1),)
@@ -239,10 +250,13 @@ def test_an_error_names_the_samples_of_its_batch(tmp_path: Path) -> None:
     run = open_run(str(tmp_path / "out"))
     assert np.isnan(run.maps["saliency"].values[8:16]).all()
     assert np.isfinite(run.maps["saliency"].values[16:]).all()
+    drill.run(tmp_path / "out", summary.exit_code)
+    drill(event["error"]["type"], event["error"]["message"], event["error"]["sample_ids"])
 
 
+@pytest.mark.drill(12)
 def test_bad_samples_are_named_kept_out_and_counted(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, drill: Seen
 ) -> None:
     bad = {"3": "nan", "12": "size", "13": "truncated"}
     data = {"source": "python", "function": "tiny.py:images", "params": {"bad": bad}}
@@ -263,14 +277,20 @@ def test_bad_samples_are_named_kept_out_and_counted(
     assert np.isfinite(values[~missing]).all()
     assert int(run.scans["statistics"]["count"]) == 37
     assert run.maps["saliency"].prediction.values[3] == -1
+    drill(f"exit {summary.exit_code}", reasons["image_3"])
+    drill(f"{int(run.scans['statistics']['count'])} of 40 samples are in the statistics")
 
 
-def test_weights_that_are_not_the_plans_are_refused(tmp_path: Path) -> None:
+@pytest.mark.drill(13)
+def test_weights_that_are_not_the_plans_are_refused(tmp_path: Path, drill: Seen) -> None:
     worker, _ = worker_of(tmp_path)
     worker.close()
     other = replace(worker._task.plan, digest="d" * 64, weights_digest="e" * 64)
-    with pytest.raises(PlanError, match=f"{worker._task.plan.weights_digest[:12]}.*eeeeee"):
+    with pytest.raises(
+        PlanError, match=f"{worker._task.plan.weights_digest[:12]}.*eeeeee"
+    ) as caught:
         replace(worker._task, plan=other).open("here")
+    drill(caught.value.what)
 
 
 def test_a_shard_of_bad_samples_is_a_shard(tmp_path: Path) -> None:
@@ -340,21 +360,27 @@ def test_randomness_depends_on_the_sample_and_the_entry_only(tmp_path: Path) -> 
     assert not np.array_equal(first["one"].values, first["two"].values)
 
 
-def test_of_two_writers_of_a_shard_the_first_wins_and_bytes_stay(tmp_path: Path) -> None:
+@pytest.mark.drill(15)
+def test_of_two_writers_of_a_shard_the_first_wins_and_bytes_stay(
+    tmp_path: Path, drill: Seen
+) -> None:
     worker, path = worker_of(tmp_path)
     orphan = worker._task.open("orphan")
     item = WorkItem("explain", 2)
     assert settled(worker(item)).status == "committed"
     before = stored(tmp_path / "out")
     entry = Ledger(path).entry("explain", 2)
+    assert entry is not None
     # the orphan had looked at the ledger before
     orphan._ledger.entry = lambda *_: None  # type: ignore[method-assign]
-    assert settled(orphan(WorkItem("explain", 2, epoch=0))).status == "skipped"
+    second = settled(orphan(WorkItem("explain", 2, epoch=0)))
+    assert second.status == "skipped"
     assert settled(worker(item)).status == "skipped"
     assert Ledger(path).entry("explain", 2) == entry
     assert stored(tmp_path / "out") == before
     worker.close()
     orphan.close()
+    drill(f"the second writer has {second.status} the shard; it is {entry.worker!r}'s")
 
 
 def test_a_full_disk_commits_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,6 +23,8 @@ from tests.pipeline.tiny_run import (
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from tests.pipeline.drills import Seen
+
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 RAY: dict[str, Any] = {"kind": "ray"}
@@ -46,7 +48,10 @@ def test_any_number_of_workers_gives_the_bits_of_the_serial_engine(
     assert len(names) == workers
 
 
-def test_a_killed_actor_costs_one_attempt_of_one_shard(tmp_path: Path, undisturbed: Path) -> None:
+@pytest.mark.drill(1)
+def test_a_killed_actor_costs_one_attempt_of_one_shard(
+    tmp_path: Path, undisturbed: Path, drill: Seen
+) -> None:
     run_file = write_run(tmp_path, engine=RAY)
     (tmp_path / "kill_13").write_text("once")
     process = run_in_process(run_file)
@@ -61,15 +66,19 @@ def test_a_killed_actor_costs_one_attempt_of_one_shard(tmp_path: Path, undisturb
     attempts = {entry.shard: entry.attempt for entry in Ledger(path).entries("explain").values()}
     assert attempts == {0: 1, 1: 2, 2: 1, 3: 1, 4: 1}
     assert [event["shard"] for event in events(path, "worker_lost")] == [1]
+    drill.run(path, process.returncode)
+    drill(f"attempts of shards: {attempts}")
 
 
-def test_a_poison_shard_is_given_up_and_the_rest_is_there(tmp_path: Path) -> None:
+@pytest.mark.drill(3)
+def test_a_poison_shard_is_given_up_and_the_rest_is_there(tmp_path: Path, drill: Seen) -> None:
     run_file = write_run(tmp_path, engine=RAY, explainers={"saliency": {}})
     (tmp_path / "kill_20").write_text("always")
     process = run_in_process(run_file)
     _, error = process.communicate(timeout=200)
     assert process.returncode == 5, error
     path = tmp_path / "out"
+    drill.run(path, process.returncode)
     assert events(path, "run_finished")[-1]["quarantined"] == [["explain", 2]]
     assert len(events(path, "worker_lost")) == 3
     attempts = {entry.shard: entry.attempt for entry in Ledger(path).entries("explain").values()}
@@ -79,8 +88,9 @@ def test_a_poison_shard_is_given_up_and_the_rest_is_there(tmp_path: Path) -> Non
     assert len(Ledger(path).entries("explain")) == 5
 
 
+@pytest.mark.drill(2)
 def test_a_killed_driver_is_resumed_while_orphans_may_live(
-    tmp_path: Path, undisturbed: Path
+    tmp_path: Path, undisturbed: Path, drill: Seen
 ) -> None:
     run_file = write_run(tmp_path, engine=RAY)
     (tmp_path / "slow").write_text("0.02")
@@ -108,3 +118,6 @@ def test_a_killed_driver_is_resumed_while_orphans_may_live(
     # Ray's own agents take up to a minute to notice
     _, alive = psutil.wait_procs(actors, timeout=20)
     assert alive == []
+    drill(f"{len(before)} shards kept, {len(after) - len(before)} computed")
+    drill(f"{len(actors)} workers outlived the driver, {len(alive)} still live")
+    drill.run(path, 0)
