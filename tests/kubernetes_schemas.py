@@ -122,6 +122,7 @@ def pod(needs: Schema, *required: str) -> Schema:
         restartPolicy=one_of("Never", "OnFailure"),
         terminationGracePeriodSeconds=COUNT,
         serviceAccountName=NAME,
+        securityContext=closed(fsGroup=COUNT),
     )
     return closed(("spec",), metadata=POD_METADATA, spec=spec)
 
@@ -193,7 +194,7 @@ CRON_JOB = closed(
                         action=one_of("FailJob", "Ignore", "Count", "FailIndex"),
                         onExitCodes=closed(
                             ("operator", "values"),
-                            operator=one_of("In", "NotIn"),
+                            operator=one_of("In"),
                             values=listed(COUNT),
                         ),
                         onPodConditions=listed(closed(("type",), type=TEXT)),

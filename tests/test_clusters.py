@@ -137,8 +137,9 @@ def test_mistakes_in_files_for_kubernetes_are_found(
 
 
 def test_the_schemas_are_schemas() -> None:
-    for validator in VALIDATORS.values():
-        validator.check_schema(validator.schema)
+    # those of the others are parts of these
+    for kind in ("RayCronJob", "CronJob", "NetworkPolicy", "PersistentVolumeClaim"):
+        VALIDATORS[kind].check_schema(VALIDATORS[kind].schema)
 
 
 def test_all_three_files_for_kuberay_have_one_cluster() -> None:

@@ -31,7 +31,7 @@ def test_the_wheel_holds_every_module(names: set[str]) -> None:
 
 
 def test_the_wheel_holds_what_modules_read(names: set[str]) -> None:
-    folders = ("configs", "pipeline/atlas/templates", "pipeline/report/templates")
+    folders = ("configs", "clusters", "pipeline/atlas/templates", "pipeline/report/templates")
     beside = {
         str(path.relative_to(ROOT))
         for folder in folders
