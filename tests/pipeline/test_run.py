@@ -51,10 +51,13 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def wait_for_commit(path: Path, process: subprocess.Popen[str], n: int = 1) -> None:
-    deadline = time.monotonic() + 60
+    # to import torch alone can take a minute where others work, too
+    deadline = time.monotonic() + 200
     while not (path / "events.jsonl").exists() or len(committed(path)) < n:
         assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline
+        if time.monotonic() > deadline:
+            process.kill()
+            pytest.fail(f"nothing was committed in time: {process.communicate()}")
         time.sleep(0.01)
 
 
@@ -295,7 +298,7 @@ def test_a_full_disk_stops_the_run_and_what_is_there_stays(
     assert resume(path).exit_code == 0
     assert stored(path) == stored(undisturbed)
     assert len(committed(path)) == len(set(committed(path))) == 10
-    drill.run(path, events(path, "run_finished")[-1]["exit_code"])
+    drill.run(path, events(path, "run_finished")[0]["exit_code"])
 
 
 def test_a_lost_object_is_made_again_and_what_builds_on_it(
