@@ -63,6 +63,8 @@ def evaluate(
     verdicts.tell(evaluation.gates)
     for pass_name, shard in evaluation.quarantined:
         output.note(f"shard {shard} of pass {pass_name} was given up; xpipe logs has the reason")
+    if evaluation.quarantined:
+        output.see("quarantined-shard")
     raise typer.Exit(evaluation.exit_code)
 
 

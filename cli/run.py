@@ -274,9 +274,12 @@ def _tell_losses(summary: "RunSummary") -> None:
     """Print what is missing, and why."""
     if summary.n_failed:
         output.note(f"{summary.n_failed} samples failed; xpipe status {summary.path} names them")
+        output.see("failed-samples")
     for text in summary.notes:
         output.note(text)
     for name, n_samples in summary.not_finite.items():
         output.note(f"{name}: the maps of {n_samples} samples are not finite")
     for pass_name, shard in summary.quarantined:
         output.note(f"shard {shard} of pass {pass_name} was given up; xpipe logs has the reason")
+    if summary.quarantined:
+        output.see("quarantined-shard")

@@ -390,6 +390,7 @@ def _tell(audit: "Audit", gates: Any, *, as_json: bool) -> None:
             output.line(f"removed: {path}")
     if audit.run is not None and (audit.run.n_failed or audit.run.quarantined):
         output.note(f"{audit.run.n_failed} samples failed; xpipe status {audit.path} names them")
+        output.see("failed-samples")
     for text in (*(audit.run.notes if audit.run else ()), *audit.notes):
         output.note(text)
     verdicts.tell(gates)

@@ -27,6 +27,8 @@ def tell(verdicts: Sequence["Verdict"]) -> None:
             output.note(f"gate {verdict.status}: {verdict.name}: {verdict.message}")
     if verdicts:
         output.note(f"gates: {tally(verdicts)}")
+    if any(verdict.status == "failed" for verdict in verdicts):
+        output.see("broken-gate")
 
 
 @contextmanager

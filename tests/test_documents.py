@@ -227,7 +227,7 @@ def test_everything_that_is_imported_is_a_dependency() -> None:
     wanted = [*project["dependencies"], *(one for name in EXTRAS for one in extras[name])]
     names = {re.split(r"[\[<>=]", entry)[0].replace("-", "_").lower() for entry in wanted}
     # what a dependency is certain to bring, because its interface is made of it
-    brought = {"markupsafe", "PIL", "pydantic_core", "tqdm", "yaml"}
+    brought = {"huggingface_hub", "markupsafe", "PIL", "pydantic_core", "requests", "tqdm", "yaml"}
     renamed = {"scikit_image": "skimage", "scikit_learn": "sklearn"}
     renamed |= {"mlflow_skinny": "mlflow", "opentelemetry_sdk": "opentelemetry"}
     names = {renamed.get(name, name) for name in names}
