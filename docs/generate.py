@@ -36,8 +36,9 @@ Nothing ever asks a question. `xpipe --install-completion` installs shell comple
 | 5 | done, but samples failed or shards were given up |
 | 130, 143 | interrupted by SIGINT, SIGTERM; `xpipe resume` goes on |
 
-Errors are told as what and how to fix it; `xpipe --debug COMMAND` adds the traceback, as does
-the variable `XPIPE_DEBUG=1`.
+Errors are told as what, how to fix it, and where [the page about it](errors/README.md) lies;
+`xpipe --debug COMMAND` adds the traceback, as does the variable `XPIPE_DEBUG=1`. How runs are kept
+going is told in [operations](operations.md).
 """
 
 
