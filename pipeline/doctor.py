@@ -139,13 +139,15 @@ def _compiler() -> Finding:
 def _memory() -> Iterator[Finding]:
     import psutil
 
-    n_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    from pipeline.threads import processors
+
+    n_cores = processors()
     free = psutil.virtual_memory().available
     found = f"{n_cores} cores, {free / _GIB:.1f} GiB of memory free"
     n_workers = int(free // _WORKER_MEMORY)
     if n_workers < 1:
         yield Finding("memory", "failed", found, "free memory: a worker needs 1.5 GiB")
-    elif n_workers < (n_cores or 1):
+    elif n_workers < n_cores:
         fix = f"run with -s engine.workers={n_workers}"
         yield Finding("memory", "warning", found, fix)
     else:

@@ -45,12 +45,14 @@ def describe(config: RunConfig, plan: Plan) -> dict[str, Any]:
     """Return what environment.json holds: also what run file and plan were when the run began."""
     import torch
 
+    from pipeline.threads import processors
+
     return {
         "command": " ".join([os.path.basename(sys.argv[0]), *sys.argv[1:]]),
         "git": revision(config.base),
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "processors": os.cpu_count(),
+        "processors": processors(),
         "gpus": [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())],
         "cuda": torch.version.cuda or "",
         "cudnn": torch.backends.cudnn.version() or 0,  # type: ignore[no-untyped-call]

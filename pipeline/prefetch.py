@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ from torch import Tensor
 from pipeline.data import read_batch
 from pipeline.inputs import mapped
 from pipeline.lengths import batches
+from pipeline.threads import processors
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Mapping, Sequence
@@ -145,7 +145,7 @@ def open_decoders(source: Source, asked: int | Literal["auto"] = "auto") -> Thre
     """
     n_threads = source.decode_threads
     if asked == "auto" and n_threads > 1:
-        n_threads = N_WAITING if source.is_remote else min(n_threads, _n_processors())
+        n_threads = N_WAITING if source.is_remote else min(n_threads, processors())
     elif asked == "auto":
         n_threads = 1
     elif n_threads > 1:
@@ -157,10 +157,3 @@ def open_decoders(source: Source, asked: int | Literal["auto"] = "auto") -> Thre
             source.name,
         )
     return ThreadPoolExecutor(n_threads, thread_name_prefix="decoder")
-
-
-def _n_processors() -> int:
-    """Return how many processors this process may use."""
-    # macOS has no affinity
-    affinity = getattr(os, "sched_getaffinity", None)
-    return len(affinity(0)) if affinity else os.cpu_count() or 1

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import operator
-import os
 import time
 from typing import TYPE_CHECKING
 
@@ -15,7 +14,7 @@ from explainers import Attribution, Target, Trace, explaining
 from pipeline import gpus, lengths
 from pipeline.inputs import mapped, n_rows, to_model
 from pipeline.plan import MapSpec, map_name
-from pipeline.threads import computing_threads
+from pipeline.threads import computing_threads, processors
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -167,7 +166,7 @@ def shard_size(
 
 def worker_memory() -> int:
     """Return the bytes of memory per processor: what a worker can count on."""
-    return int(psutil.virtual_memory().total) // max(os.cpu_count() or 1, 1)
+    return int(psutil.virtual_memory().total) // processors()
 
 
 def repeated(example: Inputs, size: int) -> Inputs:

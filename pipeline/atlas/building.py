@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -18,6 +17,7 @@ from pipeline.atlas.cards import Cards, Names, Shown
 from pipeline.atlas.searching import Index
 from pipeline.errors import StoreError
 from pipeline.report import naming
+from pipeline.threads import processors
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -179,7 +179,7 @@ class Atlas:
         is_exact = tiles.is_coarse(pictures.size)
 
         first: list[NDArray[np.uint8]] = []
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
+        with ThreadPoolExecutor(processors()) as pool:
             for block in views.blocks(shown[0].view, entry.name, entry.n_concepts):
                 channels = range(entry.n_concepts)[block]
                 held = [views.references(each.view, entry.name, self.n, block) for each in shown]

@@ -14,6 +14,7 @@ import explainers
 from pipeline.engine import authentication
 from pipeline.errors import EngineError
 from pipeline.lock import acquire, owner
+from pipeline.threads import processors
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -30,6 +31,12 @@ PACKAGES = ("explainers", "pipeline", "cli", "clusters", "configs")
 """Ours: shipped to clusters, whose nodes need our dependencies alone."""
 EXCLUDED = ("__pycache__/", "*.pyc")
 """Of what is shipped: they differ from run to run, so that the rest would be sent again."""
+JOIN_SECONDS = 10.0
+"""For the first answer of a cluster that is joined; it takes less than one."""
+CLUSTER_ID_BYTES = 28
+"""Of what Ray calls a cluster by."""
+WRONG_CLUSTER = "WrongClusterID"
+"""In what a head says to a client that takes it for another one."""
 
 
 @contextlib.contextmanager
@@ -49,7 +56,7 @@ def package_root() -> Path:
 def _local(settings: Settings) -> Iterator[None]:
     import ray
 
-    n_processors = len(os.sched_getaffinity(0))
+    n_processors = processors()
     if settings.workers != "auto":
         n_processors = max(n_processors, int(settings.workers) * settings.threads)
     folder = _temporary_folder()
@@ -102,6 +109,7 @@ def _joined(settings: Settings) -> Iterator[None]:
     packages = [str(package_root() / name) for name in PACKAGES]
     shipped = {} if is_job else {"py_modules": packages, "excludes": list(EXCLUDED)}
     with _environment(values), _quiet():
+        _check_tokens(settings.address)
         with _refusals_named(settings.address):
             ray.init(
                 address=settings.address,
@@ -115,21 +123,64 @@ def _joined(settings: Settings) -> Iterator[None]:
             ray.shutdown()
 
 
+def _check_tokens(address: str) -> None:
+    """See that a cluster refuses a token that is nobody's, and then that it takes ours.
+
+    An open cluster takes code from everybody, and Ray joins it without a word. Where a token is
+    wrong, Ray tries for 20 seconds and then says that it cannot connect.
+
+    Raises
+    ------
+    EngineError
+        If the cluster asks for no token, wants another one or does not answer.
+    """
+    with _refusals_named(address), _environment({authentication.TOKEN: secrets.token_hex(32)}):
+        is_open = not _is_token_refused(address)
+    if is_open:
+        raise EngineError(
+            f"the cluster at {address!r} asks for no token: anybody who reaches it can run code "
+            "on it",
+            fix="start it with RAY_AUTH_MODE=token and a token; xpipe does not join it as it is",
+            page="cluster-without-authentication",
+        )
+    with _refusals_named(address):
+        is_refused = _is_token_refused(address)
+    if is_refused:
+        raise _other_token(address)
+
+
+def _is_token_refused(address: str) -> bool:
+    """Ask a cluster for its nodes with the token of the environment.
+
+    The client names a cluster that does not exist: a head that looks at tokens says that this one
+    is wrong, and if it is not, or none is looked at, that the cluster is another one. So nothing
+    is printed, and nothing done, whatever the answer.
+    """
+    from ray import _raylet, exceptions
+    from ray._private.services import canonicalize_bootstrap_address_or_die
+
+    refused: Any = getattr(exceptions, "AuthenticationError", ())
+    found = canonicalize_bootstrap_address_or_die(address)
+    try:
+        client = _raylet.GcsClient(address=found, cluster_id=secrets.token_hex(CLUSTER_ID_BYTES))
+        client.get_all_node_info(timeout=JOIN_SECONDS)
+    except refused as error:
+        return WRONG_CLUSTER not in str(error)
+    return False
+
+
 @contextlib.contextmanager
 def _refusals_named(address: str) -> Iterator[None]:
     """Turn what Ray raises when it joins a cluster into errors that name address and cure."""
     from ray import exceptions
 
     refused: Any = getattr(exceptions, "AuthenticationError", ())
+    broken = (exceptions.RaySystemError, exceptions.RpcError)
     try:
         yield
     except refused as error:
-        raise EngineError(
-            f"the cluster at {address!r} does not take the token",
-            fix=authentication.FIX,
-            page=authentication.PAGE,
-        ) from error
-    except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
+        raise _other_token(address) from error
+    except (*broken, ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise EngineError(
             f"cannot join the cluster at {address!r}: {first}",
@@ -137,6 +188,14 @@ def _refusals_named(address: str) -> Iterator[None]:
             "here; `auto` needs a node of the cluster, http://head:8265 does not",
             page="cluster-unreachable",
         ) from error
+
+
+def _other_token(address: str) -> EngineError:
+    return EngineError(
+        f"the cluster at {address!r} does not take the token",
+        fix=authentication.FIX,
+        page=authentication.PAGE,
+    )
 
 
 def _temporary_folder() -> Path:

@@ -134,7 +134,7 @@ def test_as_many_batches_are_read_ahead_as_asked_for(depth: int) -> None:
 def test_threads_are_those_of_use_on_the_processors_there_are(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("pipeline.prefetch._n_processors", lambda: 4)
+    monkeypatch.setattr("pipeline.prefetch.processors", lambda: 4)
     cases = [
         (Meeting(8), "auto", 4),
         (Meeting(3), "auto", 3),
