@@ -14,7 +14,6 @@ from pipeline.quantities import duration
 
 WATCH_INTERVAL = 1.0
 """Seconds between looks at a run."""
-_LIVE = ("running", "submitted")
 
 
 def stop(
@@ -147,7 +146,7 @@ def _looks(path: str, address: str | None) -> Iterator[dict[str, Any]]:
     while True:
         now = state(path) if found is None else watching.state(*found)
         yield now
-        if now["state"] not in _LIVE:
+        if not now["is_live"]:
             return
         time.sleep(WATCH_INTERVAL)
 
@@ -160,7 +159,8 @@ def _watch_in_place(looks: Iterator[dict[str, Any]]) -> None:
     console = Console(file=sys.stdout, highlight=False)
     with Live(console=console, auto_refresh=False) as live:
         for now in looks:
-            live.update(Text("\n".join(_lines(now))), refresh=True)
+            # lines of tables hold the codes of their bold heads
+            live.update(Text.from_ansi("\n".join(_lines(now))), refresh=True)
 
 
 def _watch_by_lines(looks: Iterator[dict[str, Any]]) -> None:
@@ -185,7 +185,7 @@ def _lines(state: dict[str, Any]) -> Iterator[str]:
     yield f"{state['path']}: {state['state']}, {state['n_samples']} samples"
     if "job" in state:
         yield f"job {state['job']} at {state['address']}, results in {state['output']}"
-    if state["owner"] is not None:
+    if state["owner"] is not None and state["is_live"]:
         yield f"process {state['owner']['pid']} on {state['owner']['host']}"
     rows = [
         {

@@ -80,6 +80,11 @@ class Owner:
         except psutil.NoSuchProcess:
             return False
 
+    @property
+    def may_work(self) -> bool:
+        """Whether it works on the folder, or may: one that this host cannot see is taken to."""
+        return self.is_alive is not False
+
     def _is(self, process: psutil.Process) -> bool:
         if self.since_boot is None:  # signed by an earlier version
             return abs(process.create_time() - self.process_started) < _TICK

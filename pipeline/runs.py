@@ -82,7 +82,7 @@ def stop(path: str | PurePath, *, now: bool = False) -> Owner:
         If nobody works on the run, or the folder cannot be written.
     """
     present = owner(path)
-    if present is None or present.is_alive is False:
+    if present is None or not present.may_work:
         raise StoreError(
             f"nobody works on {path}", fix="xpipe status shows what is done", page="not-running"
         )
@@ -135,9 +135,10 @@ def state(path: str | PurePath) -> dict[str, Any]:
     -------
     dict
         ``path``, ``state`` (running, running elsewhere, done, done with failures,
-        interrupted, failed, killed, not started), ``owner``, ``n_samples``, ``n_failed``,
-        ``passes`` (a row each), ``failures`` (sample and reason) and ``not_finite`` (explainer to
-        the number of samples whose maps are).
+        interrupted, failed, killed, not started), ``is_live`` (whether somebody works on it, or
+        may, from a host that this one cannot see), ``owner`` (also one that has ended),
+        ``n_samples``, ``n_failed``, ``passes`` (a row each), ``failures`` (sample and reason) and
+        ``not_finite`` (explainer to the number of samples whose maps are).
 
     Raises
     ------
@@ -161,6 +162,7 @@ def state(path: str | PurePath) -> dict[str, Any]:
     return {
         "path": str(folder),
         "state": _state(present, folder),
+        "is_live": present is not None and present.may_work,
         "owner": None if present is None else asdict(present),
         "n_samples": run.plan.n_samples,
         "n_failed": len(failures),
@@ -185,10 +187,8 @@ def _checked(path: str | PurePath) -> PurePath:
 def _state(present: Owner | None, folder: PurePath) -> str:
     if present is None:
         return "not started"
-    if present.is_alive is None:
-        return "running elsewhere"
-    if present.is_alive:
-        return "running"
+    if present.may_work:
+        return "running elsewhere" if present.is_alive is None else "running"
     ended = [event for event in events(folder) if event.get("event") in _ENDS]
     if not present.is_released or not ended or ended[-1]["event"] != "run_finished":
         return "killed"

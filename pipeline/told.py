@@ -90,4 +90,4 @@ def _parsed(content: bytes) -> Iterator[dict[str, Any]]:
 
 def _is_live(folder: paths.Folder) -> bool:
     present = owner(folder.url)
-    return present is not None and present.is_alive is not False
+    return present is not None and present.may_work

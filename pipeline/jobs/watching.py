@@ -58,6 +58,7 @@ def state(cluster: Cluster, job: Job) -> dict[str, Any]:
         **progress(records),
         "path": str(job.folder),
         "state": in_words(said, records),
+        "is_live": said.is_live,
         "owner": None,
         "failures": [],
         "job": job.submission,

@@ -1,19 +1,23 @@
 """Runs seen from outside: templates, finding, state, stopping."""
 
 import errno
+import io
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 from typer.testing import CliRunner
 
+from cli import jobs
 from cli.main import app
 from pipeline import paths, runs, templates
 from pipeline.callbacks.event_log import EventLog
@@ -134,6 +138,70 @@ def test_stop_refuses_what_does_not_run_and_leaves_word_elsewhere(
     own(folder, os.getpid(), host="elsewhere")
     assert runs.stop(folder, now=True).host == "elsewhere"
     assert json.loads((folder / paths.STOP / "1.json").read_text()) == {"now": True}
+
+
+STATE: dict[str, Any] = {
+    "path": "runs/a",
+    "state": "running",
+    "is_live": True,
+    "owner": {"pid": 17, "host": "here"},
+    "n_samples": 40,
+    "n_failed": 0,
+    "passes": [
+        {"pass": "explain", "shards": 5, "done": 2, "samples": 16, "failed": 0, "seconds": 1.0}
+    ],
+    "failures": [],
+    "not_finite": {},
+}
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_run_is_watched_in_place_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = Terminal()
+    monkeypatch.setattr(sys, "stdout", screen)
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    jobs._watch_in_place(iter([STATE]))
+    shown = screen.getvalue()
+    assert "\x1b[1m" in shown  # the head of the table is bold, and its codes are no text
+    lines = re.sub("\x1b\\[[?0-9;]*[A-Za-z]", "", shown).splitlines()
+    heads = {tuple(line.split()) for line in lines if "worker time" in line}
+    assert heads == {("pass", "shards", "samples", "failed", "worker", "time")}
+    assert max(map(len, lines)) <= 80
+
+
+def test_who_works_is_told_while_somebody_does() -> None:
+    assert "process 17 on here" in list(jobs._lines(STATE))
+    ended = STATE | {"state": "done", "is_live": False}
+    assert not [line for line in jobs._lines(ended) if line.startswith("process")]
+
+
+def test_a_run_of_another_host_is_watched_until_it_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    states = [STATE | {"state": "running elsewhere"}] * 2 + [STATE | {"is_live": False}]
+    left = iter(states)
+    monkeypatch.setattr(runs, "state", lambda path: next(left))
+    monkeypatch.setattr(jobs, "WATCH_INTERVAL", 0.0)
+    assert list(jobs._looks(str(tmp_path), None)) == states
+
+
+def test_an_owner_that_cannot_be_seen_may_work(tmp_path: Path) -> None:
+    folder = a_run(tmp_path / "run")
+    for host, is_released, expected in (
+        ("elsewhere", False, True),
+        ("elsewhere", True, False),
+        ("", False, True),
+    ):
+        own(folder, os.getpid(), host=host, is_released=is_released)
+        present = runs.owner(folder)
+        assert present is not None
+        assert present.may_work is expected
 
 
 def test_events_of_an_ended_run_are_read_to_the_end(tmp_path: Path) -> None:
