@@ -25,6 +25,10 @@ MAX_CHARACTERS = 500
 """Of one line."""
 WRITERS = ("writer", "objects")
 """How threads are called that write an item while the next one is computed."""
+APART = ("pipeline.callbacks", "mlflow", "opentelemetry", "tensorboard", "wandb")
+"""Loggers of those who are told of a run; what they say is nothing of a worker's."""
+LISTENING = "callback-"
+"""How threads that tell them are called; libraries say much by way of others' loggers."""
 OPENING = WorkItem("", -1, attempt=0)
 """What is done before the first item."""
 
@@ -104,7 +108,8 @@ class Lines(logging.Handler):
 
     Lines of the thread that computes, and of those that read for it, belong to the item that is
     computed; those of writers to the oldest item that is not through, as writing is in order.
-    What other threads log while nothing is done, a serial run's driver for one, is not a worker's.
+    What other threads log while nothing is done, a serial run's driver for one, is not a worker's,
+    nor what callbacks say at any time: it goes where it would go if nobody listened here.
     """
 
     def __init__(self) -> None:
@@ -137,6 +142,9 @@ class Lines(logging.Handler):
         """Keep a line if it is an item's; logging holds the lock."""
         item = self._item_of(record)
         if item is None:
+            if not self._is_heard_elsewhere(record):
+                # logging does this itself where there is no handler, and here there is one
+                _to_stderr(record)
             return
         if len(self._lines) >= MAX_LINES:
             self._n_left_out += 1
@@ -158,7 +166,19 @@ class Lines(logging.Handler):
         logging.getLogger().removeHandler(self)
         super().close()
 
+    def _is_heard_elsewhere(self, record: logging.LogRecord) -> bool:
+        """Say whether a handler of somebody else's, or a later one of ours, has the record."""
+        found: list[logging.Handler] = []
+        at: logging.Logger | None = logging.getLogger(record.name)
+        while at is not None:
+            found += at.handlers
+            at = at.parent if at.propagate else None
+        others = [each for each in found if not isinstance(each, Lines)]
+        return bool(others) or found[-1:] != [self]
+
     def _item_of(self, record: logging.LogRecord) -> WorkItem | None:
+        if _is_of_listener(record):
+            return None
         computed = self._computed
         if computed is not None and record.thread == computed[0]:
             return computed[1]
@@ -175,6 +195,17 @@ class Lines(logging.Handler):
             yield
         finally:
             self.release()
+
+
+def _is_of_listener(record: logging.LogRecord) -> bool:
+    root = record.name.startswith(APART)
+    return root or (record.threadName or "").startswith(LISTENING)
+
+
+def _to_stderr(record: logging.LogRecord) -> None:
+    last = logging.lastResort
+    if last is not None and record.levelno >= last.level:
+        last.handle(record)
 
 
 def _line(item: WorkItem, record: logging.LogRecord) -> WorkerLog:

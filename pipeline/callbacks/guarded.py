@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import queue
 import threading
+import time
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -15,8 +17,13 @@ logger = logging.getLogger(__name__)
 
 CLOSE_SECONDS = 60.0
 """How long the end of a run waits for somebody who is behind, such as an upload."""
+STUCK_SECONDS = 15.0
+"""How long it waits for somebody who has not even come to the end of the run: one that cannot be
+reached, and tries again and again."""
 MAX_BEHIND = 10_000
 """Events that wait for somebody who hangs; some megabytes. Later ones are not told."""
+_LOOK = 0.05
+"""Seconds between looks at one that is behind."""
 
 
 class Guarded:
@@ -72,12 +79,24 @@ class Apart:
     opened
         Who is told; it is only used by that thread.
     patience
-        Seconds that `close` waits.
+        Seconds that `close` waits in all.
+    stuck
+        Seconds of these that it waits for one that is told of one and the same event all the time,
+        unless this is the last.
     """
 
-    def __init__(self, name: str, opened: Opened, *, patience: float = CLOSE_SECONDS) -> None:
+    def __init__(
+        self,
+        name: str,
+        opened: Opened,
+        *,
+        patience: float = CLOSE_SECONDS,
+        stuck: float = STUCK_SECONDS,
+    ) -> None:
         self._name = name
         self._patience = patience
+        self._stuck = stuck
+        self._n_told = 0
         self._guarded = Guarded(name, opened)
         self._events: queue.Queue[Event | None] = queue.Queue(MAX_BEHIND)
         self._is_behind = False
@@ -96,22 +115,29 @@ class Apart:
 
     def close(self) -> None:
         """Wait until everything is told and finished, but not for ever."""
-        try:
-            self._events.put(None, timeout=self._patience)
-        except queue.Full:
-            pass
-        else:
-            self._thread.join(self._patience)
+        started = time.monotonic()
+        with contextlib.suppress(queue.Full):
+            self._events.put(None, timeout=min(self._patience, self._stuck))
+        told, since = self._n_told, started
+        while self._thread.is_alive() and time.monotonic() - started < self._patience:
+            self._thread.join(_LOOK)
+            # one is left: the request to close, which nothing but the last event can be before
+            if self._events.qsize() <= 1 or self._n_told != told:
+                # the last event is being told, such as an upload; or another one was
+                told, since = self._n_told, time.monotonic()
+            elif time.monotonic() - since > self._stuck:
+                break
         if self._thread.is_alive():
             logger.warning(
-                "callback %s was not done within %g s after the run and is left behind",
+                "callback %s was not done %.3g s after the run and is left behind",
                 self._name,
-                self._patience,
+                time.monotonic() - started,
             )
 
     def _tell(self) -> None:
         while (event := self._events.get()) is not None:
             self._guarded(event)
+            self._n_told += 1
         self._guarded.close()
 
 

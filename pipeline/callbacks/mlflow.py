@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 MAX_AT_ONCE = 100
 """Parameters, and figures, that MLflow takes in one request (its limits are 100 and 1000)."""
+MAX_RETRIES = "3"
+"""Times that a request is made anew, within some ten seconds."""
 MAX_VALUE = 500
 """Characters of a parameter that every store of MLflow takes."""
 _STATUS = {0: "FINISHED", 4: "FINISHED", 5: "FINISHED", 130: "KILLED", 143: "KILLED"}
@@ -44,6 +46,8 @@ class Mlflow(Tracker):
         """Begin an MLflow run."""
         # its usage statistics; read when it is imported, and the user's own word stands
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+        # its own patience is seven tries, which are minutes for a server that is not there
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", MAX_RETRIES)
         from mlflow.tracking import MlflowClient
 
         # the client, not the functions of the module: those share one active run per process

@@ -171,6 +171,27 @@ def test_one_that_hangs_is_left_behind(caplog: pytest.LogCaptureFixture) -> None
     hanging.gate.set()
 
 
+def test_one_that_never_answered_is_not_waited_for_as_long_as_a_last_upload(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    hanging = Hangs()
+    apart = Apart("tracker", hanging, patience=600.0, stuck=0.05)
+    for event in STORY:
+        apart(event)
+    apart.close()
+    assert "left behind" in caplog.text
+    hanging.gate.set()
+    caplog.clear()
+    uploading = Hangs()
+    apart = Apart("tracker", uploading, patience=600.0, stuck=0.05)
+    apart(PASS)
+    timer = threading.Timer(0.3, uploading.gate.set)
+    timer.start()
+    apart.close()
+    assert uploading.n_closed == 1
+    assert not caplog.text
+
+
 @dataclass
 class Kept:
     """A tracker's backend that remembers."""

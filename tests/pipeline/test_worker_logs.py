@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import pickle
+import threading
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import pytest
 
 from pipeline.engine import Settings, engines
 from pipeline.task import Outcome, WorkerLog, WorkItem
-from pipeline.worker_logs import MAX_CHARACTERS, MAX_LINES, LoggedTask
+from pipeline.worker_logs import MAX_CHARACTERS, MAX_LINES, Lines, LoggedTask
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 logger = logging.getLogger("somebody.elses.model")
 
@@ -121,6 +127,46 @@ def test_what_the_driver_logs_is_no_workers() -> None:
     assert isinstance(settled, Future)
     assert "a driver in the same process" not in [line.message for line in settled.result().logs]
     worker.close()
+
+
+@contextlib.contextmanager
+def nobody_listens() -> Iterator[None]:
+    """Leave the root logger without handlers, as programs do that do not set up logging."""
+    root = logging.getLogger()
+    before, root.handlers = root.handlers, []
+    try:
+        yield
+    finally:
+        root.handlers = before
+
+
+def test_what_is_no_workers_goes_where_it_would_have_gone(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with nobody_listens():
+        first = LoggedTask(Talking(n_lines=0)).open("first")
+        second = LoggedTask(Talking(n_lines=0)).open("second")
+        logger.warning("the driver has bad news")
+        logger.info("and this is none")
+        first.close()
+        second.close()
+    assert capsys.readouterr().err == "the driver has bad news\n"
+
+
+def test_what_callbacks_say_is_no_workers(capsys: pytest.CaptureFixture[str]) -> None:
+    lines = Lines()
+    with nobody_listens(), lines.computing(WorkItem("explain", 0)):
+        logging.getLogger().addHandler(lines)
+        logging.getLogger("pipeline.callbacks.guarded").warning("tracker is down")
+        telling = threading.Thread(
+            target=logger.warning, args=("retrying",), name="callback-mlflow"
+        )
+        telling.start()
+        telling.join()
+        logger.warning("computes")
+    assert [line.message for line in lines.take()] == ["computes"]
+    assert capsys.readouterr().err == "tracker is down\nretrying\n"
+    lines.close()
 
 
 def test_lines_and_tasks_travel() -> None:
