@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING
 
 from explainers import Attribution, Trace
@@ -12,11 +13,14 @@ from pipeline.errors import PlanError
 from pipeline.inputs import to_model
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
+    from collections.abc import Collection, Iterator, Mapping, Sequence
 
     from explainers import Explainer, Network, Samples, Target
     from pipeline.config import RunConfig
     from pipeline.inputs import Inputs
+
+COMPILERS = ("torch._dynamo", "torch._inductor")
+"""Packages whose exceptions are those of compilation."""
 
 
 def notes(
@@ -51,7 +55,8 @@ def notes(
     inputs = to_model(example, device, network.dtype)
     fast = accelerator.applied(network)
     if accelerator.is_compiled:
-        _try_compiled(config, fast, inputs)
+        with compiling(config, is_alone=True):
+            fast(inputs)
     tried = {
         name: short
         for name, each in found.items()
@@ -66,10 +71,27 @@ def notes(
     return said
 
 
-def _try_compiled(config: RunConfig, fast: Network, inputs: Inputs) -> None:
+@contextlib.contextmanager
+def compiling(config: RunConfig, *, is_alone: bool = False) -> Iterator[None]:
+    """Say of errors of torch's compiler in a with block that the network cannot be compiled.
+
+    Parameters
+    ----------
+    is_alone
+        Whether only compilation can fail in the block, so that any error is one of it.
+
+    Raises
+    ------
+    PlanError
+        In place of them; others pass.
+    """
     try:
-        fast(inputs)
-    except Exception as error:  # compilers raise anything
+        yield
+    except Exception as error:
+        # by name: to import the compiler takes seconds, and most runs have none
+        modules = [each.__module__ for each in type(error).__mro__]
+        if not is_alone and not any(name.startswith(COMPILERS) for name in modules):
+            raise
         lines = str(error).strip().splitlines()
         raise PlanError(
             f"{config.where('engine', 'compile')}: the network cannot be compiled: "

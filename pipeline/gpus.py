@@ -2,15 +2,43 @@
 
 from __future__ import annotations
 
+import os
+import platform
 from typing import TYPE_CHECKING
 
 import torch
+
+from pipeline.errors import EngineError
 
 if TYPE_CHECKING:
     from pipeline.config import EngineConfig
 
 LEAST_MEMORY = 16 * 2**30
 """Bytes of the smallest GPUs that data centres offer (T4, V100)."""
+
+
+GIVEN = "XPIPE_HAS_GPU"
+"""Environment variable of a worker: 1 if the engine has given it a GPU, or a share of one."""
+
+
+def check_given() -> None:
+    """Refuse to compute on the CPU of a worker that has been given a GPU.
+
+    Raises
+    ------
+    EngineError
+        If torch sees no GPU on it.
+    """
+    if os.environ.get(GIVEN) != "1" or torch.cuda.is_available():
+        return
+    built = f"is built for CUDA {torch.version.cuda}" if torch.version.cuda else "has no CUDA"
+    raise EngineError(
+        f"a worker on {platform.node()} was given a GPU, but torch sees none there: torch "
+        f"{torch.__version__} {built}",
+        fix="install the GPU's driver, and a torch that goes with it, on the worker's node, or "
+        "set engine.gpus_per_worker to 0 to compute on the CPU",
+        page="gpu-without-cuda",
+    )
 
 
 def share(engine: EngineConfig) -> float:

@@ -41,7 +41,10 @@ def network_of(config: RunConfig, plan: Plan, source: Source, manifest: Manifest
     ------
     PlanError
         If the model cannot be built or read, or has other weights than the plan's.
+    EngineError
+        If this worker was given a GPU that is not there.
     """
+    gpus.check_given()
     is_on_gpu = config.engine.gpus_per_worker != 0 and torch.cuda.is_available()
     key = f"{plan.digest} {'cuda' if is_on_gpu else 'cpu'}"
     network = _in_use.get(key)

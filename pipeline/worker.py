@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from explainers import Attribution, Target
-from pipeline import memory, parity
+from pipeline import faster, memory, parity
 from pipeline.accelerator import Accelerator
 from pipeline.data import open_source
 from pipeline.explanation import Explanation
@@ -153,7 +153,7 @@ class ExplainWorker:
         Raises
         ------
         PlanError
-            If any explainer's are.
+            If any explainer's are, or the network cannot be compiled here.
         """
         task, accelerator = self._task, Accelerator.of(self._task.config.engine)
         if not task.attributions or not accelerator.changes(self._explanation.network.device):
@@ -164,7 +164,8 @@ class ExplainWorker:
         )
         with contextlib.closing(batches):
             batch = next((each for each in batches if each.rows), None)
-        found = [] if batch is None else self._explanation.differences(batch)
+        with faster.compiling(task.config):
+            found = [] if batch is None else self._explanation.differences(batch)
         parity.write(task.path, task.pass_name, self._name, found)
         parity.refuse(found, task.config.where("engine"), accelerator.in_words())
 

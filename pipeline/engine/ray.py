@@ -13,7 +13,7 @@ from pipeline.engine.losses import is_loss, loss_of
 from pipeline.engine.platform import package_root, platform
 from pipeline.engine.queue import Queue
 from pipeline.engine.slots import IN_FLIGHT, Slot, Slots
-from pipeline.errors import EngineError
+from pipeline.errors import EngineError, XpipeError
 from pipeline.task import Outcome, ShardError
 
 if TYPE_CHECKING:
@@ -172,11 +172,7 @@ class RayEngine(Engine):
         elif is_loss(error):
             self._slots.mourn(slot, error, item)
         elif item is None:
-            raise EngineError(
-                f"{slot.name} cannot open its task: {error}",
-                fix="the traceback names the cause; `engine.kind: serial` runs it in this process",
-                page="workers-die",
-            ) from error
+            raise _opening_error(slot.name, error) from error
         else:
             record = ShardError.of(error, item.shard)
             queue.settle(Outcome(item, "failed", worker=slot.name, error=record))
@@ -211,6 +207,18 @@ class RayEngine(Engine):
 
         last: tuple[str, int, int] | None = ray.get(self._journal.last.remote(slot.name))
         return last
+
+
+def _opening_error(worker: str, error: BaseException) -> XpipeError:
+    """Return what to raise where a task cannot be opened: what a user is meant to read as it is."""
+    cause = getattr(error, "cause", None)  # what Ray's error was raised for on the actor
+    if isinstance(cause, XpipeError):
+        return cause
+    return EngineError(
+        f"{worker} cannot open its task: {error}",
+        fix="the traceback names the cause; `engine.kind: serial` runs it in this process",
+        page="workers-die",
+    )
 
 
 def _start_journal() -> Any:

@@ -8,7 +8,7 @@ import pytest
 
 import explainers
 from pipeline.engine import Outcome, Settings, WorkItem, engines
-from pipeline.errors import EngineError
+from pipeline.errors import EngineError, PlanError
 from tests.pipeline.toy_tasks import Toy, log
 
 if TYPE_CHECKING:
@@ -105,6 +105,16 @@ def test_a_full_disk_ends_the_mapping(engine: Engine, tmp_path: Path) -> None:
 def test_a_task_that_cannot_be_opened_is_an_engine_error(engine: Engine, tmp_path: Path) -> None:
     with pytest.raises(EngineError, match="no such weights"):
         run(engine, Toy(str(tmp_path), cannot_open=True), 4)
+
+
+def test_what_a_user_is_meant_to_read_comes_from_a_worker_as_it_is(
+    engine: Engine, tmp_path: Path
+) -> None:
+    with pytest.raises(PlanError) as caught:
+        run(engine, Toy(str(tmp_path), is_refused=True), 4)
+    found = caught.value
+    assert (found.what, found.fix) == ("maps differ", "take float32")
+    assert (found.page, found.exit_code) == ("faster-passes-differ", 3)
 
 
 def test_stop_finishes_what_is_in_flight(engine: Engine, tmp_path: Path) -> None:

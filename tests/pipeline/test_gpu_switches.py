@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
 
-from pipeline import estimate, gpus, parity, sizing, transfer
+from pipeline import estimate, faster, gpus, networks, parity, sizing, transfer
 from pipeline.accelerator import PLAIN, Accelerator
 from pipeline.config import EngineConfig
-from pipeline.errors import PlanError
+from pipeline.engine.host import Host
+from pipeline.errors import EngineError, PlanError
 from pipeline.estimate import line
 from pipeline.parity import Difference, relative
 from tests.pipeline.tiny_run import config_of, run_tiny, stored
@@ -137,12 +140,48 @@ def test_a_run_in_bfloat16_is_compared_and_leaves_scans_as_they_are(tmp_path: Pa
     assert any(after[name] != before[name] for name in before if "ig/relevance" in name)
 
 
+def test_a_worker_whose_gpu_is_not_there_does_not_compute(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    planned: Any = SimpleNamespace(digest="none")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setenv(gpus.GIVEN, "1")
+    with pytest.raises(EngineError, match="given a GPU") as caught:
+        networks.network_of(config_of(tmp_path), planned, planned, planned)
+    assert caught.value.page == "gpu-without-cuda"
+    monkeypatch.setenv(gpus.GIVEN, "0")
+    gpus.check_given()
+    monkeypatch.setenv(gpus.GIVEN, "1")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    gpus.check_given()
+
+
+def test_a_host_says_whether_it_was_given_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in (gpus.GIVEN, "CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS"):
+        monkeypatch.setenv(name, "as before")
+    monkeypatch.setattr("sys.path", [*sys.path])
+    for has_gpu in (True, False):
+        Host("worker-0", None, 1, has_gpu, ())
+        assert os.environ[gpus.GIVEN] == str(int(has_gpu))
+
+
+def test_only_errors_of_a_compiler_are_called_so(tmp_path: Path) -> None:
+    # stands for the classes of that module, which takes seconds to import
+    failure = type("BackendCompilerFailed", (RuntimeError,), {"__module__": "torch._dynamo.exc"})
+    config = config_of(tmp_path)
+    with pytest.raises(PlanError, match="no compiler") as caught, faster.compiling(config):
+        raise failure("no compiler")
+    assert caught.value.page == "cannot-compile"
+    with pytest.raises(ValueError, match="mine") as raised, faster.compiling(config):
+        raise ValueError("mine")
+    assert not isinstance(raised.value, PlanError)
+
+
 @pytest.mark.slow
 def test_nothing_is_committed_where_maps_differ(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = config_of(tmp_path, engine={"precision": "bfloat16"})
-    from pipeline import faster
     from pipeline.run import run
 
     # as where the plan had no GPU to try it on

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 from pipeline.engine import Outcome, WorkItem
+from pipeline.errors import PlanError
 
 
 @dataclass(frozen=True)
@@ -26,8 +27,12 @@ class Toy:
     seconds: float = 0.0
     is_background: bool = False
     cannot_open: bool = False
+    is_refused: bool = False
+    """Whether opening raises what a user is meant to read."""
 
     def open(self, worker: str) -> ToyWorker:
+        if self.is_refused:
+            raise PlanError("maps differ", fix="take float32", page="faster-passes-differ")
         if self.cannot_open:
             raise RuntimeError("no such weights")
         return ToyWorker(self, worker)
