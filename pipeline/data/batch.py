@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
     from pipeline.inputs import Form, Inputs
 
 logger = logging.getLogger(__name__)
+
+_ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
+"""Of an object, as Python writes it: another one in each process."""
 
 
 def read_batch(
@@ -84,7 +88,7 @@ def read_one(source: Source, record: Record) -> Inputs | str:
         return str(error)
     except Exception as error:
         # sources are anybody's code over anybody's files: whatever a sample raises is its status
-        return f"unreadable: {type(error).__name__}: {error}"
+        return f"unreadable: {type(error).__name__}: {_ADDRESS.sub('', str(error))}"
     held = sample if isinstance(sample, dict) and sample else {ALONE: sample}
     parts: dict[str, Tensor] = {}
     for name, part in held.items():

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import threading
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from pipeline.data import files
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from torch import Tensor
@@ -29,6 +31,11 @@ _NATIVE_MODES: dict[Mode, int] = {"rgb": 3, "gray": 1}
 _IMPORTING = threading.Lock()
 Interpolation = Literal["bilinear", "bicubic", "nearest"]
 
+_PORTABLE = frozenset({"PPM", "PNG"})
+"""Formats of which PIL gives 16 bits in its mode of 32, scaled to all of the 16."""
+_TIFF_BITS, _TIFF_PHOTOMETRIC, _BLACK_IS_ZERO = 258, 262, 1
+"""Tags of TIFF 6.0."""
+
 
 def decode(image: bytes | str | Path, mode: Mode = "rgb") -> Tensor:
     """Return the pixels of an image file, uint8 ``(channel, height, width)``.
@@ -38,24 +45,27 @@ def decode(image: bytes | str | Path, mode: Mode = "rgb") -> Tensor:
     image
         Content of the file, or where it is: a path or a URL.
     mode
-        Channels. Grey is the luma of colours (ITU-R 601-2), by PIL.
+        Channels. Grey is the luma of colours (ITU-R 601-2), by PIL. Of 16 bits the upper 8 are
+        taken, as PIL does with colours.
 
     Raises
     ------
     OSError, ValueError
-        If the file cannot be read or is broken, also when only its end is missing.
+        If the file cannot be read or is broken, also when only its end is missing; or if its
+        values have no known range: those of 32 bits and of floating point.
     """
     content = _content(image)
     if not content:
         raise ValueError("the file is empty")
     wanted = _MODES[mode]
-    with Image.open(io.BytesIO(content)) as opened:
+    with _opened(content) as opened:
         # CMYK is left to PIL, and so is the grey of colours, of which JPEG has its own idea
         if opened.format == "JPEG" and opened.mode in {wanted, "L"}:
             pixels = _native(content, mode)
             if pixels is not None:
                 return pixels
-        converted = opened if opened.mode == wanted else opened.convert(wanted)
+        known = of_8_bits(opened)
+        converted = known if known.mode == wanted else known.convert(wanted)
         pixels = torch.from_numpy(np.array(converted))
     return pixels.movedim(-1, 0) if pixels.ndim == 3 else pixels[None]
 
@@ -65,10 +75,46 @@ def decode_mask(image: bytes | str | Path) -> Tensor:
 
     Palette images count the index, not the colour: 0 is what is not the object.
     """
-    with Image.open(io.BytesIO(_content(image))) as opened:
+    with _opened(_content(image)) as opened:
         without_alpha = opened.convert("RGB") if opened.mode in {"RGBA", "LA", "PA"} else opened
         values = torch.from_numpy(np.array(without_alpha) != 0)
     return values if values.ndim == 2 else values.any(dim=2)
+
+
+@contextlib.contextmanager
+def _opened(content: bytes) -> Iterator[Image.Image]:
+    try:
+        image = Image.open(io.BytesIO(content))
+    except UnidentifiedImageError as error:
+        # its own message names the address of the buffer, another one each time
+        raise OSError("this is no image that Pillow knows") from error
+    with image:
+        yield image
+
+
+def of_8_bits(image: Image.Image) -> Image.Image:
+    """Return an image whose values PIL can convert; of more than 8 bits, it would cut at 255.
+
+    Raises
+    ------
+    ValueError
+        If what black and white are is not known.
+    """
+    mode, kind = image.mode, image.format
+    if mode != "F" and not mode.startswith("I"):
+        return image
+    is_known = mode.startswith("I;16") or (mode == "I" and kind in _PORTABLE)
+    if is_known and kind == "TIFF":
+        # 12 bits are not scaled, nor is what is white at zero turned round
+        tags = image.tag_v2  # type: ignore[attr-defined]
+        told = (tags.get(_TIFF_BITS), tags.get(_TIFF_PHOTOMETRIC))
+        is_known = told == ((16,), _BLACK_IS_ZERO)
+    if not is_known:
+        raise ValueError(
+            f"the picture has the mode {mode}, whose values from black to white are not known; "
+            "expected 8 or 16 bits a channel"
+        )
+    return Image.fromarray((np.asarray(image).astype(np.uint32) >> 8).astype(np.uint8))
 
 
 def _content(image: bytes | str | Path) -> bytes:

@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pipeline.data import decoding
+
 if TYPE_CHECKING:
     from pipeline.inputs import Inputs
 
@@ -16,7 +18,7 @@ if TYPE_CHECKING:
 def input_of(item: Any) -> Inputs:
     """Return the model's input of an item: a tensor, or several by argument name.
 
-    Images of PIL are scaled to [0, 1].
+    Images of PIL are scaled to [0, 1], those of 16 bits as files of them are.
 
     Raises
     ------
@@ -41,7 +43,7 @@ def _tensor(value: Any) -> Tensor:
     if isinstance(value, Tensor):
         return value.detach()
     if hasattr(value, "getbands"):
-        pixels = np.asarray(value, dtype=np.float32) / np.float32(255)
+        pixels = np.asarray(decoding.of_8_bits(value), dtype=np.float32) / np.float32(255)
         image = torch.from_numpy(pixels.copy())
         return image.movedim(-1, 0) if image.ndim == 3 else image[None]
     if isinstance(value, np.ndarray | Sequence) and not isinstance(value, str):

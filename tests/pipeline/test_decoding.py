@@ -96,11 +96,53 @@ def test_a_file_without_its_end_is_refused(cut: int) -> None:
         decoding.decode(content[:-cut])
 
 
+GREY_16 = np.arange(0, 2**16, 257, dtype=np.uint16).reshape(16, 16)
+
+
+def portable(values: np.ndarray) -> bytes:
+    return b"P5\n16 16\n65535\n" + values.astype(">u2").tobytes()
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF", "PPM", "JPEG2000"])
+def test_of_16_bits_the_upper_8_are_taken(kind: str) -> None:
+    content = encoded(GREY_16, kind)
+    expected = torch.arange(256, dtype=torch.uint8).reshape(1, 16, 16)
+    assert torch.equal(decoding.decode(content, "gray"), expected)
+    assert torch.equal(decoding.decode(content), expected.expand(3, 16, 16))
+    assert torch.equal(decoding.decode(portable(GREY_16), "gray"), expected)
+    assert torch.equal(decoding.decode_mask(content), expected[0] > 0)
+    assert decoding.decode_mask(encoded(np.full((2, 3), 255, np.uint16), kind)).all()
+
+
+def test_colours_of_16_bits_are_as_grey_ones() -> None:
+    raw = np.repeat(GREY_16.astype(">u2")[..., None], 3, axis=2).tobytes()
+    content = b"P6\n16 16\n65535\n" + raw
+    grey = decoding.decode(portable(GREY_16))
+    assert int((decoding.decode(content).int() - grey.int()).abs().max()) <= 1
+
+
+@pytest.mark.parametrize(
+    ("values", "tags"),
+    [
+        (GREY_16.astype(np.int32), {}),
+        (GREY_16.astype(np.float32), {}),
+        (GREY_16, {262: 0}),
+    ],
+    ids=["I", "F", "white is zero"],
+)
+def test_values_of_no_known_range_are_refused(values: np.ndarray, tags: dict[int, int]) -> None:
+    content = encoded(values, "TIFF", tiffinfo=tags)
+    with pytest.raises(ValueError, match="from black to white are not known"):
+        decoding.decode(content)
+    assert decoding.decode_mask(content).sum() == 255
+
+
 def test_what_is_no_image_is_refused() -> None:
     with pytest.raises(ValueError, match="the file is empty"):
         decoding.decode(b"")
-    with pytest.raises(OSError, match="cannot identify"):
-        decoding.decode(b"not an image")
+    for read in (decoding.decode, decoding.decode_mask):
+        with pytest.raises(OSError, match="^this is no image that Pillow knows$"):
+            read(b"not an image")
 
 
 def test_a_path_and_its_content_are_one(tmp_path: Path) -> None:

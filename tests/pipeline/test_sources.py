@@ -115,6 +115,19 @@ def test_bad_samples_are_set_aside_with_their_reason(source: Source) -> None:
     }
 
 
+class Nameless(Odd):
+    """Its errors name objects, as those of many libraries do."""
+
+    def load(self, record: Record) -> Tensor:
+        raise OSError(f"cannot read {object()!r}, nor {self.load!r}")
+
+
+def test_statuses_hold_no_addresses() -> None:
+    _, _, failures = read_batch(Nameless(), Nameless().records()[:1], (2, 2))
+    assert failures[0].startswith("unreadable: OSError: cannot read <object object>, nor <bound")
+    assert "0x" not in failures[0]
+
+
 def test_a_batch_without_a_good_sample_is_empty() -> None:
     inputs, positions, failures = read_batch(Odd(), Odd().records()[1:2], (2, 2))
     assert inputs.shape == (0, 2, 2)
