@@ -10,7 +10,7 @@ import tarfile
 import uuid
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 from pipeline.data import files
 from pipeline.errors import PlanError
@@ -22,8 +22,14 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_VERSION = 1
+_VERSION = 2
 """Of what is kept; another one is read anew."""
+
+_COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"(\xb5/\xfd": "zstd"}
+"""How files begin."""
+
+_N_READ = 2**20
+"""Bytes behind the end that are looked at together."""
 
 
 @dataclass(frozen=True)
@@ -91,17 +97,47 @@ def _scanned(file: Found, kept: Sequence[str]) -> TarIndex:
                     found.names.append(member.name)
                     found.starts.append(member.offset_data)
                     found.sizes.append(member.size)
+                problem = _behind(opened, tar.offset)
             except (tarfile.TarError, EOFError) as error:
-                # what came before is as good as ever; a member that is cut fails when it is read
-                problem = f"ends early after {len(found.names)} files: {error}"
+                problem = str(error)
     except (tarfile.TarError, EOFError) as error:
         raise PlanError(
-            f"cannot read {file.path!r} as a tar archive: {error}",
+            f"cannot read {file.path!r} as a tar archive: {_reason(file, error)}",
             fix="unpack it if it is compressed (members of compressed archives cannot be read one "
             "by one), or leave it out of data.path",
             page="unreadable-data-file",
         ) from error
+    if problem:
+        # what came before is as good as ever; a member that is cut fails when it is read
+        problem = f"ends early after {len(found.names)} files: {problem}"
     return TarIndex(found.names, found.starts, found.sizes, found.texts, problem)
+
+
+def _behind(opened: IO[bytes], offset: int) -> str:
+    """Return what is wrong behind the last member; empty if the archive ends there, as it should.
+
+    The library takes a header that is broken, cut or missing for the end of the archive. An end is
+    a block of zeros, of which writers put two, and nothing but zeros behind it (POSIX.1-2017, pax).
+    """
+    opened.seek(offset)
+    block = opened.read(tarfile.BLOCKSIZE)
+    if not block:
+        return "it has no mark of its end, so that files may be missing"
+    if len(block) < tarfile.BLOCKSIZE:
+        return f"the header at byte {offset} is cut"
+    if any(block):
+        return f"at byte {offset} is neither the header of a file nor the end of the archive"
+    while block := opened.read(_N_READ):
+        if block.strip(b"\0"):
+            return f"more follows the mark of its end at byte {offset}"
+    return ""
+
+
+def _reason(file: Found, error: Exception) -> str:
+    with files.open_file(file.path) as opened:
+        start = opened.read(max(map(len, _COMPRESSED)))
+    kinds = [kind for magic, kind in _COMPRESSED.items() if start.startswith(magic)]
+    return f"it is compressed by {kinds[0]}" if kinds else str(error)
 
 
 def _cache(file: Found, kept: Sequence[str]) -> Path | None:

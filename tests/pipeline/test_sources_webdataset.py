@@ -190,13 +190,61 @@ def test_an_archive_that_was_cut_gives_what_came_before(tmp_path: Path) -> None:
     assert "s-00.tar ends early after 13 files" in source.notes()[0]
 
 
+@pytest.mark.parametrize(
+    ("stop", "reason"),
+    [
+        (3072, "it has no mark of its end"),
+        (3112, "the header at byte 3072 is cut"),
+        (3583, "the header at byte 3072 is cut"),
+        (3584, "unexpected end of data"),
+        (4096, "it has no mark of its end"),
+    ],
+)
+def test_every_cut_is_told(tmp_path: Path, stop: int, reason: str) -> None:
+    archive(tmp_path / "a.tar", {f"{at}.png": b"x" * 400 for at in range(8)})
+    path = tmp_path / "a.tar"
+    whole = path.read_bytes()
+    source = source_of("webdataset", tmp_path, "a.tar")
+    assert (len(source.records()), source.notes()) == (8, ())
+    path.write_bytes(whole[:stop])
+    source = source_of("webdataset", tmp_path, "a.tar")
+    n_files = (stop + 512) // 1024
+    assert len(source.records()) == n_files
+    (note,) = source.notes()
+    assert note.startswith(f"a.tar ends early after {n_files} files: ")
+    assert reason in note
+
+
+@pytest.mark.parametrize("place", [1024 + 148, 1024 + 257, 7 * 1024])
+def test_a_broken_header_is_told(tmp_path: Path, place: int) -> None:
+    archive(tmp_path / "a.tar", {f"{at}.png": b"x" * 400 for at in range(8)})
+    content = bytearray((tmp_path / "a.tar").read_bytes())
+    content[place] ^= 0xFF
+    (tmp_path / "a.tar").write_bytes(content)
+    source = source_of("webdataset", tmp_path, "a.tar")
+    n_before = place // 1024
+    assert len(source.records()) == n_before
+    expected = f"after {n_before} files: at byte {n_before * 1024} is neither the header of a file"
+    assert expected in source.notes()[0]
+
+
+def test_archives_behind_one_another_are_told(tmp_path: Path) -> None:
+    for name in ("a.tar", "b.tar"):
+        archive(tmp_path / name, {f"{name[0]}.png": b"x"})
+    with (tmp_path / "a.tar").open("ab") as file:
+        file.write((tmp_path / "b.tar").read_bytes())
+    source = source_of("webdataset", tmp_path, "a.tar")
+    assert len(source.records()) == 1
+    assert "more follows the mark of its end at byte 1024" in source.notes()[0]
+
+
 def test_what_is_no_archive_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.tar").write_bytes(b"no archive" * 100)
     with pytest.raises(PlanError, match=r"cannot read .*a\.tar"):
         source_of("webdataset", tmp_path, "a.tar").records()
     with tarfile.open(tmp_path / "a.tar", "w:gz") as tar:
         tar.add(__file__, "0.txt")
-    with pytest.raises(PlanError, match="as a tar archive") as raised:
+    with pytest.raises(PlanError, match="as a tar archive: it is compressed by gzip") as raised:
         source_of("webdataset", tmp_path, "a.tar").records()
     assert "unpack it" in raised.value.fix
     archive(tmp_path / "a.tar", {})
