@@ -35,7 +35,8 @@ class _Days:
 def lines(times: Times) -> list[str]:
     """Return calendar events of which a timer has all: it starts when any of them comes.
 
-    Cron's ``or`` of a day of the month and a weekday is two of them.
+    Cron's ``or`` of a day of the month and a weekday is two of them. What they miss where clocks
+    change is in `clock_changes`.
 
     Raises
     ------

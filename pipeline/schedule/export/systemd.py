@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from pipeline.errors import ScheduleError
-from pipeline.schedule.export import on_calendar
+from pipeline.schedule.export import clock_changes, on_calendar
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -15,8 +16,15 @@ if TYPE_CHECKING:
 PREFIX = "xpipe-"
 
 
-def units(entry: Entry) -> dict[str, str]:
+def units(entry: Entry, now: datetime | None = None) -> dict[str, str]:
     """Return the texts of the units by the names of their files.
+
+    Parameters
+    ----------
+    entry
+        What is started.
+    now
+        From when on changes of the clocks count, an aware time; the present one if not given.
 
     Raises
     ------
@@ -24,7 +32,8 @@ def units(entry: Entry) -> dict[str, str]:
         If a timer cannot say when the schedule is due, or a path has a line break.
     """
     name = PREFIX + entry.name
-    return {f"{name}.service": _service(entry), f"{name}.timer": _timer(entry)}
+    timer = _timer(entry, now or datetime.now(UTC))
+    return {f"{name}.service": _service(entry), f"{name}.timer": timer}
 
 
 def _service(entry: Entry) -> str:
@@ -45,8 +54,18 @@ KillSignal=SIGINT
 """
 
 
-def _timer(entry: Entry) -> str:
-    events = "\n".join(f"OnCalendar={each}" for each in on_calendar.lines(entry.schedule.times))
+def _timer(entry: Entry, now: datetime) -> str:
+    times = entry.schedule.times
+    events = "\n".join(f"OnCalendar={each}" for each in on_calendar.lines(times))
+    extra = clock_changes.extra(times, now)
+    if extra.lines:
+        events += "\n# what these miss where clocks change"
+    if extra.until is not None:
+        events += (
+            f"\n# no rule says when that is in {times.timezone}: known until {extra.until}; export "
+            "again before"
+        )
+    events += "".join(f"\nOnCalendar={each}" for each in extra.lines)
     return f"""\
 [Unit]
 Description={_specified(f"{entry.schedule.cron} in {entry.schedule.timezone}")}
