@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from pydantic import BaseModel
+from pydantic_core import to_jsonable_python
+
 from pipeline import paths
+from pipeline.config import RunConfig
 from pipeline.errors import RunConflictError
 from pipeline.store import open_run
 
@@ -12,7 +16,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import PurePath
 
-    from pipeline.config import RunConfig
     from pipeline.plan import Plan
     from pipeline.store import Run
 
@@ -21,7 +24,8 @@ INPUTS = {
     "weights_digest": "the weights",
     "code_digest": "the python files or arrays that the run file names",
 }
-MISSING = "(nothing)"
+MISSING = object()
+"""Stands for a field that is not given."""
 
 
 def refuse_other_run(path: PurePath, config: RunConfig, plan: Plan) -> None:
@@ -57,7 +61,25 @@ def changes(run: Run, config: RunConfig) -> list[str]:
     """Return how a configuration differs from that with which a run was begun."""
     # older folders have only the run file, which may have been edited
     began = run.environment.get("config") or run.config.canonical()
-    return list(differences(began, config.canonical()))
+    return list(differences(_filled(began), _filled(config.canonical())))
+
+
+def _filled(canonical: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a configuration with the defaults of sections that its canonical form leaves out."""
+    found = dict(canonical)
+    for name, field in RunConfig.model_fields.items():
+        kind = field.annotation
+        if name in found and isinstance(kind, type) and issubclass(kind, BaseModel):
+            found[name] = {**_defaults(kind), **found[name]}
+    return found
+
+
+def _defaults(section: type[BaseModel]) -> dict[str, Any]:
+    return {
+        name: to_jsonable_python(field.get_default(call_default_factory=True))
+        for name, field in section.model_fields.items()
+        if not field.is_required()
+    }
 
 
 def differences(
@@ -71,4 +93,8 @@ def differences(
         if isinstance(there, dict) and isinstance(here, dict):
             yield from differences(there, here, f"{prefix}{name}.")
         else:
-            yield f"{prefix}{name}: {there!r} there, {here!r} here"
+            yield f"{prefix}{name}: {_said(there)} there, {_said(here)} here"
+
+
+def _said(value: Any) -> str:
+    return "not given" if value is MISSING else repr(value)
