@@ -52,8 +52,10 @@ class WhereaboutsWorker:
             "visible": os.environ.get("CUDA_VISIBLE_DEVICES"),
             "resources": context.get_assigned_resources(),
         }
-        name = f"{what}-{item.shard}-{item.attempt}-{self.name}.json"
-        (Path(self.task.folder) / name).write_text(json.dumps(told))
+        path = Path(self.task.folder) / f"{what}-{item.shard}-{item.attempt}-{self.name}.json"
+        # whole or not at all: the driver reads while workers write, and die writing
+        path.with_suffix(".part").write_text(json.dumps(told))
+        path.with_suffix(".part").replace(path)
 
     def close(self) -> None:
         """Nothing is held."""

@@ -37,15 +37,16 @@ class Head:
 
 
 @contextlib.contextmanager
-def running_head(n_processors: int = 3) -> Iterator[Head]:
-    """Start a head, and end it with all its processes."""
+def running_head(n_processors: int = 3, *options: str, mode: str = "token") -> Iterator[Head]:
+    """Start a head with options of ``ray start``, and end it with all its processes."""
     # short: Ray's sockets lie below it
     folder = Path(tempfile.mkdtemp(prefix="xh", dir="/tmp"))
     (folder / "token").touch(mode=0o600)
     (folder / "token").write_text(secrets.token_hex(32))
-    needed = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(folder / "token")}
     found = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
-    environment = {**found, **needed, "RAY_USAGE_STATS_ENABLED": "0", "OMP_NUM_THREADS": "1"}
+    needed = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(folder / "token")}
+    settings = {"RAY_AUTH_MODE": mode, "RAY_USAGE_STATS_ENABLED": "0", "OMP_NUM_THREADS": "1"}
+    environment = {**found, **needed, **settings}
     # jobs call `python`
     environment["PATH"] = f"{Path(sys.executable).parent}:{environment.get('PATH', '')}"
     gcs, dashboard, agent, client = _free_ports(4)
@@ -55,6 +56,7 @@ def running_head(n_processors: int = 3) -> Iterator[Head]:
         *("--dashboard-host=127.0.0.1", f"--num-cpus={n_processors}", f"--temp-dir={folder}/r"),
         *(f"--port={gcs}", f"--dashboard-port={dashboard}", f"--ray-client-server-port={client}"),
         *(f"--dashboard-agent-listen-port={agent}", "--object-store-memory=134217728"),
+        *options,
     ]
     log = (folder / "log").open("w")
     process = subprocess.Popen(

@@ -188,3 +188,21 @@ def test_a_cluster_is_not_joined_without_its_token(
     assert caught.value.page == "cluster-token"
     assert not (here / ".ray").exists(), "no token is made up"
     drill(caught.value.what)
+
+
+@pytest.mark.drill(20)
+@pytest.mark.long
+def test_a_cluster_that_asks_for_no_token_is_not_joined(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, drill: Seen
+) -> None:
+    from pipeline.run import run
+
+    with running_head(mode="disabled") as open_head:
+        for name, value in open_head.environment.items():
+            monkeypatch.setenv(name, value)
+        engine = {"kind": "ray", "address": open_head.gcs}
+        config = load(write_run(tmp_path / "cfg", tmp_path / "out", engine=engine))
+        with pytest.raises(EngineError, match="asks for no token") as caught:
+            run(config)
+    assert caught.value.page == "cluster-without-authentication"
+    drill(caught.value.what)
