@@ -242,14 +242,14 @@ def _labels(samples: Samples | None, output: Tensor) -> Tensor:
             "target 'label' needs the labels of the samples, got none; "
             "pass labels=, or the class indices as the target"
         )
-    labels = samples.label.to(output.device)
+    labels = samples.label  # checked where they are: on the host, nothing waits for a GPU
     is_bad = (labels < 0) | (labels >= output.shape[1])
     if bool(is_bad.any()):
         raise ValueError(
             f"target 'label': got labels {_shown(labels[is_bad])} (-1: not known) for a network "
             f"with {output.shape[1]} outputs; label every sample or explain 'predicted'"
         )
-    return labels
+    return labels.to(output.device, non_blocking=True)
 
 
 def _one_hot(classes: Tensor, output: Tensor) -> Tensor:

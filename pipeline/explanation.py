@@ -188,9 +188,8 @@ class Explanation:
 
     def _trace(self, batch: Batch, network: Network) -> tuple[Trace, Samples]:
         device = network.device
-        samples = Samples(
-            batch.index.to(device, non_blocking=True), batch.label.to(device, non_blocking=True)
-        )
+        # on the host, where seeds are made of them and labels are checked without waiting
+        samples = Samples(batch.index, batch.label)
         inputs = to_model(batch.inputs, device, network.dtype)
         return Trace(resized(network, inputs), inputs, samples=samples, seed=self._seed), samples
 

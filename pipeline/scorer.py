@@ -227,8 +227,8 @@ class EvaluateWorker:
         trace, network = None, self._network
         if inputs is not None and network is not None:
             samples = Samples(
-                torch.tensor([record.index for record in records], device=network.device),
-                torch.tensor([record.label for record in records], device=network.device),
+                torch.tensor([record.index for record in records]),
+                torch.tensor([record.label for record in records]),
             )
             trace = Trace(
                 network,

@@ -132,3 +132,12 @@ def test_what_is_no_unit_is_refused(unit: object) -> None:
         Target.parse({"layer": "conv", "unit": unit})
     with pytest.raises(ValueError, match="unknown layer"):
         Target.parse({"layer": 3, "unit": 0})
+
+
+def test_labels_are_checked_where_they_are_and_nothing_waits_for_the_outputs() -> None:
+    # outputs without values: whoever reads one fails, and on a GPU would have waited
+    output = torch.empty(2, 3, device="meta")
+    assert Target.parse("label").weights(output, SAMPLES).shape == (2, 3)
+    unknown = Samples(SAMPLES.index, torch.tensor([-1, 0]))
+    with pytest.raises(ValueError, match="got labels -1"):
+        Target.parse("label").weights(output, unknown)
