@@ -22,6 +22,7 @@ from pydantic import (
     model_validator,
 )
 
+from pipeline import addresses
 from pipeline.complaints import complaints
 from pipeline.errors import ConfigError
 from pipeline.gates import grammar
@@ -59,7 +60,12 @@ Parameters = Annotated[dict[str, Any], BeforeValidator(_empty_if_none)]
 
 class _Section(BaseModel):
     model_config = ConfigDict(
-        extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True
+        extra="forbid",
+        frozen=True,
+        strict=True,
+        use_attribute_docstrings=True,
+        # what is wrong may be a password
+        hide_input_in_errors=True,
     )
 
 
@@ -156,7 +162,7 @@ class EngineConfig(_Section):
 
     kind: Literal["ray", "serial"] = "ray"
     """``serial`` runs in this process."""
-    address: str = "local"
+    address: Annotated[str, AfterValidator(addresses.checked)] = "local"
     """``local`` starts Ray here, ``auto`` or ``host:port`` joins a running cluster, and
     ``http://head:8265`` submits the run as a job to one."""
     workers: Positive | Auto = "auto"

@@ -13,6 +13,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+STOPPING = "stopping after the shards in flight"
+"""What a run prints when it is asked to end; in the log of a job, all that says so."""
+
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -51,7 +54,7 @@ class Interrupts:
 
     def _note(self, number: int) -> None:
         self.received = number
-        logger.warning("stopping after the shards in flight; once more stops now")
+        logger.warning("%s; once more stops now", STOPPING)
 
     def __enter__(self) -> Self:
         self._previous = {number: signal.getsignal(number) for number in SIGNALS}

@@ -15,6 +15,7 @@ import urllib.request
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from pipeline import addresses
 from pipeline.engine import authentication
 from pipeline.errors import JobError, RunConflictError
 
@@ -24,8 +25,8 @@ if TYPE_CHECKING:
 PATIENCE = 10.0
 """Seconds for the first answer: a head on another continent needs less than one."""
 LIVE = ("pending", "running")
-_ADDRESS = re.compile(r"^https?://[^/\s]+/?$")
 _UNREACHABLE = "cluster-unreachable"
+_DASHBOARD = "give the address of the cluster's dashboard, such as http://head:8265"
 
 
 @dataclass(frozen=True)
@@ -45,11 +46,6 @@ class State:
     def is_live(self) -> bool:
         """Whether it runs or is about to."""
         return self.status in LIVE
-
-
-def is_job_server(address: str) -> bool:
-    """Whether ``engine.address`` names a job server, and not a cluster to join."""
-    return address.startswith(("http://", "https://"))
 
 
 class Cluster:
@@ -133,11 +129,7 @@ def connect(address: str) -> Cluster:
         If nothing answers there, the token is not the cluster's, the head asks for none, or what
         talks to it is not installed.
     """
-    if not _ADDRESS.match(address):
-        raise JobError(
-            f"got the address {address!r}, expected 'http://host:port'",
-            fix="give the address of the cluster's dashboard, such as http://head:8265",
-        )
+    _refuse_malformed(address)
     address = address.rstrip("/")
     secret = authentication.token()
     if importlib.util.find_spec("aiohttp") is None or importlib.util.find_spec("requests") is None:
@@ -161,6 +153,19 @@ def connect(address: str) -> Cluster:
     return Cluster(address, client)
 
 
+def _refuse_malformed(address: str) -> None:
+    reason = f"got the address {address!r}, expected 'http://host:port'"
+    try:
+        if addresses.is_job_server(addresses.without_user(address)):
+            addresses.checked(address)
+            return
+    except addresses.UserInAddressError as error:
+        reason = str(error)
+    except ValueError:
+        pass
+    raise JobError(reason, fix=_DASHBOARD)
+
+
 def _refuse_open_head(address: str) -> None:
     """Ask without a token, which has to be refused: an open head takes code from everybody."""
     try:
@@ -171,7 +176,7 @@ def _refuse_open_head(address: str) -> None:
             return
         raise JobError(
             f"{address} answers {error.code} {error.reason}, which no job server does",
-            fix="give the address of the cluster's dashboard, such as http://head:8265",
+            fix=_DASHBOARD,
             page=_UNREACHABLE,
         ) from error
     except (OSError, ValueError) as error:

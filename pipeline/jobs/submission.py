@@ -15,6 +15,7 @@ from pipeline.config import dump
 from pipeline.data.files import is_url
 from pipeline.engine.platform import EXCLUDED, PACKAGES, package_root
 from pipeline.errors import JobError, PlanError, RunConflictError
+from pipeline.interrupts import STOPPING
 from pipeline.jobs import parcel
 from pipeline.jobs.client import Cluster, connect
 from pipeline.paths import PLAN
@@ -229,16 +230,28 @@ def _free(cluster: Cluster, name: str) -> str:
         if state is None:
             return submission
         if state.is_live:
-            raise RunConflictError(
-                f"the job {submission!r} of the run {name!r} is {state.status} on "
-                f"{cluster.address}",
-                fix=f"watch it: xpipe logs --follow --address {cluster.address} {name}; stop it: "
-                f"xpipe stop --address {cluster.address} {name}; or give the run another name",
-                page="job-is-live",
-            )
+            raise _live(cluster, submission, name, state.status)
     raise JobError(
         f"{cluster.address} has had {MAX_STARTS} jobs of the run {name!r}",
         fix="delete some: ray job delete",
+    )
+
+
+def _live(cluster: Cluster, submission: str, name: str, status: str) -> RunConflictError:
+    where = f"--address {cluster.address} {name}"
+    is_stopping = STOPPING in cluster.log(submission)
+    if is_stopping:
+        fix = f"wait for its end, and then send it: xpipe status --watch {where}"
+    else:
+        fix = (
+            f"watch it: xpipe logs --follow {where}; stop it: xpipe stop {where}; or give the run "
+            "another name"
+        )
+    doing = "stopping: it finishes its shards in flight" if is_stopping else status
+    return RunConflictError(
+        f"the job {submission!r} of the run {name!r} on {cluster.address} is {doing}",
+        fix=fix,
+        page="job-is-live",
     )
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
 from pipeline import lock, paths
+from pipeline.addresses import is_job_server
 from pipeline.compare import compare
 from pipeline.config import validate
 from pipeline.errors import RunConflictError, ScheduleError, StoreError, XpipeError
@@ -109,7 +110,7 @@ def config_at(book: Book, schedule: Schedule, due: datetime) -> RunConfig:
 
 def is_sent(config: RunConfig) -> bool:
     """Whether a run goes to a cluster's job server."""
-    return config.engine.address.startswith(("http://", "https://"))
+    return is_job_server(config.engine.address)
 
 
 def run_occurrence(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import threading
+import traceback
 from dataclasses import asdict, replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -14,10 +15,12 @@ import pytest
 import yaml
 
 from pipeline import events
+from pipeline.addresses import checked
 from pipeline.config import RunConfig, load
 from pipeline.engine import authentication
-from pipeline.errors import EngineError, JobError, PlanError, RunConflictError
+from pipeline.errors import ConfigError, EngineError, JobError, PlanError, RunConflictError
 from pipeline.gates.verdict import Verdict
+from pipeline.interrupts import STOPPING
 from pipeline.jobs import parcel, submission
 from pipeline.jobs.client import Cluster, State, connect
 from pipeline.jobs.folding import event_of, exit_code, in_words, progress, summary_of
@@ -58,6 +61,7 @@ class Jobs:
         self.sent: dict[str, dict[str, Any]] = {}
         self.states: dict[str, State] = {}
         self.stopped: list[str] = []
+        self.logs: dict[str, str] = {}
 
     def submit_job(self, submission_id: str, **job: Any) -> None:
         if submission_id in self.sent:
@@ -69,6 +73,9 @@ class Jobs:
             if chunk == "LOST":
                 raise RuntimeError("WebSocket connection closed unexpectedly")
             yield chunk
+
+    def get_job_logs(self, submission_id: str) -> str:
+        return self.logs.get(submission_id, "")
 
     def stop_job(self, submission_id: str) -> bool:
         self.stopped.append(submission_id)
@@ -277,6 +284,11 @@ def test_a_live_job_is_not_joined_by_another_and_an_ended_one_is_followed_by_the
     with pytest.raises(RunConflictError, match="is running") as caught:
         submission.submit(config)
     assert "xpipe stop" in caught.value.fix
+    cluster.jobs.logs["xpipe-tiny"] = f"one\n{STOPPING}; once more stops now\n"
+    with pytest.raises(RunConflictError, match="is stopping: it finishes") as caught:
+        submission.submit(config)
+    assert "wait for its end" in caught.value.fix
+    assert "xpipe stop" not in caught.value.fix
     cluster.jobs.states["xpipe-tiny"] = State("failed", 5)
     assert submission.submit(config)[1].submission == "xpipe-tiny-2"
     cluster.jobs.states["xpipe-tiny-2"] = State("stopped", None, "", {"run": "/results/tiny"})
@@ -284,6 +296,39 @@ def test_a_live_job_is_not_joined_by_another_and_an_ended_one_is_followed_by_the
     assert (found.submission, found.output) == ("xpipe-tiny-2", "/results/tiny")
     with pytest.raises(JobError, match="no job of a run 'other'"):
         submission.find("http://head:8265", "other")
+
+
+ADDRESSES = ["local", "auto", "head:6379", "[::1]:6379", "http://head:8265", "https://a.b.c/"]
+
+
+@pytest.mark.parametrize("address", ADDRESSES)
+def test_addresses_have_these_forms(address: str) -> None:
+    assert checked(address) == address
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["htp://head:8265", "ray://head:10001", "head", "http:/head", "", "http://a/b", "a b:1"],
+)
+def test_another_form_of_address_is_refused_with_its_place(address: str, tmp_path: Path) -> None:
+    path = write_run(tmp_path, Path("out"))
+    with pytest.raises(ConfigError, match=r"engine\.address: got the address .* expected local"):
+        load(path, [f"engine.address={json.dumps(address)}"])
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("scheme", ["http://", "https://", ""])
+def test_a_password_in_an_address_is_refused_and_never_repeated(
+    scheme: str, tmp_path: Path
+) -> None:
+    address = f"{scheme}me:sesame@head:8265"
+    path = write_run(tmp_path, Path("out"))
+    with pytest.raises(ConfigError, match="RAY_AUTH_TOKEN_PATH") as caught:
+        load(path, [f"engine.address={address}"])
+    assert "sesame" not in "".join(traceback.format_exception(caught.value))
+    with pytest.raises(JobError, match="no user or password") as refused:
+        connect(address)
+    assert "sesame" not in "".join(traceback.format_exception(refused.value))
 
 
 def test_results_in_a_folder_of_the_job_are_refused(tmp_path: Path) -> None:
