@@ -118,9 +118,9 @@ def run(
 
     Example:  xpipe run quickstart/run.yaml -s engine.workers=2
     """
+    from pipeline.addresses import is_job_server
     from pipeline.config import load
     from pipeline.gates.left_out import left_out
-    from pipeline.jobs.client import is_job_server
     from pipeline.run import narrowed
     from pipeline.run import run as run_config
 
@@ -203,8 +203,6 @@ def _end(
 
 
 def _show_plan(plan: "Plan") -> None:
-    from pipeline.estimate import in_words
-
     shapes = [" x ".join(map(str, part.shape)) for part in plan.form.values()]
     output.fields(
         {
@@ -215,8 +213,7 @@ def _show_plan(plan: "Plan") -> None:
             "passes": ", ".join(entry.name for entry in plan.passes),
             "stored": ", ".join(f"{name} {size(n)}" for name, n in plan.bytes.items()),
         }
-        | ({} if plan.seconds is None else {"one worker": duration(plan.seconds)})
-        | ({"expected": in_words(plan.estimate)} if plan.estimate else {})
+        | _expected(plan)
         | {"digest": plan.digest[:16]}
     )
     output.line("")
@@ -230,6 +227,15 @@ def _show_plan(plan: "Plan") -> None:
     output.table(rows, ("explainer", "map", *columns), right=columns)
     for text in plan.notes:
         output.note(text)
+
+
+def _expected(plan: "Plan") -> dict[str, str]:
+    """Return how long the run will take; of explaining alone, if that is all that is known."""
+    from pipeline.estimate import in_words
+
+    if plan.estimate:
+        return {"expected": in_words(plan.estimate)}
+    return {} if plan.seconds is None else {"explaining, one worker": duration(plan.seconds)}
 
 
 def _map_of(plan: "Plan", name: str) -> str | None:
@@ -266,7 +272,10 @@ def _conclude(
     _tell_losses(summary)
     verdicts.tell(summary.gates)
     if summary.exit_code in (130, 143):
-        output.note(f"interrupted; xpipe resume {again or summary.path} goes on")
+        if summary.report is None:
+            output.note(f"interrupted; xpipe resume {again or summary.path} goes on")
+        else:  # the page is the last thing that is made
+            output.note("interrupted when all was done; nothing is left to go on with")
     raise typer.Exit(summary.exit_code)
 
 
