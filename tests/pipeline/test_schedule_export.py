@@ -248,9 +248,11 @@ def test_a_cron_job_forbids_overlap_and_keeps_its_zone(tmp_path: Path) -> None:
 def test_a_cron_job_of_a_cluster_has_its_token_from_a_secret(tmp_path: Path) -> None:
     made = entry(tmp_path, address="http://head:8265")
     text = kubernetes.text(made, image="x", claim="y")
-    assert "kubectl create secret generic xpipe-ray-token" in text
+    assert "kubectl create secret generic xpipe-ray-token --from-literal=auth_token=" in text
     job = yaml.safe_load(text)
     (container,) = job["spec"]["jobTemplate"]["spec"]["template"]["spec"]["containers"]
     mode, token = container["env"]
     assert mode == {"name": "RAY_AUTH_MODE", "value": "token"}
-    assert token["valueFrom"]["secretKeyRef"] == {"name": "xpipe-ray-token", "key": "token"}
+    # the key that KubeRay's authOptions reads
+    secret = {"name": "xpipe-ray-token", "key": "auth_token"}
+    assert token["valueFrom"]["secretKeyRef"] == secret

@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 FOLDER = "/project"
 """Where the pod sees the project."""
 TOKEN = "xpipe-ray-token"
-"""Secret with the token of a Ray cluster, under the key ``token``."""
+"""Secret with the token of a Ray cluster."""
+KEY = "auth_token"
+"""Of the token in it: where KubeRay looks for it, so that one secret does for both."""
 _REFUSED = [2, 3, 4, 5]
 """Exit codes of which a second try would end alike: wrong usage, refused, a gate, failures."""
 
@@ -30,7 +32,7 @@ _HEAD = """\
 """
 _HEAD_OF_CLUSTER = """\
 # The pod only submits the run to {address} and waits for it; the cluster does the work. Its token:
-#   kubectl create secret generic {token} --from-literal=token=...
+#   kubectl create secret generic {token} --from-literal={key}=...
 """
 
 
@@ -60,7 +62,7 @@ def text(entry: Entry, *, image: str, claim: str) -> str:
         folder=FOLDER,
     )
     if entry.schedule.address:
-        head += _HEAD_OF_CLUSTER.format(address=entry.schedule.address, token=TOKEN)
+        head += _HEAD_OF_CLUSTER.format(address=entry.schedule.address, token=TOKEN, key=KEY)
     return head + yaml.safe_dump(cron_job(entry, image=image, claim=claim), sort_keys=False)
 
 
@@ -113,7 +115,7 @@ def _pod(entry: Entry, image: str, claim: str) -> dict[str, Any]:
         "volumeMounts": [{"name": "project", "mountPath": FOLDER}],
     }
     if entry.schedule.address:
-        secret = {"secretKeyRef": {"name": TOKEN, "key": "token"}}
+        secret = {"secretKeyRef": {"name": TOKEN, "key": KEY}}
         container["env"] = [
             {"name": "RAY_AUTH_MODE", "value": "token"},
             {"name": "RAY_AUTH_TOKEN", "valueFrom": secret},
