@@ -87,7 +87,7 @@ def _opened(content: bytes) -> Iterator[Image.Image]:
         image = Image.open(io.BytesIO(content))
     except UnidentifiedImageError as error:
         # its own message names the address of the buffer, another one each time
-        raise OSError("this is no image that Pillow knows") from error
+        raise UnidentifiedImageError("this is no image that Pillow knows") from error
     with image:
         yield image
 

@@ -4,22 +4,26 @@ A digest is text that begins with its kind:
 
 - ``size:1024``: how long a file on a disk was. It tells some changes, and costs nothing.
 - ``etag:1024:9003d1df...``: length, and what an object store says of the content.
+- ``listing:9f86d081...``: of the names, sizes and tags of the files that hold many samples.
 - ``sha256:9f86d081...``: of the content, or of the values where a sample is no file.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 from typing import TYPE_CHECKING
 
 from pipeline.data import files
 from pipeline.inputs import parts_of
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from pipeline.data.source import Record
     from pipeline.inputs import Inputs
 
-SIZE, TAG, CONTENT = "size", "etag", "sha256"
+SIZE, TAG, LISTING, CONTENT = "size", "etag", "listing", "sha256"
 
 
 class ChangedError(ValueError):
@@ -29,6 +33,20 @@ class ChangedError(ValueError):
 def of_file(file: files.File) -> str:
     """Return the digest that a listing gives."""
     return f"{TAG}:{file.size}:{file.tag}" if file.tag else f"{SIZE}:{file.size}"
+
+
+def of_listing(found: Iterable[files.File], *said: str) -> str:
+    """Return the digest of files that hold many samples.
+
+    Parameters
+    ----------
+    found
+        The files, in order.
+    said
+        What else tells them from others, such as the shape of an array.
+    """
+    told = json.dumps([*said, *((file.name, file.size, file.tag) for file in found)])
+    return f"{LISTING}:{hashlib.sha256(told.encode()).hexdigest()}"
 
 
 def of_content(content: bytes) -> str:
@@ -48,8 +66,9 @@ def of_values(sample: Inputs) -> str:
 def is_of_content(digest: str | None) -> bool:
     """Whether a digest stands for the content: if not, it is no part of what a run depends on.
 
-    A size is not: files of one size differ, and runs that were begun before sizes were kept have
-    to be the same runs still.
+    The size of a sample is not: files of one size differ, and runs that were begun before sizes
+    were kept have to be the same runs still. That of a file of many samples is, for workers do not
+    compare it, and nothing else tells that the file is another one.
     """
     return digest is not None and not digest.startswith(f"{SIZE}:")
 

@@ -171,7 +171,9 @@ class ImageFolder(Source):
         return [
             name
             for name in self._listed
-            if _is_image(name) and not (masks and name.startswith(f"{masks}/"))
+            if _is_image(name)
+            and not _is_hidden(name)
+            and not (masks and name.startswith(f"{masks}/"))
         ]
 
     def _subfolders(self) -> list[str]:
@@ -251,6 +253,11 @@ class ImageFolder(Source):
 
 def _is_image(name: str) -> bool:
     return posixpath.splitext(name)[1].lower() in decoding.SUFFIXES
+
+
+def _is_hidden(name: str) -> bool:
+    """Whether a file or folder of a name is one that systems and editors leave behind."""
+    return any(part.startswith(".") for part in name.split("/"))
 
 
 def _stem(name: str) -> str:

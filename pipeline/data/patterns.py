@@ -18,6 +18,12 @@ if TYPE_CHECKING:
 _BRACES = re.compile(r"\{([^{}]*)\}")
 _RANGE = re.compile(r"(\d+)\.\.(\d+)")
 _MAGIC = re.compile(r"[*?\[]")
+_SPECIAL = re.compile(r"[*?\[{]")
+_PIECE = re.compile(r"(/?\*\*/|\*\*|\*|\?|\[[!^]?\]?[^\]]*\])")
+_HIDDEN = (".", "_")
+"""How names begin of what is hidden, not finished yet (Spark) or left by a system (macOS)."""
+_SHOWN = "(?![._])"
+"""At the beginning of a name, that it is none of those."""
 _N_SHOWN = 5
 
 
@@ -37,7 +43,10 @@ class Found:
     @property
     def digest(self) -> str:
         """What the samples in it are told from others by; see `digests`."""
-        return digests.of_file(files.File(self.name, self.size, self.tag))
+        if self.tag:
+            return digests.of_file(files.File(self.name, self.size, self.tag))
+        # its name is a part of where its samples are
+        return digests.of_listing([files.File("", self.size)])
 
 
 def matching(path: str, suffixes: Sequence[str]) -> list[Found]:
@@ -48,7 +57,10 @@ def matching(path: str, suffixes: Sequence[str]) -> list[Found]:
     path
         A file; a folder, all files below which are meant that end in one of the suffixes; or a
         pattern: ``*`` and ``?`` stand for characters but ``/``, ``**`` for those too, ``[ab]`` for
-        one of some, ``{a,b}`` for one of some texts and ``{000..127}`` for numbers.
+        one of some, ``[!ab]`` for one that is none of them, ``{a,b}`` for one of some texts and
+        ``{000..127}`` for numbers. What exists as it is written is meant as it is written. Names
+        that begin with a point or an underscore, of files or folders, are only meant where they are
+        written with it.
     suffixes
         Of files that are looked for in a folder, with their point.
 
@@ -57,24 +69,49 @@ def matching(path: str, suffixes: Sequence[str]) -> list[Found]:
     PlanError
         If there is none, or one of those that braces name is missing.
     """
-    plain = list(_expanded(path))
-    has_magic = any(_MAGIC.search(each) for each in plain)
-    if len(plain) == 1 and not has_magic:
+    folder, pattern = _split(path)
+    if not pattern:
         return _of_path(path, suffixes)
-    if path.startswith(("http://", "https://")) and not has_magic:
+    wanted = list(_expanded(pattern))
+    if _is_web(path) and not any(_MAGIC.search(each) for each in wanted):
         # a web server lists no folders
-        return sorted((_one(each) for each in plain), key=_name)
-    return _of_patterns(path, plain)
+        return sorted((_one(f"{folder}/{each}") for each in wanted), key=_name)
+    return _of_patterns(path, folder, wanted)
 
 
 def root_of(path: str, suffixes: Sequence[str]) -> str:
     """Return the folder that names of `matching` are relative to."""
-    head = re.split(r"[*?\[{]", path, maxsplit=1)[0]
+    folder, pattern = _split(path)
+    if pattern:
+        return folder
     # folders, too, are called table.parquet
     has_suffix = path.lower().endswith(tuple(suffixes))
-    if head == path and not (has_suffix and not files.is_folder(path)):
-        return path.rstrip("/")
-    return head.rpartition("/")[0]
+    if has_suffix and not files.is_folder(path):
+        return path.rpartition("/")[0]
+    return path.rstrip("/")
+
+
+def _split(path: str) -> tuple[str, str]:
+    """Return the folder that is there as it is written, and the pattern below it.
+
+    The pattern is empty where all of the path is there, or could be. People's folders are called
+    ``a[1]``, and one cannot tell what a run file below it means but by looking.
+    """
+    parts = path.split("/")
+    for at, part in enumerate(parts):
+        upto = "/".join(parts[: at + 1])
+        is_last = at == len(parts) - 1
+        if _SPECIAL.search(part) and (_is_web(path) or not _is_there(upto, is_last=is_last)):
+            return "/".join(parts[:at]), "/".join(parts[at:])
+    return path, ""
+
+
+def _is_there(path: str, *, is_last: bool) -> bool:
+    return files.is_folder(path) or (is_last and files.is_file(path))
+
+
+def _is_web(path: str) -> bool:
+    return path.startswith(("http://", "https://"))
 
 
 def _of_path(path: str, suffixes: Sequence[str]) -> list[Found]:
@@ -90,19 +127,19 @@ def _of_path(path: str, suffixes: Sequence[str]) -> list[Found]:
         Found(files.joined(path, file.name), file.name, file.size, file.tag)
         for file in files.listing(path, is_deep=True)
         if file.name.lower().endswith(tuple(suffixes))
+        and not any(part.startswith(_HIDDEN) for part in file.name.split("/"))
     ]
     if not found:
         raise PlanError(
             f"the folder {path!r} holds no file ending in {', '.join(suffixes)}",
-            fix="correct data.path, or name files with a pattern such as shards/*.tar",
+            fix="correct data.path, or name files with a pattern such as shards/*.tar; names that "
+            "begin with a point or an underscore have to be written with it",
             page="no-samples",
         )
     return found
 
 
-def _of_patterns(path: str, plain: Sequence[str]) -> list[Found]:
-    folder = root_of(path, ())
-    wanted = [each[len(folder) + 1 :] for each in plain]
+def _of_patterns(path: str, folder: str, wanted: Sequence[str]) -> list[Found]:
     is_deep = any("/" in each or "**" in each for each in wanted)
     known = files.listing(folder or "/", is_deep=is_deep) if files.is_folder(folder or "/") else []
     found: dict[str, Found] = {}
@@ -159,12 +196,31 @@ def _choices(inside: str) -> list[str]:
 
 
 def _regex(pattern: str) -> str:
-    pieces = re.split(r"(\*\*/|\*\*|\*|\?|\[[^\]]+\])", pattern)
-    meant = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}
-    return "".join(
-        meant.get(piece) or (piece if at % 2 else re.escape(piece))
-        for at, piece in enumerate(pieces)
-    )
+    """Return what matches the names that a pattern means, but not those that it does not show."""
+    found = ""
+    is_start = True
+    for at, piece in enumerate(_PIECE.split(pattern)):
+        if not piece:
+            continue
+        found += _of_piece(piece, is_start=is_start) if at % 2 else re.escape(piece)
+        is_start = piece.endswith("/")
+    return found
+
+
+def _of_piece(piece: str, *, is_start: bool) -> str:
+    shown = _SHOWN if is_start else ""
+    if piece.endswith("**/"):
+        return f"{'/' * piece.startswith('/')}(?:{_SHOWN}[^/]+/)*"
+    if piece == "**":
+        return f"{shown}(?:[^/]|/{_SHOWN})*"
+    if piece == "*":
+        return f"{shown}[^/]*"
+    if piece == "?":
+        return f"{shown}[^/]"
+    is_negated = piece[1] in "!^"
+    inside = re.sub(r"([\\\[\]&~|^])", r"\\\1", piece[1 + is_negated : -1])
+    # what is written in brackets is written
+    return f"{shown}[^/{inside}]" if is_negated else f"[{inside}]"
 
 
 def _name(found: Found) -> str:

@@ -141,7 +141,7 @@ def test_what_is_no_image_is_refused() -> None:
     with pytest.raises(ValueError, match="the file is empty"):
         decoding.decode(b"")
     for read in (decoding.decode, decoding.decode_mask):
-        with pytest.raises(OSError, match="^this is no image that Pillow knows$"):
+        with pytest.raises(OSError, match=r"^this is no image that Pillow knows$"):
             read(b"not an image")
 
 

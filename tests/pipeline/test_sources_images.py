@@ -237,3 +237,11 @@ def test_masks_inside_the_folder_are_no_class(tmp_path: Path) -> None:
     (record,) = source.records()
     assert (record.label, record.mask) == (0, "cat/a.png")
     assert source.class_names == ("cat",)
+
+
+def test_what_systems_leave_behind_is_no_picture_and_no_class(tmp_path: Path) -> None:
+    for name in ("a/0.png", "a/._0.png", ".ipynb_checkpoints/0.png", "_b/_1.png"):
+        save(tmp_path / "images" / name, picture(0))
+    source = folder(tmp_path)
+    assert [record.sample_id for record in source.records()] == ["_b/_1.png", "a/0.png"]
+    assert source.class_names == ("_b", "a")
