@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
+import posixpath
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Self
 
-from pipeline.data import arrow_values, files, labelling
+from pipeline.data import arrow_values, digests, files, labelling
 from pipeline.data.pictures import Pictures
 from pipeline.data.pretrained_tokens import PretrainedTokens
 from pipeline.data.source import Record, register
@@ -84,6 +86,7 @@ class HuggingFace(Pictures):
         rows = self._dataset
         labels, names = self._labels(), self._names()
         texts = rows[self._input][:] if self._is_text else None
+        digest = self._digest
         tokens = self._tokens if texts is not None else None
         return [
             Record(
@@ -93,6 +96,7 @@ class HuggingFace(Pictures):
                 labels[row],
                 str(row) if self.mask_column else None,
                 None if tokens is None or texts is None else tokens.length(texts[row]),
+                digest,
             )
             for row in range(len(rows))
         ]
@@ -158,7 +162,21 @@ class HuggingFace(Pictures):
         self._check("id_column", self.id_column)
         if self.id_column is None:
             return [f"{row:06d}" for row in range(len(self._dataset))]
-        return [str(name) for name in self._dataset[self.id_column][:]]
+        names = self._dataset[self.id_column][:]
+        return [f"{row:06d}" if name is None else str(name) for row, name in enumerate(names)]
+
+    @property
+    def _digest(self) -> str:
+        """Of the tables, and of what they were made of.
+
+        The library's fingerprint counts where it is kept beside the tables. That of a folder of
+        other files is made of their places and times, which are others on each machine.
+        """
+        rows = self._dataset
+        tables = [table["filename"] for table in rows.cache_files]
+        found = [files.File(posixpath.basename(each), os.path.getsize(each)) for each in tables]
+        made = str(rows._fingerprint) if self._is_saved else str(rows.info.download_size)
+        return digests.of_listing(found, made)
 
     @functools.cached_property
     def _input(self) -> str:
@@ -234,7 +252,7 @@ class HuggingFace(Pictures):
                 "`source: webdataset`, which read remote ones a part at a time",
             )
         if not isinstance(loaded, datasets.DatasetDict):
-            return loaded
+            return self._alone(loaded)
         split = next(iter(loaded)) if len(loaded) == 1 and self.split is None else self.split
         if split not in loaded:
             raise PlanError(
@@ -244,11 +262,37 @@ class HuggingFace(Pictures):
             )
         return loaded[split]
 
+    def _alone(self, loaded: Any) -> Any:
+        """Return a split that was saved by itself, if it can be the one that is asked for."""
+        known = {str(loaded.split), posixpath.basename(self.path.rstrip("/"))}
+        if self.split is None or self.split in known:
+            return loaded
+        said = "does not say which" if loaded.split is None else f"is {str(loaded.split)!r}"
+        raise PlanError(
+            f"the folder {self.path!r} holds one split, and {said}; got {self.split!r}",
+            fix="leave data.split out, or name another folder with data.path",
+            page="missing-column",
+        )
+
+    @functools.cached_property
+    def _is_saved(self) -> bool:
+        return any(files.is_file(files.joined(self.path, name)) for name in _SAVED)
+
+    def _check_saved(self) -> None:
+        for name in ("config", "revision"):
+            if getattr(self, name) is not None:
+                raise PlanError(
+                    f"the folder {self.path!r} was saved, and has no {name} to choose; got "
+                    f"{getattr(self, name)!r}",
+                    fix=f"leave data.{name} out, or name another folder with data.path",
+                )
+
     def _loaded(self, datasets: Any) -> Any:
-        is_saved = any(files.is_file(files.joined(self.path, name)) for name in _SAVED)
+        if self._is_saved:
+            self._check_saved()
         try:
             with _quiet(datasets, may_download=self.download):
-                if is_saved:
+                if self._is_saved:
                     return datasets.load_from_disk(self.path)
                 return datasets.load_dataset(self.path, self.config, revision=self.revision)
         except Exception as error:

@@ -94,7 +94,9 @@ class Parquet(Pictures):
                 found.append(
                     Record(
                         len(found),
-                        _own_name(file, row) if names is None else str(names[row]),
+                        _own_name(file, row)
+                        if names is None or names[row] is None
+                        else str(names[row]),
                         place,
                         -1 if labels is None else labels[row],
                         place if self.mask_column else None,

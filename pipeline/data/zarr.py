@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import threading
 from collections import OrderedDict
 from dataclasses import dataclass, replace
@@ -12,7 +13,7 @@ import fsspec
 import numpy as np
 from fsspec.implementations.asyn_wrapper import AsyncFileSystemWrapper
 
-from pipeline.data import files, labelling
+from pipeline.data import digests, files, labelling
 from pipeline.data.pictures import Pictures
 from pipeline.data.source import Record, register
 from pipeline.errors import PlanError
@@ -87,6 +88,7 @@ class Zarr(Pictures):
                     fix="name another array with data.label_array",
                 )
             labels = labelling.indices(values.tolist(), self.classes, f"{self.path!r}, labels")
+        digest = self._digest
         return [
             Record(
                 row,
@@ -94,6 +96,7 @@ class Zarr(Pictures):
                 str(row),
                 max(labels[row], -1),
                 str(row) if self.mask_array else None,
+                digest=digest,
             )
             for row in range(n_samples)
         ]
@@ -127,6 +130,19 @@ class Zarr(Pictures):
     def _inputs(self) -> tuple[str, ...]:
         one = self.input_array
         return (one,) if isinstance(one, str) else tuple(one.values())
+
+    @property
+    def _digest(self) -> str:
+        """Of the arrays that are read: what they say of themselves, and their files."""
+        found: list[files.File] = []
+        said: list[str] = []
+        for name in (*self._inputs, *filter(None, [self.scale_array])):
+            array = self._array(name)
+            told = (array.shape, str(array.dtype), array.chunks, str(array.fill_value))
+            said.append(json.dumps(told))
+            place = files.joined(self.path, array.path) if array.path else self.path
+            found += files.listing(place, is_deep=True)
+        return digests.of_listing(found, *said)
 
     @property
     def _n_samples(self) -> int:

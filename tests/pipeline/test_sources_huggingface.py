@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import shutil
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ from pipeline.config import load
 from pipeline.data import read_masks
 from pipeline.data.huggingface import HuggingFace
 from pipeline.errors import PlanError
+from pipeline.manifest import Manifest
 from pipeline.run import run
 from tests.pipeline.pictured import is_same, pixels, png, read_all, source_of
 
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.slow
 
 N = 10
+ARRAY = {"input_column": "array"}
 WORDS = ("[UNK]", "[CLS]", "[SEP]", "good", "film")
 TEXTS = ["good film", "", "a good film", "film", None, "good good film"]
 
@@ -103,6 +106,61 @@ def test_saved_sets_are_read_by_position(datasets: Any, tmp_path: Path) -> None:
         source(tmp_path, split="train", input_column="name").records()
     with pytest.raises(PlanError, match="int64, which is no input"):
         source(tmp_path, split="train", input_column="label").records()
+
+
+def test_a_split_that_was_saved_by_itself_is_the_one_that_is_asked_for(
+    datasets: Any, tmp_path: Path
+) -> None:
+    made = table(datasets).select_columns(["image", "label"])
+    datasets.DatasetDict({"test": made}).save_to_disk(str(tmp_path / "saved"))
+    made.save_to_disk(str(tmp_path / "one"))
+    datasets.Dataset.from_dict({"array": [[1.0], [2.0]]}, split="train").save_to_disk(
+        str(tmp_path / "told")
+    )
+    assert len(source(tmp_path, "saved/test", split="test").records()) == N
+    fields = {"split": "train", "input_column": "array"}
+    assert len(source(tmp_path, "told", **fields).records()) == 2
+    with pytest.raises(PlanError, match="holds one split, and does not say which; got 'test'"):
+        source(tmp_path, "one", split="test").records()
+    with pytest.raises(PlanError, match="holds one split, and is 'train'; got 'test'"):
+        source(tmp_path, "told", split="test").records()
+    for field in ("config", "revision"):
+        with pytest.raises(PlanError, match=f"was saved, and has no {field} to choose; got 'x'"):
+            source(tmp_path, "one", **{field: "x"}).records()
+
+
+def test_other_tables_make_other_samples(datasets: Any, tmp_path: Path) -> None:
+    def planned(path: str) -> str:
+        return Manifest(source(tmp_path, path, input_column="array").records()).digest()
+
+    def save(path: str, value: float) -> str:
+        rows = {"array": [[1.0, value], [3.0, 4.0]], "name": ["a", None]}
+        datasets.Dataset.from_dict(rows).save_to_disk(str(tmp_path / path))
+        return planned(path)
+
+    before = save("one", 2.0)
+    assert save("one", 2.0) == before
+    shutil.copytree(tmp_path / "one", tmp_path / "copied" / "one")
+    assert planned("copied/one") == before
+    # of the same size
+    assert save("one", 5.0) != before
+    named = source(tmp_path, "one", id_column="name", **ARRAY).records()
+    assert [record.sample_id for record in named] == ["a", "000001"]
+
+
+def test_other_pictures_in_a_folder_make_other_samples(datasets: Any, tmp_path: Path) -> None:
+    def planned(path: str, *contents: bytes) -> str:
+        folder = tmp_path / path / "images"
+        folder.mkdir(parents=True, exist_ok=True)
+        for at, content in enumerate(contents):
+            (folder / f"{at}.png").write_bytes(content)
+        return Manifest(source(tmp_path, f"{path}/images").records()).digest()
+
+    one, two = map(png, pixels(2))
+    before = planned("a", one, two)
+    # other places and times are no other pictures
+    assert planned("b", one, two) == before
+    assert planned("a", one, two + b"x") != before
 
 
 def test_folders_of_images_and_of_parquet_are_read(datasets: Any, tmp_path: Path) -> None:

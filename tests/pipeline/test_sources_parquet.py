@@ -18,6 +18,7 @@ import zarr
 from pipeline.data import files, read_masks, read_one, row_groups
 from pipeline.data.parquet import Parquet
 from pipeline.errors import ConfigError, PlanError
+from pipeline.manifest import Manifest
 from tests.pipeline.pictured import as_input, is_same, pixels, png, read_all, source_of
 from tests.pipeline.s3_server import s3, s3_server  # noqa: F401
 
@@ -329,3 +330,24 @@ def test_every_kind_of_file_is_read_from_an_object_store(tmp_path: Path, s3: str
         if kind != "zarr":
             # the store's tag: other content is another run
             assert str(source.records()[0].digest).startswith("etag:")
+
+
+def test_a_row_without_an_id_is_called_by_its_place(tmp_path: Path) -> None:
+    images = [png(image) for image in pixels(3)]
+    write(tmp_path / "a.parquet", {"image": images, "key": ["x", None, None]})
+    found = source_of("parquet", tmp_path, "a.parquet", id_column="key").records()
+    assert [record.sample_id for record in found] == ["x", "a/000001", "a/000002"]
+
+
+def test_a_file_of_another_size_makes_other_samples(tmp_path: Path) -> None:
+    images = [png(image) for image in pixels(3)]
+
+    def planned() -> str:
+        return Manifest(source_of("parquet", tmp_path, "a.parquet").records()).digest()
+
+    write(tmp_path / "a.parquet", {"image": images})
+    before = planned()
+    write(tmp_path / "a.parquet", {"image": images})
+    assert planned() == before
+    write(tmp_path / "a.parquet", {"image": [*images[:2], images[2] + b"x"]})
+    assert planned() != before

@@ -11,6 +11,7 @@ import zarr
 from pipeline import open_run
 from pipeline.data import read_masks
 from pipeline.errors import ConfigError, PlanError
+from pipeline.manifest import Manifest
 from tests.pipeline import tiny_run
 from tests.pipeline.pictured import is_same, pixels, read_all, source_of
 
@@ -169,3 +170,24 @@ def test_maps_of_a_run_are_samples_and_lost_ones_have_a_status(tmp_path: Path) -
     assert [record.label for record in source.records()] == open_run(tmp_path / "out").array(
         "saliency", "relevance"
     ).target.values.tolist()
+
+
+@pytest.mark.parametrize("path", ["z.zarr", "z.zarr/in/images"])
+def test_other_chunks_make_other_samples(tmp_path: Path, path: str) -> None:
+    images = pixels(N)
+    name = "" if path.endswith("images") else "in/images"
+
+    def planned(images: np.ndarray, **options: Any) -> str:
+        group = store(tmp_path, images, **options)
+        group["beside"] = np.arange(3)
+        fields = {"layout": "channel_last", "input_array": name}
+        return Manifest(source_of("zarr", tmp_path, path, **fields).records()).digest()
+
+    before = planned(images)
+    assert planned(images) == before
+    changed = images.copy()
+    # what is compressed has another size
+    changed[3] = 0
+    assert planned(changed) != before
+    assert planned(images, chunks=5) != before
+    assert planned(images.astype(np.int16)) != before
