@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from cli import clusters, output, remote, verdicts
-from cli.options import AsJson, Limit, Only, Overrides, RunFile, RunFolder
+from cli.options import AsJson, Base, Limit, Only, Overrides, RunFile, RunFolder
 from pipeline.quantities import duration, size
 
 if TYPE_CHECKING:
@@ -154,6 +154,7 @@ def resume(
     take_over: TakeOver = False,
     junit: verdicts.JUnit = None,
     detach: remote.Detach = False,
+    base: Base = None,
     as_events: Events = False,
     as_json: AsJson = False,
 ) -> None:
@@ -163,16 +164,19 @@ def resume(
 
     Example:  xpipe resume runs/quickstart
     """
+    from pipeline import moved
     from pipeline.jobs.submission import noted, noted_run
     from pipeline.run import resume as resume_run
 
     job = noted(path)
-    if job is not None:
+    if base is not None:
+        moved.rebase(path, base)
+    elif job is not None:
         config = noted_run(job)
         sent = remote.submit(config, take_over=take_over, detach=detach, as_json=as_json, kept=path)
         _end(sent, config.name, path, junit, (), as_json=as_json)
     remote.refuse_local_only("local", detach=detach, also=())
-    with _reporter(as_events=as_events) as reporter:
+    with moved.named(path), _reporter(as_events=as_events) as reporter:
         summary = resume_run(path, callbacks=(reporter,), take_over=take_over)
     verdicts.write(junit, Path(summary.path).name, summary.gates)
     _conclude(summary, as_json=as_json, as_events=as_events)
