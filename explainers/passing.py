@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import functools
+import types
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -44,6 +46,15 @@ PRODUCTS = frozenset(
     }
 )
 """Torch's functions that multiply matrices, by name; all but these stay in float32."""
+COMPOSED = frozenset({"multi_head_attention_forward"})
+"""Those that call others, in python: their products are narrowed one by one."""
+WHOLE = frozenset(
+    f"{kind}{suffix}"
+    for kind in ("lstm", "gru", "rnn_tanh", "rnn_relu")
+    for suffix in ("", "_cell")
+) | {"_native_multi_head_attention", "_transformer_encoder_layer_fwd"}
+"""Those that multiply and hand values on inside, where nobody can keep these in float32: they are
+left as they are."""
 
 
 @dataclass(frozen=True)
@@ -82,11 +93,52 @@ class HalfProducts(TorchFunctionMode):
     ) -> Any:
         """Call a function of torch."""
         named = dict(kwargs or {})
-        if "out" in named or _word(func) not in PRODUCTS:
+        word = _word(func)
+        if word in COMPOSED:
+            with self:  # which is off in here
+                return _unguarded(func)(*args, **named)
+        if "out" in named or word not in PRODUCTS:
             return func(*args, **named)
         rounded = _mapped(args, torch.float32, torch.bfloat16)
         options = _mapped(named, torch.float32, torch.bfloat16)
         return _mapped(func(*rounded, **options), torch.bfloat16, torch.float32)
+
+
+class CountedProducts(HalfProducts):
+    """The same, which also says what it did; not for compiled passes, which would see it change."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.n_narrowed = 0
+        """Products that were computed so."""
+        self.whole: set[str] = set()
+        """Functions of `WHOLE` that were called."""
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """Call a function of torch."""
+        word = _word(func)
+        self.n_narrowed += word in PRODUCTS and "out" not in (kwargs or {})
+        self.whole |= {word} & WHOLE
+        return super().__torch_function__(func, types, args, kwargs)
+
+
+@functools.cache
+def _unguarded(func: Any) -> Any:
+    """Return a function of torch's python code that does not ask modes first, as they ask it."""
+    names = {**func.__globals__, "has_torch_function": _nobody_overrides}
+    copied = types.FunctionType(func.__code__, names, func.__name__, func.__defaults__)
+    copied.__kwdefaults__ = func.__kwdefaults__
+    return copied
+
+
+def _nobody_overrides(_arguments: Any) -> bool:
+    return False
 
 
 def _word(func: Any) -> str:

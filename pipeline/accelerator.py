@@ -9,18 +9,15 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 
 from explainers.passing import Passing, passed
-from pipeline.errors import PlanError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from explainers import Explainer, Network
-    from pipeline.config import EngineConfig, RunConfig
+    from explainers import Network
+    from pipeline.config import EngineConfig
 
 BACKEND = "inductor"
 """Backend of torch.compile."""
-EXACT = "float32"
-"""In `Explainer.requires` of methods that narrower products break, whatever the network."""
 
 
 @dataclass(frozen=True)
@@ -89,25 +86,6 @@ class Accelerator:
         }
         idle = [name for name, is_on in said.items() if is_on and not _is_cuda(device)]
         return tuple(f"engine.{name} changes nothing on the CPU" for name in idle)
-
-    def check(self, config: RunConfig, found: dict[str, Explainer]) -> None:
-        """Refuse methods that say that they need float32.
-
-        Raises
-        ------
-        PlanError
-            If narrower products are asked for.
-        """
-        if self.precision == "float32":
-            return
-        for name, each in found.items():
-            if each.kind == "attribution" and EXACT in each.requires:
-                raise PlanError(
-                    f"{config.where('engine', 'precision')}: {name!r} needs float32: "
-                    f"{each.name} takes differences of outputs that {self.precision} rounds away",
-                    fix="take `precision: float32`, or leave the method out",
-                    page="faster-passes-differ",
-                )
 
 
 PLAIN = Accelerator()

@@ -6,6 +6,7 @@ import contextlib
 from typing import TYPE_CHECKING
 
 from explainers import Attribution, Trace
+from explainers.passing import CountedProducts
 from pipeline import parity
 from pipeline.accelerator import Accelerator
 from pipeline.brief import brief
@@ -57,6 +58,7 @@ def notes(
     if accelerator.is_compiled:
         with compiling(config, is_alone=True):
             fast(inputs)
+    said += _unnarrowed(accelerator, network, inputs)
     tried = {
         name: short
         for name, each in found.items()
@@ -68,7 +70,22 @@ def notes(
     parity.refuse(measured, config.where("engine"), accelerator.in_words())
     if measured:
         said += (parity.in_words(measured, accelerator.in_words()) + ", on two samples",)
+    if far := parity.outliers(measured):
+        said += (far,)
     return said
+
+
+def _unnarrowed(accelerator: Accelerator, network: Network, inputs: Inputs) -> tuple[str, ...]:
+    """Return what bfloat16 leaves in float32, by what one pass over the example does."""
+    if accelerator.precision != "bfloat16":
+        return ()
+    with CountedProducts() as half:
+        network(inputs)
+    if not half.n_narrowed:
+        return ("engine.precision: bfloat16 changes nothing: no product of the network is seen",)
+    if half.whole:
+        return (f"engine.precision: {', '.join(sorted(half.whole))} stay in float32",)
+    return ()
 
 
 @contextlib.contextmanager

@@ -24,6 +24,9 @@ BOUND = 0.1
 """Largest median of relative differences that is let pass. At 0.1 the angle between two maps is
 less than 6 degrees (cosine 0.995), and the difference is as large as the standard error of a
 method that averages a hundred draws as large as the map: less than what sampling methods add."""
+FAR = 3 * BOUND
+"""Difference of a single map that is told though the median is let pass: a cosine of 0.95, beyond
+which the strongest places of a map begin to be others."""
 MOST_ROWS = 16
 """Samples that are compared: a batch that large fits wherever the planned ones do."""
 
@@ -113,6 +116,18 @@ def in_words(found: Sequence[Difference], asked: str) -> str:
         f"{each.explainer} {each.median:.2g} (at most {each.largest:.2g})" for each in found
     )
     return f"{asked}: maps differ from those of float32 by {listed}, relative to their norm"
+
+
+def outliers(found: Sequence[Difference]) -> str:
+    """Return what is to be said of single maps that are far off; empty if there is none."""
+    far = [each for each in found if each.median <= BOUND and not each.largest <= FAR]
+    if not far:
+        return ""
+    listed = ", ".join(f"{each.explainer} ({each.largest:.2g})" for each in far)
+    return (
+        f"some maps are far from those of float32, though most are near: {listed}; "
+        f"below {FAR:g} nothing is said"
+    )
 
 
 def refuse(found: Sequence[Difference], where: str, asked: str) -> None:

@@ -135,7 +135,6 @@ def _fit(config: RunConfig) -> _Parts:
     network, seconds = timed(fit.read_network, model, example, config.where("model"))
     targets = fit.check_targets(config, manifest, network)
     fit.check_explainers(config, found, network, manifest, targets)
-    Accelerator.of(config.engine).check(config, found)
     _check_metrics(config, metrics, network, example, targets)
     shortest = Shortest.of(config, source, manifest, network, (example, indices, seconds))
     if shortest is not None:

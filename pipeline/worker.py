@@ -168,6 +168,8 @@ class ExplainWorker:
             found = [] if batch is None else self._explanation.differences(batch)
         parity.write(task.path, task.pass_name, self._name, found)
         parity.refuse(found, task.config.where("engine"), accelerator.in_words())
+        if far := parity.outliers(found):
+            logger.warning("%s: %s", accelerator.in_words(), far)
 
     def _explain(self, shard: Shard, waiting: Stopwatch) -> Products:
         """Explain a shard; when memory runs out, again in smaller batches, also from then on.

@@ -10,7 +10,7 @@ from torch import nn
 
 import explainers
 from explainers import Network, Target, Trace, explaining
-from explainers.passing import HalfProducts, Passing, passed
+from explainers.passing import CountedProducts, HalfProducts, Passing, passed
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -165,3 +165,37 @@ def test_a_compiled_opaque_network_has_the_same_gradient(images: torch.Tensor) -
     for rows in (images, images[:3]):
         found = Trace(compiled, rows).gradient(Target.parse(1))
         torch.testing.assert_close(found, Trace(network, rows).gradient(Target.parse(1)))
+
+
+class Attending(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+
+    def forward(self, values: torch.Tensor) -> torch.Tensor:
+        return self.attention(values, values, values)[0].flatten(1)
+
+
+def test_products_inside_an_attention_are_narrow_too() -> None:
+    model, values = Attending().eval(), torch.randn(2, 3, 8)
+    with torch.no_grad():
+        expected = model(values)
+        with CountedProducts() as half:
+            found = model(values)
+    # of queries, keys and values at once; of the heads, or the two of these; of the outputs
+    assert half.n_narrowed >= 3
+    assert not half.whole
+    assert found.dtype == torch.float32
+    assert 0 < float((found - expected).norm()) < 0.05 * float(expected.norm())
+
+
+def test_a_recurrent_module_is_left_as_it_is_and_named() -> None:
+    torch.manual_seed(0)
+    model, values = nn.LSTM(8, 4, batch_first=True), torch.randn(2, 3, 8)
+    with torch.no_grad():
+        expected = model(values)[0]
+        with CountedProducts() as half:
+            found = model(values)[0]
+    assert torch.equal(found, expected)
+    assert (half.n_narrowed, half.whole) == (0, {"lstm"})
