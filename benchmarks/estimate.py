@@ -1,8 +1,8 @@
 """What `xpipe plan --measure` foresees of a run, beside what the run takes, part by part.
 
-``python -m benchmarks.estimate [RUN_FILE]``, of the quickstart if none is named. It prints a row per
-part: seconds that were foreseen and taken, and their ratio. The ratio of the total should be within
-a quarter of one on a machine that does nothing else. Seconds of measuring itself are in the last
+``python -m benchmarks.estimate [RUN_FILE]``, of the quickstart if none is named. It prints a row
+per part: seconds that were foreseen and taken, and their ratio. The ratio of the total should be
+within a quarter of one on a machine that does nothing else. Seconds of measuring itself are in the last
 row, over those of the run.
 """
 
