@@ -2,8 +2,8 @@
 
 ``python -m benchmarks.estimate [RUN_FILE]``, of the quickstart if none is named. It prints a row
 per part: seconds that were foreseen and taken, and their ratio. The ratio of the total should be
-within a quarter of one on a machine that does nothing else. Seconds of measuring itself are in the last
-row, over those of the run.
+within a quarter of one on a machine that does nothing else. Seconds of measuring itself
+are in the last row, over those of the run.
 """
 
 from __future__ import annotations
