@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import io
 import json
+import pickle
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -40,6 +41,9 @@ _LABEL = "cls"
 _JSON = "json"
 _FAULT = "!"
 """What begins the source of a sample that cannot be read, before the reason."""
+
+_PICKLE = b"\x80\x02"
+"""How files of torch begin that are no zip archives: pickles of the second protocol alone."""
 
 _N_OPENED = 8
 """Archives whose members are looked for at once."""
@@ -309,7 +313,16 @@ def _array(name: str, content: bytes) -> Any:
     """Return the numbers in a file; what would have to be executed is refused."""
     if _kind(name) == "npy":
         return np.load(io.BytesIO(content), allow_pickle=False)
-    value = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    try:
+        if content[:1] == _PICKLE[:1] and content[:2] != _PICKLE:
+            # torch would warn of it, then refuse it
+            raise pickle.UnpicklingError
+        value = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        # its own message is a page, and advises to run the file
+        raise ValueError(
+            f"the file {name} holds more than tensors, or none, and pickles are not run"
+        ) from error
     if not isinstance(value, torch.Tensor):
         raise TypeError(f"got {type(value).__name__} in the file {name}, expected a tensor")
     return (value.float() if value.dtype == torch.bfloat16 else value).detach().numpy()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +10,7 @@ from pipeline.errors import PlanError
 from pipeline.models.source import Builder, ModelSource, register
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
     from pipeline.config import ModelConfig
@@ -72,7 +73,8 @@ def _checkpoint(kind: Any, place: str, given: Mapping[str, Any]) -> Any:
     """Return the network with its weights; transformers would make up those that are missing."""
     fixed = {"use_safetensors": True, "dtype": "float32", "output_loading_info": True}
     try:
-        model, told = kind.from_pretrained(place, **{**given, **fixed})
+        with _quiet(place):
+            model, told = kind.from_pretrained(place, **{**given, **fixed})
     except OSError as error:
         raise PlanError(
             f"cannot read the checkpoint {place!r}: {error}",
@@ -91,6 +93,19 @@ def _checkpoint(kind: Any, place: str, given: Mapping[str, Any]) -> Any:
             page="weights-do-not-fit",
         )
     return model
+
+
+@contextlib.contextmanager
+def _quiet(name: str) -> Iterator[None]:
+    """Keep the library from drawing bars into the output of commands."""
+    logging = _transformers(name).utils.logging
+    had_bars = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if had_bars:
+            logging.enable_progress_bar()
 
 
 def _transformers(name: str) -> Any:

@@ -53,8 +53,13 @@ def config(name: Any, **params: Any) -> ModelConfig:
     return ModelConfig(source="huggingface", name=str(name), params=params)
 
 
-def test_a_checkpoint_computes_what_it_did_when_it_was_saved(vit: Path) -> None:
+def test_a_checkpoint_computes_what_it_did_when_it_was_saved(
+    vit: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    capfd.readouterr()
     model = load_model(config("vit"), vit.parent)
+    # no bar of "Loading weights"
+    assert "Loading" not in "".join(capfd.readouterr())
     images = torch.rand(3, 1, 8, 8)
     torch.testing.assert_close(model(images).logits, image_model()(images).logits)
     assert not model.training

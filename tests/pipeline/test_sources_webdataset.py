@@ -132,6 +132,8 @@ def test_arrays_are_read_and_pickles_never_run(tmp_path: Path) -> None:
         [[5, 6], [7, 8]],
     ]
     assert all(isinstance(found[at], str) for at in (1, 3, 4))
+    reason = "unreadable: ValueError: the file pth holds more than tensors, or none, and pickles"
+    assert found[3] == f"{reason} are not run"
     assert not marker.exists()
 
 
