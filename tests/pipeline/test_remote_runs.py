@@ -112,8 +112,9 @@ def test_what_was_committed_is_kept_and_what_is_damaged_is_done_again(
     assert after[0] == before[0]
     assert [entry.epoch for entry in after.values()] == [1, 2]
     assert computed(folder) == undisturbed
+    other = config_of(tmp_path, output={"path": url}, **{**SMALL, "explainers": {"gradient": {}}})
     with pytest.raises(RunConflictError, match="saliency"):
-        run(config_of(tmp_path, output={"path": url}, **{**SMALL, "explainers": {"ig": {}}}))
+        run(other)
 
 
 @pytest.mark.drill(15)
