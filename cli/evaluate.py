@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cli import clusters, output, verdicts
-from cli.options import AsJson, RunFolder
+from cli.options import AsJson, Base, RunFolder
 
 if TYPE_CHECKING:
     from pipeline.evaluate import Evaluation
@@ -35,6 +35,7 @@ def evaluate(
     ] = None,
     junit: verdicts.JUnit = None,
     spray: Spray = None,
+    base: Base = None,
     as_json: AsJson = False,
 ) -> None:
     """Score the stored maps of a run; scores that are there already are not computed again.
@@ -47,9 +48,12 @@ def evaluate(
     from dataclasses import asdict
 
     from cli.progress import Reporter
+    from pipeline import moved
     from pipeline.evaluate import evaluate as evaluate_run
 
-    with Reporter() as reporter:
+    if base is not None:
+        moved.rebase(path, base)
+    with moved.named(path), Reporter() as reporter:
         evaluation = evaluate_run(path, metric or None, spray=spray or None, callbacks=(reporter,))
     verdicts.write(junit, evaluation.path.name, evaluation.gates)
     if as_json:
@@ -127,14 +131,18 @@ def report(
         Path | None,
         typer.Option("--out", "-o", metavar="FILE", help="Where; RUN/report.html if not given."),
     ] = None,
+    base: Base = None,
     as_json: AsJson = False,
 ) -> None:
     """Write a run's page: one HTML file that needs nothing beside it.
 
     Example:  xpipe report runs/today runs/yesterday
     """
+    from pipeline import moved
     from pipeline.report import build
 
+    if base is not None:
+        moved.rebase(path, base)
     page = build(path, out, against=against or ())
     if as_json:
         from pipeline.paths import Folder

@@ -14,6 +14,16 @@ RunFolder = Annotated[
     typer.Argument(metavar="RUN", help="The folder of a run, or its URL.", show_default=False),
 ]
 
+Base = Annotated[
+    Path | None,
+    typer.Option(
+        "--base",
+        metavar="FOLDER",
+        help="Where the run file's own files are now, if not where they were; kept with the run, "
+        "which goes on on this machine.",
+    ),
+]
+
 Overrides = Annotated[
     list[str] | None,
     typer.Option(

@@ -35,7 +35,11 @@ def _opened(run: Run) -> Source | None:
         # sources are lazy: what is gone is found out when it is first asked for
         _ = source.class_names
     except (XpipeError, OSError, ImportError) as error:
-        logger.warning("the page shows no inputs: the data source cannot be opened: %s", error)
+        logger.warning(
+            "the page shows no inputs: the data source cannot be opened%s: %s",
+            "" if run.config.base.is_dir() else " (--base FOLDER names where it is now)",
+            error,
+        )
         return None
     return source
 
