@@ -52,8 +52,8 @@ def extra(times: Times, since: datetime) -> Extra:
     first = since.astimezone(UTC)
     span = (first.date(), first.date() + timedelta(days=round(365.25 * YEARS)))
     found: dict[tuple[frozenset[date], int], list[int]] = {}
-    for (hour, minute), days in sorted(_missed(times, first, span[1]).items()):
-        found.setdefault((frozenset(days), hour), []).append(minute)
+    for (hour, minute), moved in sorted(_missed(times, first, span[1]).items()):
+        found.setdefault((frozenset(moved), hour), []).append(minute)
     lines: list[str] = []
     last: list[date] = []
     for (days, hour), minutes in found.items():
