@@ -65,10 +65,7 @@ def evaluate(
     for text in evaluation.notes:
         output.note(text)
     verdicts.tell(evaluation.gates)
-    for pass_name, shard in evaluation.quarantined:
-        output.note(f"shard {shard} of pass {pass_name} was given up; xpipe logs has the reason")
-    if evaluation.quarantined:
-        output.see("quarantined-shard")
+    output.given_up(evaluation.quarantined)
     raise typer.Exit(evaluation.exit_code)
 
 

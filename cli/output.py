@@ -39,6 +39,15 @@ def see(page: str) -> None:
         note(f"  see: {_clickable(place)}")
 
 
+def given_up(quarantined: Iterable[tuple[str, int]]) -> None:
+    """Print which shards of which passes were given up."""
+    lost = list(quarantined)
+    for pass_name, shard in lost:
+        note(f"shard {shard} of pass {pass_name} was given up; xpipe logs has the reason")
+    if lost:
+        see("quarantined-shard")
+
+
 def _clickable(place: Path) -> str:
     """Return a path that terminals open on a click (OSC 8); the bare path where nobody can."""
     if not sys.stderr.isatty() or os.environ.get("TERM", "dumb") == "dumb":

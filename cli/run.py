@@ -131,14 +131,8 @@ def run(
         sent = remote.submit(
             asked, take_over=take_over, detach=detach, as_json=as_json, also=ship or ()
         )
-        _end(
-            sent,
-            loaded.name,
-            f"runs/{loaded.name}",
-            junit,
-            left_out(loaded, asked),
-            as_json=as_json,
-        )
+        name, skipped = loaded.name, left_out(loaded, asked)
+        _end(sent, name, f"runs/{name}", junit, skipped, as_json=as_json)
     remote.refuse_local_only(loaded.engine.address, detach=detach, also=ship)
     with _reporter(as_events=as_events) as reporter:
         summary = run_config(
@@ -292,7 +286,4 @@ def _tell_losses(summary: "RunSummary") -> None:
         output.note(text)
     for name, n_samples in summary.not_finite.items():
         output.note(f"{name}: the maps of {n_samples} samples are not finite")
-    for pass_name, shard in summary.quarantined:
-        output.note(f"shard {shard} of pass {pass_name} was given up; xpipe logs has the reason")
-    if summary.quarantined:
-        output.see("quarantined-shard")
+    output.given_up(summary.quarantined)
