@@ -97,6 +97,7 @@ def _joined(settings: Settings) -> Iterator[None]:
     In a job of the cluster, the job's own environment has them already.
     """
     import ray
+    from ray._private.services import canonicalize_bootstrap_address_or_die
 
     secret = authentication.token()
     values = {
@@ -109,10 +110,13 @@ def _joined(settings: Settings) -> Iterator[None]:
     packages = [str(package_root() / name) for name in PACKAGES]
     shipped = {} if is_job else {"py_modules": packages, "excludes": list(EXCLUDED)}
     with _environment(values), _quiet():
-        _check_tokens(settings.address)
+        # looked up once: what is joined is what was asked
+        with _refusals_named(settings.address):
+            found = canonicalize_bootstrap_address_or_die(settings.address)
+        _check_tokens(settings.address, found)
         with _refusals_named(settings.address):
             ray.init(
-                address=settings.address,
+                address=found,
                 log_to_driver=False,
                 configure_logging=False,
                 runtime_env=shipped,
@@ -123,7 +127,7 @@ def _joined(settings: Settings) -> Iterator[None]:
             ray.shutdown()
 
 
-def _check_tokens(address: str) -> None:
+def _check_tokens(address: str, found: str) -> None:
     """See that a cluster refuses a token that is nobody's, and then that it takes ours.
 
     An open cluster takes code from everybody, and Ray joins it without a word. Where a token is
@@ -135,7 +139,7 @@ def _check_tokens(address: str) -> None:
         If the cluster asks for no token, wants another one or does not answer.
     """
     with _refusals_named(address), _environment({authentication.TOKEN: secrets.token_hex(32)}):
-        is_open = not _is_token_refused(address)
+        is_open = not _is_token_refused(found)
     if is_open:
         raise EngineError(
             f"the cluster at {address!r} asks for no token: anybody who reaches it can run code "
@@ -144,12 +148,12 @@ def _check_tokens(address: str) -> None:
             page="cluster-without-authentication",
         )
     with _refusals_named(address):
-        is_refused = _is_token_refused(address)
+        is_refused = _is_token_refused(found)
     if is_refused:
         raise _other_token(address)
 
 
-def _is_token_refused(address: str) -> bool:
+def _is_token_refused(found: str) -> bool:
     """Ask a cluster for its nodes with the token of the environment.
 
     The client names a cluster that does not exist: a head that looks at tokens says that this one
@@ -157,12 +161,11 @@ def _is_token_refused(address: str) -> bool:
     is printed, and nothing done, whatever the answer.
     """
     from ray import _raylet, exceptions
-    from ray._private.services import canonicalize_bootstrap_address_or_die
 
     refused: Any = getattr(exceptions, "AuthenticationError", ())
-    found = canonicalize_bootstrap_address_or_die(address)
+    raylet: Any = _raylet
     try:
-        client = _raylet.GcsClient(address=found, cluster_id=secrets.token_hex(CLUSTER_ID_BYTES))
+        client = raylet.GcsClient(address=found, cluster_id=secrets.token_hex(CLUSTER_ID_BYTES))
         client.get_all_node_info(timeout=JOIN_SECONDS)
     except refused as error:
         return WRONG_CLUSTER not in str(error)
