@@ -14,8 +14,8 @@ from torchvision import models
 
 import explainers
 from explainers import Attribution, Network, Target, Trace, explaining
-from pipeline.accelerator import Accelerator
-from pipeline.parity import differences
+from pipeline.acceleration.parity import differences
+from pipeline.acceleration.switches import Accelerator
 
 SWITCHES = (
     Accelerator(),

@@ -21,7 +21,7 @@ from matplotlib import colormaps
 from PIL import Image, ImageDraw, ImageFont
 
 from explainers import explaining
-from pipeline import aggregate, fit, open_run
+from pipeline import aggregate, open_run
 from pipeline.config import load
 from pipeline.data import open_source, read_batch, select_records
 from pipeline.entries import build_explainers
@@ -29,6 +29,7 @@ from pipeline.examples import find_example
 from pipeline.inputs import ALONE, is_one_picture, parts_of
 from pipeline.manifest import Manifest
 from pipeline.models import load_model
+from pipeline.planning import fit
 from pipeline.report import naming, pictures
 from pipeline.report.sections.gallery import choose
 from pipeline.run import run as start

@@ -14,12 +14,12 @@ from explainers.concepts.composition import Decomposer
 from explainers.concepts.kinds import given_kinds
 from explainers.maximization.scan import Maximization
 from explainers.registry import suggest
-from pipeline import fit
 from pipeline.data import open_source, read_one
 from pipeline.entries import build_explainers
 from pipeline.errors import PlanError, SampleError, StoreError
 from pipeline.inputs import stacked, to_model
 from pipeline.networks import network_of
+from pipeline.planning import fit
 from pipeline.store import open_run
 
 if TYPE_CHECKING:

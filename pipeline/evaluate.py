@@ -19,11 +19,11 @@ from pipeline.data import open_source
 from pipeline.entries import check_chosen, graph_scans
 from pipeline.errors import ConfigError
 from pipeline.events import StageFinished
-from pipeline.fit import check_metric
 from pipeline.gates import absolute, clusters
 from pipeline.gates.verdict import BROKEN, tally
 from pipeline.metrics import build
 from pipeline.networks import network_of
+from pipeline.planning.fit import check_metric
 from pipeline.scorable import GRAPH, explained, in_words, misfit, scored, unscored
 from pipeline.scorer import EvaluateTask
 from pipeline.session import open_session

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from pipeline import fit
 from pipeline.data import read_one
 from pipeline.errors import PlanError
 from pipeline.inputs import form_of, mapped, parts_of, stacked
+from pipeline.planning import fit
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

@@ -11,8 +11,10 @@ import torch
 
 from explainers import Samples, Trace, explaining
 from explainers.resizing import resized
-from pipeline import parity, precision
-from pipeline.accelerator import PLAIN, Accelerator
+from pipeline import relative_errors
+from pipeline.acceleration import parity
+from pipeline.acceleration.switches import PLAIN, Accelerator
+from pipeline.acceleration.transfer import moved
 from pipeline.folds import Fold
 from pipeline.inputs import mapped, to_model
 from pipeline.lengths import whole_shape
@@ -20,7 +22,6 @@ from pipeline.plan import map_name, suffix
 from pipeline.products import Products
 from pipeline.reexplaining import as_stored
 from pipeline.sinks.maps import relevance_of
-from pipeline.transfer import moved
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -224,10 +225,12 @@ class Explanation:
                 whole = self._whole((name, array), values, axes.get(array), network)
                 products.put_array(name, array, rows, values, whole)
         products.axes |= {(name, array): named for array, named in axes.items()}
-        errors = [precision.relative_error(attribution, each, self.network) for each in found]
+        errors = [relative_errors.relative_error(attribution, each, self.network) for each in found]
         known = [each for each in errors if each is not None]
         if len(known) == len(found):
-            self._enter_fact(products, f"{name}.{precision.RELATIVE}", rows, self._joined(known))
+            self._enter_fact(
+                products, f"{name}.{relative_errors.RELATIVE}", rows, self._joined(known)
+            )
         for target, each in enumerate(found):
             for table, entries in each.tables.items():
                 place = products.rows.setdefault(f"{name}.{table}" if table else name, [])

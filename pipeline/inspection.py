@@ -33,12 +33,12 @@ def layers(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
         ``is_program``, ``reason``, ``inputs`` (name to shape), ``n_outputs``, ``layers`` (rows of
         ``layer``, ``operator``, ``shape``) and a ``note`` in words.
     """
-    from pipeline import fit
     from pipeline.config import load
     from pipeline.data import open_source, select_records
     from pipeline.examples import find_example
     from pipeline.manifest import Manifest
     from pipeline.models import load_model
+    from pipeline.planning import fit
 
     config = load(path, overrides)
     source = open_source(config.data, config.base, config.where)

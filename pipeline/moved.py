@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from pipeline import paths
 from pipeline.config import dump
 from pipeline.errors import ConfigError, EngineError, PlanError
-from pipeline.lock import refuse_if_owned
+from pipeline.ownership.lock import refuse_if_owned
 from pipeline.store import open_run
 from pipeline.urls import located
 

@@ -8,10 +8,11 @@ from weakref import WeakValueDictionary
 import torch
 
 from explainers.inputs.sources import sources
-from pipeline import fit, gpus
+from pipeline.acceleration import gpus
 from pipeline.errors import PlanError
 from pipeline.examples import find_example
 from pipeline.models import load_model, weights_digest
+from pipeline.planning import fit
 
 if TYPE_CHECKING:
     from explainers import Network

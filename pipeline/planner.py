@@ -13,18 +13,9 @@ import torch
 
 from explainers import Attribution, Samples, Scan, Trace
 from explainers.inputs.sources import is_one_tensor
-from pipeline import (
-    array_files,
-    faster,
-    fit,
-    gpus,
-    models,
-    scorable,
-    sizing,
-    timing,
-    trial,
-)
-from pipeline.accelerator import PLAIN, Accelerator
+from pipeline import array_files, models, scorable
+from pipeline.acceleration import gpus, trying
+from pipeline.acceleration.switches import PLAIN, Accelerator
 from pipeline.data import open_source, select_records, selection_notes
 from pipeline.entries import build_callbacks, build_explainers, build_metrics, needs_of
 from pipeline.errors import PlanError, written_at
@@ -33,8 +24,9 @@ from pipeline.gates.places import check_places
 from pipeline.inputs import ALONE, form_of, is_one_picture, mapped, to_model
 from pipeline.manifest import Manifest
 from pipeline.plan import EXPLAIN, Pass, Plan
+from pipeline.planning import fit, sizing, timing, trial
+from pipeline.planning.shortest import Shortest, timed, who
 from pipeline.shards import cut
-from pipeline.shortest import Shortest, timed, who
 from pipeline.spray.parameters import build as build_analyses
 
 if TYPE_CHECKING:
@@ -45,7 +37,7 @@ if TYPE_CHECKING:
     from pipeline.inputs import Form, Inputs
     from pipeline.metrics import Metric
     from pipeline.plan import MapSpec
-    from pipeline.trial import Trial
+    from pipeline.planning.trial import Trial
 
 
 @dataclass(frozen=True, eq=False)
@@ -263,7 +255,7 @@ def _switches(parts: _Parts) -> tuple[str, ...]:
     if Accelerator.of(parts.config.engine) == PLAIN:
         return ()
     network = _where_it_will_run(parts)
-    return faster.notes(
+    return trying.notes(
         parts.config,
         parts.explainers,
         network,

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from pipeline import lengths
+from pipeline.acceleration.transfer import Arrivals
 from pipeline.plan import split_name, suffix
 from pipeline.sinks import samples, states, tables
 from pipeline.sinks.maps import COORDINATES, LENGTH, Layout, is_relevance, relevance_of
-from pipeline.transfer import Arrivals
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -18,9 +18,9 @@ from pipeline.errors import ConfigError, StoreError
 from pipeline.events import RunFinished, RunStarted, StageFinished
 from pipeline.gates.names import kept as kept_gates
 from pipeline.gates.verdict import BROKEN
-from pipeline.lock import Owner, owner, refuse_if_owned
 from pipeline.manifest import Manifest
 from pipeline.object_store import refuse_unsafe
+from pipeline.ownership.lock import Owner, owner, refuse_if_owned
 from pipeline.passes import Passes
 from pipeline.plan import EXPLAIN, Plan
 from pipeline.planner import make_plan

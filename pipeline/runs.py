@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline import paths, told
 from pipeline.errors import RunConflictError, StoreError
-from pipeline.heart import ask_to_stop
-from pipeline.lock import Owner, owner
+from pipeline.ownership.heart import ask_to_stop
+from pipeline.ownership.lock import Owner, owner
 from pipeline.urls import located
 
 if TYPE_CHECKING:

@@ -23,9 +23,9 @@ from pipeline.events import (
     WorkerLogged,
     WorkerLost,
 )
-from pipeline.heart import Heart
 from pipeline.interrupts import Interrupts
-from pipeline.lock import acquire, release
+from pipeline.ownership.heart import Heart
+from pipeline.ownership.lock import acquire, release
 from pipeline.task import NODE_LOST, WORKER_LOST, Outcome, Task, WorkItem
 from pipeline.urls import located
 from pipeline.worker_logs import LoggedTask

@@ -7,7 +7,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from pipeline import paths
-from pipeline.lock import owner
+from pipeline.ownership.lock import owner
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -11,7 +11,7 @@ from pipeline import paths
 from pipeline.conflict import changes
 from pipeline.entries import graph_scans
 from pipeline.errors import IntegrityError, RunConflictError, XpipeError
-from pipeline.lock import owner
+from pipeline.ownership.lock import owner
 from pipeline.sinks import graphs, metadata, nodes, results
 from pipeline.spray import stored as analyses
 from pipeline.store import EVALUATE, OWN, Run, open_run

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING
 import torch
 
 from explainers import Attribution, Target
-from pipeline import faster, memory, parity
-from pipeline.accelerator import Accelerator
+from pipeline import memory
+from pipeline.acceleration import parity, trying
+from pipeline.acceleration.switches import Accelerator
 from pipeline.data import open_source
 from pipeline.explanation import Explanation
 from pipeline.ledger import Entry, Ledger
@@ -164,7 +165,7 @@ class ExplainWorker:
         )
         with contextlib.closing(batches):
             batch = next((each for each in batches if each.rows), None)
-        with faster.compiling(task.config):
+        with trying.compiling(task.config):
             found = [] if batch is None else self._explanation.differences(batch)
         parity.write(task.path, task.pass_name, self._name, found)
         parity.refuse(found, task.config.where("engine"), accelerator.in_words())

@@ -20,7 +20,6 @@ from pipeline import (
     entries,
     error_pages,
     errors,
-    fit,
     paths,
     runs,
     session,
@@ -35,12 +34,13 @@ from pipeline.engine import authentication, capacity
 from pipeline.gates import judging
 from pipeline.jobs import client, submission
 from pipeline.ledger import Ledger
-from pipeline.lock import OWNER, acquire, refuse_if_owned
 from pipeline.manifest import Manifest
 from pipeline.models.loading import load_model
 from pipeline.models.weights import read_weights
-from pipeline.owner import Owner
+from pipeline.ownership.lock import OWNER, acquire, refuse_if_owned
+from pipeline.ownership.owner import Owner
 from pipeline.plan import Plan
+from pipeline.planning import fit
 from pipeline.schedule import checking
 from pipeline.schedule.book import Book, Schedule
 from pipeline.schedule.export import crontab

@@ -63,7 +63,7 @@ class Host:
         if not has_gpu:
             # a GPU of the machine that Ray has not given us is somebody else's
             os.environ["CUDA_VISIBLE_DEVICES"] = ""
-        # `pipeline.gpus.GIVEN`: who computes asks whether the GPU is really there
+        # `pipeline.acceleration.gpus.GIVEN`: who computes asks whether the GPU is really there
         os.environ["XPIPE_HAS_GPU"] = str(int(has_gpu))
         # packages that Ray has shipped lie in folders of this name
         shipped = [entry for entry in sys.path if "_ray_pkg_" in entry]

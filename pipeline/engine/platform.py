@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import explainers
 from pipeline.engine import authentication
 from pipeline.errors import EngineError
-from pipeline.lock import acquire, owner
+from pipeline.ownership.lock import acquire, owner
 from pipeline.threads import processors
 
 if TYPE_CHECKING:

@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from pipeline import lock, run_file
+from pipeline import run_file
 from pipeline.complaints import complaints
 from pipeline.errors import ConfigError, RunConflictError, ScheduleError
+from pipeline.ownership import lock
 from pipeline.paths import Folder
 from pipeline.schedule.times import Times
 

@@ -6,8 +6,9 @@ import contextlib
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from pipeline import lock, paths
+from pipeline import paths
 from pipeline.errors import RunConflictError
+from pipeline.ownership import lock
 from pipeline.schedule import baselines
 
 if TYPE_CHECKING:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
-from pipeline import lock, paths
+from pipeline import paths
 from pipeline.addresses import is_job_server
 from pipeline.compare import compare
 from pipeline.config import validate
 from pipeline.errors import RunConflictError, ScheduleError, StoreError, XpipeError
 from pipeline.gates.judging import chosen, judge
 from pipeline.gates.verdict import BROKEN
+from pipeline.ownership import lock
 from pipeline.schedule import baselines, retention
 from pipeline.schedule.history import FINISHED, History, Occurrence
 from pipeline.store import open_run

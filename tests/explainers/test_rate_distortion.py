@@ -14,7 +14,7 @@ import explainers
 from explainers import Network, Samples, Target, Trace, explaining
 from explainers.attribution.rate_distortion import RateDistortion
 from explainers.rate_distortion.assumed import AssumedDensity
-from pipeline.brief import brief
+from pipeline.planning.brief import brief
 
 pytestmark = pytest.mark.slow
 

@@ -11,14 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pipeline import claims, heart, lock, runs, told
+from pipeline import runs, told
 from pipeline.callbacks import event_log
 from pipeline.errors import PlanError, RunConflictError, StoreError
 from pipeline.events import NotFinite, RunFinished
-from pipeline.heart import Heart
 from pipeline.interrupts import Interrupts
 from pipeline.object_store import refuse_unsafe
-from pipeline.owner import Owner
+from pipeline.ownership import claims, heart, lock
+from pipeline.ownership.heart import Heart
+from pipeline.ownership.owner import Owner
 from pipeline.paths import Folder
 
 if TYPE_CHECKING:

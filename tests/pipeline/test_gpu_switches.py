@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 
-from pipeline import faster, gpus, networks, parity, sizing, transfer
-from pipeline.accelerator import Accelerator
+from pipeline import networks
+from pipeline.acceleration import gpus, parity, transfer, trying
+from pipeline.acceleration.parity import Difference, relative
+from pipeline.acceleration.switches import Accelerator
 from pipeline.config import EngineConfig
 from pipeline.engine.host import Host
 from pipeline.errors import EngineError, PlanError
-from pipeline.parity import Difference, relative
+from pipeline.planning import sizing
 from pipeline.store import open_run
 from tests.pipeline.tiny_run import config_of, run_tiny, stored
 
@@ -170,10 +172,10 @@ def test_only_errors_of_a_compiler_are_called_so(tmp_path: Path) -> None:
     # stands for the classes of that module, which takes seconds to import
     failure = type("BackendCompilerFailed", (RuntimeError,), {"__module__": "torch._dynamo.exc"})
     config = config_of(tmp_path)
-    with pytest.raises(PlanError, match="no compiler") as caught, faster.compiling(config):
+    with pytest.raises(PlanError, match="no compiler") as caught, trying.compiling(config):
         raise failure("no compiler")
     assert caught.value.page == "cannot-compile"
-    with pytest.raises(ValueError, match="mine") as raised, faster.compiling(config):
+    with pytest.raises(ValueError, match="mine") as raised, trying.compiling(config):
         raise ValueError("mine")
     assert not isinstance(raised.value, PlanError)
 
@@ -186,7 +188,7 @@ def test_nothing_is_committed_where_maps_differ(
     from pipeline.run import run
 
     # as where the plan had no GPU to try it on
-    monkeypatch.setattr(faster, "notes", lambda *args, **named: ())
+    monkeypatch.setattr(trying, "notes", lambda *args, **named: ())
     monkeypatch.setattr(parity, "BOUND", 1e-9)
     with pytest.raises(PlanError, match="maps differ"):
         run(config)

@@ -23,8 +23,8 @@ from pipeline.lengths import Lengths
 from pipeline.manifest import Manifest
 from pipeline.plan import EXPLAIN, Plan
 from pipeline.planner import make_plan
+from pipeline.planning.shortest import Shortest
 from pipeline.run import resume, run
-from pipeline.shortest import Shortest
 from pipeline.store import open_run
 from pipeline.verify import verify
 from tests.pipeline.tiny_run import stored

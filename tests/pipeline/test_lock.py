@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import psutil
 import pytest
 
-from pipeline import lock
 from pipeline.errors import RunConflictError
-from pipeline.lock import Owner, acquire, owner, refuse_if_owned, release
+from pipeline.ownership import lock
+from pipeline.ownership.lock import Owner, acquire, owner, refuse_if_owned, release
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -46,7 +46,10 @@ def test_each_start_is_an_epoch(tmp_path: Path) -> None:
 
 
 def test_a_dead_owner_on_this_host_is_replaced(tmp_path: Path) -> None:
-    code = f"from pipeline.lock import acquire; import os; acquire({str(tmp_path)!r}); os._exit(9)"
+    code = (
+        "from pipeline.ownership.lock import acquire; import os; "
+        f"acquire({str(tmp_path)!r}); os._exit(9)"
+    )
     subprocess.run([sys.executable, "-c", code], check=False)
     dead = owner(tmp_path)
     assert dead is not None

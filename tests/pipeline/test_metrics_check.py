@@ -11,12 +11,12 @@ import torch
 from torch import nn
 
 from explainers import Target
-from pipeline import fit
 from pipeline.errors import PlanError
 from pipeline.inputs import ALONE, Part
 from pipeline.metrics import Metric, build, metrics
 from pipeline.metrics.removal import absent
 from pipeline.metrics.road import Road
+from pipeline.planning import fit
 from pipeline.report import curve_plots
 
 if TYPE_CHECKING:

@@ -10,13 +10,13 @@ import torch
 
 import explainers
 from explainers import Attribution, Cost, Target, explaining
-from pipeline.brief import brief
 from pipeline.config import RunConfig, load
 from pipeline.errors import ConfigError, PlanError
 from pipeline.metrics import Metric, metrics
 from pipeline.plan import MapSpec, Plan
 from pipeline.planner import make_plan
-from pipeline.sizing import shard_size
+from pipeline.planning.brief import brief
+from pipeline.planning.sizing import shard_size
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -93,7 +93,7 @@ def _read_each_model_once(
             networks[key] = explainers.Network(model, example)
         return networks[key]
 
-    monkeypatch.setattr("pipeline.fit.Network", read)
+    monkeypatch.setattr("pipeline.planning.fit.Network", read)
 
 
 @pytest.fixture
@@ -516,7 +516,7 @@ def test_shards_are_whole_batches_and_do_not_depend_on_workers(
 def test_maps_of_a_shard_fit_in_a_quarter_of_a_workers_memory(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("pipeline.sizing.worker_memory", lambda: 4 * 100 * 1000)
+    monkeypatch.setattr("pipeline.planning.sizing.worker_memory", lambda: 4 * 100 * 1000)
     maps = {"a": MapSpec(("x",), (250,))}
     assert shard_size(maps, 100_000, 1, 32) == 96
     assert shard_size(maps, 100_000, 2, 32) == 32

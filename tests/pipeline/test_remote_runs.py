@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pipeline import claims, export, heart, lock, report, runs
+from pipeline import export, report, runs
 from pipeline.compare import compare
 from pipeline.errors import RunConflictError, StoreError
 from pipeline.evaluate import evaluate
 from pipeline.ledger import Ledger
 from pipeline.object_store import refuse_unsafe
+from pipeline.ownership import claims, heart, lock
 from pipeline.paths import Folder
 from pipeline.run import resume, run
 from pipeline.verify import verify

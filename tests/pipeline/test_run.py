@@ -14,7 +14,7 @@ from pipeline.config import load
 from pipeline.engine.serial import SerialEngine
 from pipeline.errors import ConfigError, PlanError, RunConflictError, StoreError
 from pipeline.ledger import Ledger
-from pipeline.lock import owner
+from pipeline.ownership.lock import owner
 from pipeline.run import narrowed, resume, run
 from pipeline.runs import repair
 from pipeline.sinks.maps import MapSink

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from pipeline import lock
 from pipeline.errors import PlanError, RunConflictError, ScheduleError
+from pipeline.ownership import lock
 from pipeline.schedule.book import Book, Schedule
 from pipeline.schedule.checking import check
 from pipeline.schedule.history import History

@@ -10,7 +10,7 @@ import torch
 from explainers.base import Round
 from explainers.scan.moments import Moments
 from pipeline.planner import make_plan
-from pipeline.trial import Trial, results
+from pipeline.planning.trial import Trial, results
 from tests.pipeline.tiny_run import config_of
 
 if TYPE_CHECKING:

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 import torch
 
 from explainers import Attribution, Scan, backgrounds, explaining
-from pipeline.brief import brief
 from pipeline.entries import with_results
 from pipeline.errors import PlanError
-from pipeline.fit import refusal
+from pipeline.planning.brief import brief
+from pipeline.planning.fit import refusal
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from pipeline import paths
 from pipeline.errors import RunConflictError, StoreError
-from pipeline.owner import Owner
+from pipeline.ownership.owner import Owner
 
 if TYPE_CHECKING:
     from pipeline.paths import Folder

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 
 from explainers import Attribution, Trace
 from explainers.passing import CountedProducts
-from pipeline import parity
-from pipeline.accelerator import Accelerator
-from pipeline.brief import brief
+from pipeline.acceleration import parity
+from pipeline.acceleration.switches import Accelerator
 from pipeline.errors import PlanError
 from pipeline.inputs import to_model
+from pipeline.planning.brief import brief
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping, Sequence

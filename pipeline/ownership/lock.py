@@ -11,9 +11,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline import claims
 from pipeline.errors import RunConflictError
-from pipeline.owner import Owner
+from pipeline.ownership import claims
+from pipeline.ownership.owner import Owner
 from pipeline.paths import Folder
 
 if TYPE_CHECKING:

@@ -11,7 +11,8 @@ import psutil
 import torch
 
 from explainers import Attribution, Target, Trace, explaining
-from pipeline import gpus, lengths
+from pipeline import lengths
+from pipeline.acceleration import gpus
 from pipeline.inputs import mapped, n_rows, to_model
 from pipeline.plan import MapSpec, map_name
 from pipeline.threads import computing_threads, processors
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
     from explainers import Explainer, Network
     from pipeline.inputs import Inputs
-    from pipeline.trial import Trial
+    from pipeline.planning.trial import Trial
 
 MAX_SHARD = 256
 """Samples of a shard that nobody asked for: a shard that is lost is at most this much work."""

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from explainers import Attribution, Target, Trace
-    from pipeline.accelerator import Accelerator
+    from pipeline.acceleration.switches import Accelerator
 
 BOUND = 0.1
 """Largest median of relative differences that is let pass. At 0.1 the angle between two maps is

@@ -13,7 +13,7 @@ import torch
 
 import explainers
 from explainers import Attribution, Explained
-from pipeline.precision import relative_error
+from pipeline.relative_errors import relative_error
 from pipeline.report.formats import MISSING
 from pipeline.report.sections import precision
 from pipeline.store import open_run

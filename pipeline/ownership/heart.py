@@ -8,15 +8,16 @@ import logging
 import threading
 from typing import TYPE_CHECKING, Any, Self
 
-from pipeline import claims, lock, paths
+from pipeline import paths
 from pipeline.errors import StoreError
+from pipeline.ownership import claims, lock
 
 if TYPE_CHECKING:
     import os
     from types import TracebackType
 
     from pipeline.interrupts import Interrupts
-    from pipeline.owner import Owner
+    from pipeline.ownership.owner import Owner
 
 logger = logging.getLogger(__name__)
 

@@ -11,11 +11,11 @@ import torch
 
 from explainers import Samples
 from explainers.resizing import MOST_KEPT, resized
-from pipeline import fit
 from pipeline.errors import PlanError, written_at
 from pipeline.examples import find_shortest
 from pipeline.inputs import mapped
 from pipeline.lengths import Lengths
+from pipeline.planning import fit
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 import torch
 
 from explainers import Attribution, Samples, Scan, Trace, explaining
-from pipeline.brief import brief
 from pipeline.inputs import n_rows, to_model
-from pipeline.sizing import one_pass, repeated, wait
+from pipeline.planning.brief import brief
+from pipeline.planning.sizing import one_pass, repeated, wait
 from pipeline.threads import computing_threads
 
 if TYPE_CHECKING:
