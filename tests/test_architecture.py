@@ -5,18 +5,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
+from tests.own_code import MODULES, PACKAGES, ROOT, name_of, nodes_of
 
-ROOT = Path(__file__).parent.parent
-PACKAGES = ("explainers", "pipeline", "cli")
-MODULES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
 MODULE_LINES = 400
 FUNCTION_LINES = 40
 VAGUE = {"utils", "util", "helpers", "helper", "common", "misc"}
-
-
-def name_of(path: Path) -> str:
-    return str(path.relative_to(ROOT))
 
 
 def imported_by(statement: str) -> set[str]:
@@ -60,33 +53,32 @@ def test_the_command_line_starts_without_heavy_libraries() -> None:
     assert not present & heavy
 
 
-@pytest.mark.parametrize("path", MODULES, ids=name_of)
-def test_a_module_is_short(path: Path) -> None:
-    n_lines = len(path.read_text().splitlines())
-    assert n_lines <= MODULE_LINES, f"{name_of(path)} has {n_lines} lines: split it by idea"
+def test_modules_are_short() -> None:
+    lines = {name_of(path): len(path.read_text().splitlines()) for path in MODULES}
+    long = {name: n_lines for name, n_lines in lines.items() if n_lines > MODULE_LINES}
+    assert not long, "split them by idea"
 
 
-@pytest.mark.parametrize("path", MODULES, ids=name_of)
-def test_a_function_fits_on_a_screen(path: Path) -> None:
+def test_functions_fit_on_a_screen() -> None:
     long = [
-        f"{node.name}: {body_lines(node)}"
-        for node in ast.walk(ast.parse(path.read_text()))
+        f"{name_of(path)}: {node.name}: {body_lines(node)}"
+        for path in MODULES
+        for node in nodes_of(path)
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
         and body_lines(node) > FUNCTION_LINES
     ]
     assert not long
 
 
-@pytest.mark.parametrize("path", MODULES, ids=name_of)
-def test_a_module_is_named_for_its_idea(path: Path) -> None:
-    assert path.stem not in VAGUE
+def test_modules_are_named_for_their_ideas() -> None:
+    assert not [name_of(path) for path in MODULES if path.stem in VAGUE]
 
 
 def test_nothing_is_printed_outside_the_output_module() -> None:
     printing = [
         name_of(path)
         for path in MODULES
-        for node in ast.walk(ast.parse(path.read_text()))
+        for node in nodes_of(path)
         if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "print"
     ]
     assert set(printing) <= {"cli/output.py"}
@@ -96,7 +88,7 @@ def test_no_module_swallows_every_exception_silently() -> None:
     silent = [
         f"{name_of(path)}:{node.lineno}"
         for path in MODULES
-        for node in ast.walk(ast.parse(path.read_text()))
+        for node in nodes_of(path)
         if isinstance(node, ast.ExceptHandler)
         and (node.type is None or getattr(node.type, "id", "") in {"Exception", "BaseException"})
         and all(isinstance(statement, ast.Pass) for statement in node.body)

@@ -17,8 +17,8 @@ from cli.main import app
 from docs import generate
 from pipeline.config import load
 from pipeline.entries import build_explainers
+from tests.own_code import MODULES, ROOT, nodes_of
 
-ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 EXTRAS = (
     "demo",
@@ -234,9 +234,8 @@ def test_everything_that_is_imported_is_a_dependency() -> None:
     known = names | brought | {"explainers", "pipeline", "cli"}
     foreign = {
         (alias.name if isinstance(node, ast.Import) else node.module or "").partition(".")[0]
-        for package in ("explainers", "pipeline", "cli")
-        for path in (ROOT / package).rglob("*.py")
-        for node in ast.walk(ast.parse(path.read_text()))
+        for path in MODULES
+        for node in nodes_of(path)
         if isinstance(node, ast.Import | ast.ImportFrom)
         for alias in node.names
     }

@@ -47,17 +47,13 @@ from pipeline.schedule.export import crontab
 from pipeline.schedule.times import Times
 from pipeline.store import open_run
 from pipeline.task import Outcome, ShardError, WorkItem
+from tests.own_code import MODULES, ROOT, nodes_of
 from tests.pipeline.tiny_run import config_of, write_run
 
-ROOT = Path(__file__).parent.parent
 FOLDER = ROOT / "docs" / "errors"
 INDEX = FOLDER / "README.md"
 PAGES = {path.stem: path.read_text() for path in FOLDER.glob("*.md") if path != INDEX}
-TREES = [
-    ast.parse(path.read_text())
-    for package in ("pipeline", "cli")
-    for path in (ROOT / package).rglob("*.py")
-]
+CODE = [path for path in MODULES if ROOT / "explainers" not in path.parents]
 
 
 def strings_in(node: ast.AST, named: dict[str, set[str]]) -> Iterator[str]:
@@ -73,8 +69,10 @@ def strings_in(node: ast.AST, named: dict[str, set[str]]) -> Iterator[str]:
 def constants() -> dict[str, set[str]]:
     """Names of string constants of modules, with all values that they have anywhere."""
     found: dict[str, set[str]] = {}
-    for tree in TREES:
-        for node in tree.body:
+    for path in CODE:
+        module = nodes_of(path)[0]
+        assert isinstance(module, ast.Module)
+        for node in module.body:
             if isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant):
                 (target,) = node.targets
                 # what ends otherwise is a file, as that of a comparison is
@@ -86,11 +84,11 @@ def constants() -> dict[str, set[str]]:
 def named_in_code() -> set[str]:
     found: set[str] = set()
     named = constants()
-    for tree in TREES:
-        for node in ast.walk(tree):
+    for path in CODE:
+        for node in nodes_of(path):
             if isinstance(node, ast.Call):
                 given = [keyword.value for keyword in node.keywords if keyword.arg == "page"]
-                if isinstance(node.func, ast.Attribute) and node.func.attr == "see":
+                if "see" in (getattr(node.func, "attr", ""), getattr(node.func, "id", "")):
                     given += node.args
                 found |= {page for value in given for page in strings_in(value, named)}
             elif isinstance(node, ast.Assign | ast.AnnAssign) and node.value is not None:

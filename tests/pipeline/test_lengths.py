@@ -91,9 +91,12 @@ def test_a_plan_speaks_of_lengths_where_there_are_several_and_of_samples_that_fa
 
 
 def test_a_token_that_the_model_does_not_know_is_its_sample_s_failure() -> None:
-    source = SimpleNamespace(decode_threads=1, load=lambda record: torch.tensor([0, record]))
+    source: Any = SimpleNamespace(
+        decode_threads=1, load=lambda record: torch.tensor([0, int(record.source)])
+    )
+    records = [Record(row, str(row), token) for row, token in enumerate(("3", "9", "-1", "8"))]
     form = {"": Part((2,), "int64")}
-    _, good, failures = read_batch(source, [3, 9, -1, 8], form, {"": 9})  # type: ignore
+    _, good, failures = read_batch(source, records, form, {"": 9})
     assert good == [0, 3]
     assert "got the token 9, but the model's embedding has rows 0 to 8" in failures[1]
     assert "got the token -1" in failures[2]

@@ -289,7 +289,7 @@ def test_every_change_of_the_plan_is_found(run: Path, field: str) -> None:
         (
             "run.yaml",
             stored.RUN_FILE.replace("lrp: {}", "lrp: {epsilon: 0.5}"),
-            r"explainers\.lrp\.epsilon: '\(nothing\)' there, 0\.5 here",
+            r"explainers\.lrp\.epsilon: not given there, 0\.5 here",
         ),
         ("run.yaml", "nothing: [", r"run\.yaml"),
         ("environment.json", "nothing", r"environment\.json"),
