@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.data.digests import is_of_content
+from pipeline.data.digests import differ, is_of_content
 from pipeline.data.source import Record
 from pipeline.errors import PlanError, StoreError
 
@@ -128,6 +128,15 @@ class Manifest:
             column = json.dumps(values, separators=(",", ":"))
             digest.update(f"{name}:{column}\n".encode())
         return digest.hexdigest()
+
+    def changed(self, now: Manifest) -> list[str]:
+        """Return the ids of samples that are not what they were, as far as their digests tell."""
+        there = {record.sample_id: record.digest for record in now}
+        return [
+            record.sample_id
+            for record in self
+            if differ(record.digest, there.get(record.sample_id))
+        ]
 
     def write(self, url: str) -> None:
         """Write the manifest as parquet."""

@@ -14,7 +14,7 @@ from pipeline.callbacks.event_log import event_log
 from pipeline.config import dump
 from pipeline.conflict import refuse_other_run
 from pipeline.entries import servable
-from pipeline.errors import ConfigError, StoreError
+from pipeline.errors import ConfigError, RunConflictError, StoreError
 from pipeline.events import RunFinished, RunStarted, StageFinished
 from pipeline.gates.names import kept as kept_gates
 from pipeline.gates.verdict import BROKEN
@@ -317,12 +317,27 @@ def _settle_folder(path: PurePath, config: RunConfig, planned: Planned) -> Plan:
 
 
 def _mend_manifest(url: str, plan: Plan, planned: Planned) -> None:
-    """Write the manifest anew where it is damaged: the source gave the same samples again."""
+    """Write the manifest anew where it is damaged: the source gave the same samples again.
+
+    Raises
+    ------
+    RunConflictError
+        If samples have other sizes than when the run was planned: some are explained as they were.
+    """
     try:
-        is_sound = Manifest.read(url) == planned.manifest
+        present = Manifest.read(url)
     except StoreError:
-        is_sound = False
-    if not is_sound and planned.plan.manifest_digest == plan.manifest_digest:
+        present = None
+    if present is not None and present.digest() == plan.manifest_digest:
+        changed = present.changed(planned.manifest)
+        if changed:
+            raise RunConflictError(
+                f"{len(changed)} samples have changed since the run was planned, the first of them "
+                f"{changed[0]!r}",
+                fix="restore them, or give another output.path to explain them as they are now",
+                page="changed-sample",
+            )
+    elif planned.plan.manifest_digest == plan.manifest_digest:
         logger.warning("%s is damaged and is written anew", url)
         planned.manifest.write(url)
 

@@ -10,7 +10,6 @@ from pipeline.compare.comparison import Comparison, Side
 from pipeline.compare.pairing import pair
 from pipeline.compare.score_drift import Scores, n_scored
 from pipeline.conflict import changes
-from pipeline.data.digests import differ
 from pipeline.scorable import explained
 from pipeline.store import open_run
 
@@ -117,12 +116,7 @@ def _notes(before: Run, after: Run, pairing: Pairing) -> Iterator[str]:
 
 def _other_content(before: Run, after: Run) -> Iterator[str]:
     """Tell samples that have one id and another content, as far as both runs know."""
-    there = {record.sample_id: record.digest for record in before.manifest}
-    other = [
-        record.sample_id
-        for record in after.manifest
-        if differ(there.get(record.sample_id), record.digest)
-    ]
+    other = after.manifest.changed(before.manifest)
     if other:
         yield (
             f"{len(other)} samples have the same id and another content, the first is {other[0]!r}"

@@ -7,11 +7,15 @@ from typing import TYPE_CHECKING
 import pyarrow.parquet as pq
 import pytest
 import torch
+import yaml
 
-from pipeline.config import DataConfig
+from pipeline.config import DataConfig, load
 from pipeline.data import Record, Source, digests, read_batch, select_records
+from pipeline.errors import RunConflictError
 from pipeline.manifest import Manifest
+from pipeline.run import run
 from tests.pipeline.test_sources_images import folder, picture, save
+from tests.pipeline.tiny_run import write_run
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -158,3 +162,21 @@ def test_digests_survive_parquet(tmp_path: Path) -> None:
     records = [Record(0, "a", "a", digest="etag:3:ab"), Record(1, "b", "b")]
     Manifest(records).write(str(tmp_path / "manifest.parquet"))
     assert list(Manifest.read(str(tmp_path / "manifest.parquet"))) == records
+
+
+@pytest.mark.slow
+def test_a_run_does_not_go_on_with_pictures_of_other_sizes(tmp_path: Path) -> None:
+    for index in range(4):
+        save(tmp_path / "pictures" / f"{index}.png", picture(index, (8, 8))[..., 0])
+    (tmp_path / "run").mkdir()
+    given = {"source": "image_folder", "path": "../pictures", "mode": "gray", "labels": "none"}
+    run_file = write_run(tmp_path / "run", explainers={"saliency": {}})
+    sections = yaml.safe_load(run_file.read_text()) | {"data": given}
+    run_file.write_text(yaml.safe_dump(sections))
+    assert run(load(run_file)).exit_code == 0
+    written = (tmp_path / "run" / "out" / "manifest.parquet").read_bytes()
+    with (tmp_path / "pictures" / "2.png").open("ab") as file:
+        file.write(b"xy")
+    with pytest.raises(RunConflictError, match=r"1 samples have changed .* '2\.png'"):
+        run(load(run_file))
+    assert (tmp_path / "run" / "out" / "manifest.parquet").read_bytes() == written
