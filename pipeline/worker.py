@@ -224,6 +224,7 @@ class ExplainWorker:
         objects = products.write(
             task.path, item.pass_name, self._sink, task.plan, records, self._objects
         )
+        phases = {**phases, "write": time.monotonic() - begun}
         entry = Entry(
             pass_name=item.pass_name,
             shard=item.shard,
@@ -239,7 +240,7 @@ class ExplainWorker:
             n_samples=len(shard),
             n_failed=len(products.failures),
             not_finite=products.not_finite,
-            phases={**phases, "write": time.monotonic() - begun},
+            phases=phases,
         )
         is_first = self._ledger.commit(entry)
         if is_first and item.pass_name == EXPLAIN:

@@ -244,6 +244,7 @@ def of_strings(multipliers: list[float], n_strings: int) -> tuple[AssumedDensity
     return distortion, Problems(rows, start, price, None, torch.ones_like(price))
 
 
+@pytest.mark.long
 def test_projected_gradient_goes_on_when_old_gradients_are_forgotten() -> None:
     distortion, asked = of_strings([1.67e-3], 1)
     found = ProjectedGradient(n_steps=400).solve(distortion, asked)

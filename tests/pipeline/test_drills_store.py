@@ -214,6 +214,7 @@ _time.time = _skewed
 """
 
 
+@pytest.mark.long
 @pytest.mark.ray
 @pytest.mark.drill(17)
 def test_workers_whose_clocks_are_years_apart_store_the_same(

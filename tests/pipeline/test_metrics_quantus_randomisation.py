@@ -103,8 +103,9 @@ def test_curves_over_layers_are_those_of_quantus(order: str, network: Network) -
     layers = ["conv", "norm", "hidden", "head"]
     assert list(expected) == ["original", *(layers[::-1] if order == "top_down" else layers)]
     curve = np.array([scores for layer, scores in expected.items() if layer != "original"]).T
-    # float32 maps of folded and unfolded norms: neighbours may change places
-    np.testing.assert_allclose(found["similarity"], curve, atol=1e-4)
+    # float32 maps of folded and unfolded norms: neighbours may change places, and a pair of 72
+    # values that does changes a rank correlation by 12 / (72 * (72**2 - 1)) = 3.2e-5; a dozen may
+    np.testing.assert_allclose(found["similarity"], curve, atol=4e-4)
 
 
 def test_the_average_leaves_out_the_trained_network_which_quantus_counts(network: Network) -> None:

@@ -170,6 +170,7 @@ def test_a_signal_ends_the_run_after_the_shards_in_flight(
     drill.run(path, process.returncode)
 
 
+@pytest.mark.long
 def test_a_second_signal_ends_the_run_at_once(tmp_path: Path) -> None:
     run_file = write_run(tmp_path)
     (tmp_path / "slow").write_text("0.03")

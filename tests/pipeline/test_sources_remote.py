@@ -205,6 +205,7 @@ def image_run(folder: Path, out: Path, **fields: Any) -> Path:
     return path
 
 
+@pytest.mark.long
 def test_a_run_on_a_bucket_explains_what_one_on_a_folder_does(
     s3: str,  # noqa: F811
     tmp_path: Path,
