@@ -142,6 +142,19 @@ def _native(content: bytes, mode: Mode) -> Tensor | None:
     return pixels
 
 
+def check_sizes(**sizes: int | tuple[int, int] | None) -> None:
+    """Refuse sizes, given by the names of their parameters, that no picture has.
+
+    Raises
+    ------
+    ValueError
+        If one is below 1.
+    """
+    for name, value in sizes.items():
+        if min((value,) if isinstance(value, int) else value or (1,)) < 1:
+            raise ValueError(f"got {name} {value!r}, expected at least 1")
+
+
 def fit(
     image: Tensor,
     resize: int | tuple[int, int] | None,

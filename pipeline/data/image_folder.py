@@ -65,11 +65,7 @@ class ImageFolder(Source):
     def __post_init__(self) -> None:
         """Refuse what cannot be divided by, cut out or found."""
         normalisation.check(self.mean, self.std)
-        for name in ("resize", "crop"):
-            value = getattr(self, name)
-            sizes = (value,) if isinstance(value, int) else value or (1,)
-            if min(sizes) < 1:
-                raise ValueError(f"got {name} {value!r}, expected at least 1")
+        decoding.check_sizes(resize=self.resize, crop=self.crop)
         if self.labels == _NO_LABELS and self.label_column is not None:
             raise ValueError(f"got label_column {self.label_column!r}, but labels are {_NO_LABELS}")
 

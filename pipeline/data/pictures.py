@@ -44,11 +44,7 @@ class Pictures(Source):
     def __post_init__(self) -> None:
         """Refuse what cannot be divided by or cut out."""
         normalisation.check(self.mean, self.std)
-        for name in ("resize", "crop"):
-            value = getattr(self, name)
-            sizes = (value,) if isinstance(value, int) else value or (1,)
-            if min(sizes) < 1:
-                raise ValueError(f"got {name} {value!r}, expected at least 1")
+        decoding.check_sizes(resize=self.resize, crop=self.crop)
 
     def display(self, inputs: Tensor) -> Tensor:
         """Return images in [0, 1]."""

@@ -43,8 +43,9 @@ class Torchvision(Source):
     """Divided by, per channel or one for all."""
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be divided by."""
+        """Refuse what cannot be divided by or cut out."""
         normalisation.check(self.mean, self.std)
+        decoding.check_sizes(resize=self.resize, crop=self.crop)
 
     def rooted(self, base: Path) -> Self:
         """Return the source with its files below `base`."""
