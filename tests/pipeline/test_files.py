@@ -10,6 +10,7 @@ import pytest
 from pipeline.compare.comparing import _other_content
 from pipeline.data import Record, digests, files
 from pipeline.errors import PlanError
+from pipeline.manifest import Manifest
 
 
 def test_a_listing_is_sorted_and_holds_files_alone(tmp_path: Path) -> None:
@@ -93,7 +94,7 @@ def test_digests_of_different_kinds_do_not_differ() -> None:
 def test_samples_of_one_id_and_another_content_are_told() -> None:
     def run(*found: str | None) -> Any:
         records = [Record(n, f"s{n}", "", digest=digest) for n, digest in enumerate(found)]
-        return SimpleNamespace(manifest=records)
+        return SimpleNamespace(manifest=Manifest(records))
 
     assert list(_other_content(run("size:1", None), run("size:1", "size:9"))) == []
     (note,) = _other_content(run("size:1", "size:2", "size:3"), run("size:1", "size:9", "size:8"))
