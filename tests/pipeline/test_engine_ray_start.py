@@ -31,7 +31,9 @@ def test_folders_of_dead_drivers_are_removed_and_others_are_not(tmp_path: Path) 
 
     first = _temporary_folder()
     values = json.loads((first / "owner.json").read_text())
-    (first / "owner.json").write_text(json.dumps({**values, "process_started": 1.0}))
+    (first / "owner.json").write_text(
+        json.dumps({**values, "process_started": 1.0, "since_boot": 1.0})
+    )
     second = _temporary_folder()
     third = _temporary_folder()
     assert not first.exists()
