@@ -33,6 +33,16 @@ _FULL = ("QuotaExceeded", "InsufficientStorage", "XMinioStorageFull", "507")
 _EXISTS = ("PreconditionFailed", "412")
 
 
+def no_file_system(what: str, error: Exception) -> PlanError:
+    """Return the error that `what` is in a file system that is not installed, or in none at all."""
+    return PlanError(
+        f"cannot open {what}: {error}",
+        fix="pip install 'xpipe-xai[s3]' for s3://, 'xpipe-xai[gcs]' for gs://, else fsspec's "
+        "package for it",
+        page="missing-extra",
+    )
+
+
 def opened(url: str) -> tuple[Any, str]:
     """Return the file system of a URL or path, and the path in it.
 
@@ -47,12 +57,7 @@ def opened(url: str) -> tuple[Any, str]:
     try:
         found: tuple[Any, str] = fsspec.core.url_to_fs(url, **options(protocol))
     except (ImportError, ValueError) as error:
-        raise PlanError(
-            f"cannot open {url!r}: {error}",
-            fix="pip install 'xpipe-xai[s3]' for s3://, 'xpipe-xai[gcs]' for gs://, else fsspec's "
-            "package for it",
-            page="missing-extra",
-        ) from error
+        raise no_file_system(repr(url), error) from error
     return found
 
 

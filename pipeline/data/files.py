@@ -15,6 +15,7 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from pipeline.errors import PlanError
+from pipeline.object_store import no_file_system
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -198,9 +199,4 @@ def _of_protocol(protocol: str) -> Any:
         # made once by fsspec itself, which knows that those of a forked process are of no use
         return fsspec.filesystem(protocol)
     except (ImportError, ValueError) as error:
-        raise PlanError(
-            f"cannot open {protocol}:// paths: {error}",
-            fix="pip install 'xpipe-xai[s3]' for s3://, 'xpipe-xai[gcs]' for gs://, else fsspec's "
-            "package for it",
-            page="missing-extra",
-        ) from error
+        raise no_file_system(f"{protocol}:// paths", error) from error
